@@ -1,0 +1,42 @@
+"""Settings that every test shares: one thread, repeatable Hypothesis, and the two optional real inputs."""
+
+import os
+from pathlib import Path
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")  # before torch: small tensors gain nothing from threads
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("many", parent=settings.get_profile("default"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def folder_from(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names a folder with real input for this test")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with sst2/, cola/, mrpc/, stsb/, wikitext2/ and the bert-base-uncased vocabulary."""
+    return folder_from("MINIBERT_DATA")
+
+
+@pytest.fixture(scope="session")
+def teacher_dir() -> Path:
+    """A folder with a real BERT encoder: config.json, model.safetensors, tokenizer files."""
+    return folder_from("MINIBERT_TEACHER")
