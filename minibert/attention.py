@@ -1,0 +1,216 @@
+"""Attention: every token asks every other token, and takes a weighted mean of the answers.
+
+B batch · S asking tokens (queries) · R tokens asked (keys) · D width · N heads · K = D/N.
+One implementation serves self-attention (R = S), cross-attention (another memory) and, through the
+mask bias, padding and causal order.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minibert.functional import dropout, linear, softmax
+from minibert.parameters import AttentionWeights
+
+
+class AttentionTrace(NamedTuple):
+    """Everything that one attention computed, for looking at and for distilling."""
+
+    query_BNSK: Tensor
+    key_BNRK: Tensor
+    value_BNRK: Tensor
+    scores_BNSR: Tensor
+    probabilities_BNSR: Tensor
+    output_BSD: Tensor
+
+
+def split_heads(x_BSD: Tensor, n_heads: int) -> Tensor:
+    """Cut every vector into N heads; head n is the slice [n K, (n + 1) K).
+
+    Shapes
+        x_BSD   float [B, S, D]
+        return  float [B, N, S, K]  K = D / N
+
+    Source
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
+
+    Raises
+        ValueError  D does not divide into N heads.
+
+    >>> split_heads(torch.arange(4.0).view(1, 1, 4), 2)[0, 1]
+    tensor([[2., 3.]])
+    """
+    batch, tokens, width = x_BSD.shape
+    if n_heads < 1 or width % n_heads:
+        raise ValueError(f"split_heads: width {width} does not divide into {n_heads} heads")
+    # BSD -split-> BSNK -heads first-> BNSK
+    return x_BSD.view(batch, tokens, n_heads, width // n_heads).transpose(1, 2)
+
+
+def merge_heads(x_BNSK: Tensor) -> Tensor:
+    """Lay the heads side by side again; the inverse of `split_heads`.
+
+    Shapes
+        x_BNSK  float [B, N, S, K]
+        return  float [B, S, D]  D = N K
+
+    Source
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2 (Concat).
+
+    >>> x_BSD = torch.arange(12.0).view(1, 3, 4)
+    >>> bool((merge_heads(split_heads(x_BSD, 2)) == x_BSD).all())
+    True
+    """
+    batch, heads, tokens, width = x_BNSK.shape
+    # BNSK -tokens first-> BSNK -join-> BSD
+    return x_BNSK.transpose(1, 2).reshape(batch, tokens, heads * width)
+
+
+def padding_bias(keep_BR: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The additive mask that hides padding: 0 where a token is kept, -inf where not.
+
+    Formula
+        bias_r = 0 if keep_r else -inf;  after softmax a hidden key has probability exactly 0
+
+    Shapes
+        keep_BR  bool [B, R]  True for a real token
+        return   float [B, 1, 1, R]  the same for all heads and all queries
+
+    Source
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3 (masking with -∞).
+
+    Differs
+        google-research/bert adds -10000, which a score of -10000 would survive, and which spreads
+        a fully hidden row over its padding.
+
+    Raises
+        ValueError  keep is not boolean: an additive mask taken for a boolean one hides nothing.
+
+    >>> padding_bias(torch.tensor([[True, False]]))
+    tensor([[[[0., -inf]]]])
+    """
+    if keep_BR.dtype != torch.bool:
+        raise ValueError(f"padding_bias: keep has dtype {keep_BR.dtype}, but must be torch.bool")
+    bias_BR = torch.zeros(keep_BR.shape, dtype=dtype, device=keep_BR.device)
+    bias_BR = torch.where(keep_BR, bias_BR, -math.inf)
+    return bias_BR[:, None, None, :]
+
+
+def causal_bias(n_queries: int, n_keys: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The additive mask that hides the future: query s sees keys 0 to s + (R - S).
+
+    Formula
+        bias_sr = 0 if r <= s + R - S else -inf
+        With R > S the queries are the last S of R tokens, as in step-by-step generation.
+
+    Shapes
+        return  float [1, 1, S, R]
+
+    Source
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
+
+    >>> causal_bias(2, 3)
+    tensor([[[[0., 0., -inf],
+              [0., 0., 0.]]]])
+    """
+    query_S1 = torch.arange(n_queries)[:, None]
+    key_1R = torch.arange(n_keys)[None, :]
+    bias_SR = torch.zeros(n_queries, n_keys, dtype=dtype)
+    bias_SR = torch.where(key_1R <= query_S1 + (n_keys - n_queries), bias_SR, -math.inf)
+    return bias_SR[None, None]
+
+
+def attention_scores(query_BNSK: Tensor, key_BNRK: Tensor) -> Tensor:
+    """How well each query fits each key, before any mask.
+
+    Formula
+        score_sr = q_s · k_r / √K
+        A dot product of K independent terms of variance 1 has variance K; √K brings it back to 1.
+
+    Shapes
+        query_BNSK  float [B, N, S, K]
+        key_BNRK    float [B, N, R, K]
+        return      float [B, N, S, R]
+
+    Source
+        Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+
+    Differs
+        `output_attentions` of `transformers` hands out probabilities; TinyBERT compares scores.
+
+    >>> attention_scores(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4)).item()
+    2.0
+    """
+    return query_BNSK @ key_BNRK.transpose(-2, -1) / math.sqrt(query_BNSK.shape[-1])
+
+
+def attention_probabilities(scores_BNSR: Tensor, mask_bias_BNSR: Tensor) -> Tensor:
+    """How much each query takes from each key.
+
+    Formula
+        p_s = softmax(score_s + bias_s) over the keys r
+
+    Shapes
+        scores_BNSR     float [B, N, S, R]
+        mask_bias_BNSR  float broadcast to [B, N, S, R]; 0 or -inf
+        return          float [B, N, S, R]  rows sum to 1; a row with no key to see is all 0
+
+    Source
+        Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+
+    Differs
+        a fully hidden row is NaN with -inf elsewhere, and a mean over padding with -10000.
+
+    >>> bias = padding_bias(torch.tensor([[True, False]]))
+    >>> attention_probabilities(torch.zeros(1, 1, 1, 2), bias)
+    tensor([[[[1., 0.]]]])
+    """
+    return softmax(scores_BNSR + mask_bias_BNSR)
+
+
+def multi_head_attention(
+    hidden_BSD: Tensor,
+    memory_BRD: Tensor,
+    mask_bias_BNSR: Tensor,
+    weights: AttentionWeights,
+    n_heads: int,
+    dropout_rate: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> AttentionTrace:
+    """N attentions side by side, each on its own slice of three linear maps.
+
+    Formula
+        Q = W_q hidden, K = W_k memory, V = W_v memory, cut into heads
+        output = W_o concat_n( dropout(softmax(Q_n K_nᵀ / √K + bias)) V_n )
+
+    Shapes
+        hidden_BSD      float [B, S, D]  who asks
+        memory_BRD      float [B, R, D]  who is asked; hidden itself in self-attention
+        mask_bias_BNSR  float broadcast to [B, N, S, R]; 0 or -inf
+        return          AttentionTrace; `scores` before the mask, `probabilities` before dropout
+
+    Source
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; dropout on the probabilities as in
+        google-research/bert, modeling.py.
+
+    Raises
+        ValueError  D does not divide into N heads.
+
+    >>> from minibert.parameters import LinearWeights
+    >>> one = LinearWeights(torch.eye(2), torch.zeros(2))
+    >>> x_BSD, bias = torch.tensor([[[1.0, 2.0]]]), torch.zeros(1, 1, 1, 1)
+    >>> multi_head_attention(x_BSD, x_BSD, bias, AttentionWeights(one, one, one, one), 2).output_BSD
+    tensor([[[1., 2.]]])
+    """
+    query_BNSK = split_heads(linear(hidden_BSD, *weights.query), n_heads)
+    key_BNRK = split_heads(linear(memory_BRD, *weights.key), n_heads)
+    value_BNRK = split_heads(linear(memory_BRD, *weights.value), n_heads)
+    scores_BNSR = attention_scores(query_BNSK, key_BNRK)
+    probabilities_BNSR = attention_probabilities(scores_BNSR, mask_bias_BNSR)
+    taken_BNSK = dropout(probabilities_BNSR, dropout_rate, generator) @ value_BNRK
+    output_BSD = linear(merge_heads(taken_BNSK), *weights.output)
+    return AttentionTrace(
+        query_BNSK, key_BNRK, value_BNRK, scores_BNSR, probabilities_BNSR, output_BSD
+    )
