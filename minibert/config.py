@@ -1,7 +1,7 @@
 """The shape of a BERT: one frozen record, read from and written to `config.json`.
 
-The keys are those of `transformers`' `config.json`, so a folder from the hub and a folder of ours say
-the same thing in the same words. Keys that mean nothing here are kept and written back.
+The keys are those of `transformers`' `config.json`, so a folder from the hub and a folder of ours
+say the same thing in the same words. Keys that mean nothing here are kept and written back.
 """
 
 import dataclasses

@@ -10,9 +10,22 @@ import torch
 from torch import Tensor
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Sums of many terms lose too much in half precision: compute in float32 at least."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+def at_least_float32(x_D: Tensor) -> Tensor:
+    """The same numbers in float32, or in float64 where they are float64 already.
+
+    Sums of many terms lose too much in half precision, so every sum of this book starts here.
+
+    Shapes
+        x_D     float [..., D]
+        return  float [..., D]
+
+    Source
+        Micikevicius et al. 2018, arXiv:1710.03740, section 3.3 (arithmetic precision).
+
+    >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return x_D if x_D.dtype == torch.float64 else x_D.float()
 
 
 def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
@@ -67,7 +80,7 @@ def softmax(x_R: Tensor) -> Tensor:
     >>> softmax(torch.tensor([0.0, 0.0, -math.inf]))
     tensor([0.5000, 0.5000, 0.0000])
     """
-    wide_R = _wide(x_R)
+    wide_R = at_least_float32(x_R)
     top_1 = wide_R.amax(-1, keepdim=True)
     top_1 = torch.where(top_1 == -math.inf, 0, top_1)
     weights_R = torch.exp(wide_R - top_1.detach())
@@ -95,7 +108,7 @@ def log_softmax(x_C: Tensor) -> Tensor:
     >>> log_softmax(torch.tensor([0.0, -200.0]))
     tensor([   0., -200.])
     """
-    wide_C = _wide(x_C)
+    wide_C = at_least_float32(x_C)
     shifted_C = wide_C - wide_C.amax(-1, keepdim=True).detach()
     total_1 = torch.exp(shifted_C).sum(-1, keepdim=True)
     return (shifted_C - torch.log(total_1)).to(x_C.dtype)
@@ -176,7 +189,7 @@ def layer_norm(x_D: Tensor, gain_D: Tensor, bias_D: Tensor, eps: float) -> Tenso
         raise ValueError(
             f"layer_norm: x has width {x_D.shape[-1]}, but the gain has shape {list(gain_D.shape)}"
         )
-    wide_D = _wide(x_D)
+    wide_D = at_least_float32(x_D)
     centred_D = wide_D - wide_D.mean(-1, keepdim=True)
     variance_1 = (centred_D * centred_D).mean(-1, keepdim=True)
     return (centred_D / torch.sqrt(variance_1 + eps) * gain_D + bias_D).to(x_D.dtype)
