@@ -92,8 +92,8 @@ class BertConfig:
             for key, value in values.items()
             if key not in known and key not in ("label2id", "num_labels", "model_type")
         }
-        if "architectures" in chosen:
-            chosen["architectures"] = tuple(chosen["architectures"] or ("BertModel",))
+        named = chosen.get("architectures") or ["BertModel"]
+        chosen["architectures"] = tuple(named) if isinstance(named, list) else named
         if chosen.get("id2label") is None:
             count = values.get("num_labels", 2)
             _check_integer("num_labels", count, 1, 2**20)
@@ -185,6 +185,14 @@ def _check(config: BertConfig) -> None:
         raise CheckpointError(
             f"config: hidden_size {config.hidden_size} does not divide into "
             f"num_attention_heads {config.num_attention_heads}"
+        )
+    names = config.architectures
+    if not isinstance(names, tuple) or not names or not all(type(name) is str for name in names):
+        raise CheckpointError(f"config: architectures is {names!r}, but must be a list of names")
+    kinds = (None, "regression", "single_label_classification", "multi_label_classification")
+    if config.problem_type not in kinds:
+        raise CheckpointError(
+            f"config: problem_type is {config.problem_type!r}, but must be one of {kinds}"
         )
     activations = ("gelu", "gelu_new", "gelu_pytorch_tanh")
     if config.hidden_act not in activations:

@@ -1,0 +1,205 @@
+"""Model folders from outside, and back: strict JSON, weights in three formats, whole saves.
+
+A folder holds `config.json`, the weights and the vocabulary, named as `transformers` names them.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minibert.checkpoint import Stored, save_weights, shortened, stored_tensors
+from minibert.config import BertConfig, CheckpointError
+from minibert.parameters import BertWeights
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLE_FILE = "pytorch_model.bin"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, strictly: no key twice, no NaN or infinity.
+
+    Raises
+        CheckpointError  the file is missing or does not hold such an object.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise ValueError(f"the key {twice[0]!r} is there twice")
+        return dict(pairs)
+
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"{number} is no finite number")
+        return float(number)
+
+    try:
+        values = json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=unique,
+            parse_float=finite,
+            parse_constant=finite,
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path} cannot be read: {reason}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, not a JSON object")
+    return values
+
+
+def read_config(folder: Path) -> BertConfig:
+    """The config of a model folder.
+
+    Raises
+        CheckpointError  there is none, or it asks for something that minibert does not compute.
+    """
+    values = read_json(folder / CONFIG_FILE)
+    try:
+        return BertConfig.from_dict(values)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from None
+
+
+def stored_in(folder: Path) -> dict[str, Stored]:
+    """Name, size and type of every tensor of a model folder; no number is read yet.
+
+    The first of these counts: `model.safetensors`, its index of several files, and
+    `pytorch_model.bin`. The last is a pickle: it is read with `weights_only=True` and a warning,
+    and never because one of the others is damaged.
+
+    Raises
+        CheckpointError  there are no weights in the folder, or they are damaged.
+    """
+    if (folder / WEIGHTS_FILE).exists():
+        return stored_tensors(folder / WEIGHTS_FILE)
+    if (folder / INDEX_FILE).exists():
+        return _stored_in_shards(folder / INDEX_FILE)
+    if (folder / PICKLE_FILE).exists():
+        return _stored_in_pickle(folder / PICKLE_FILE)
+    raise CheckpointError(
+        f"{folder} holds no weights: it needs {WEIGHTS_FILE}, {INDEX_FILE} or {PICKLE_FILE}"
+    )
+
+
+def _stored_in_shards(path: Path) -> dict[str, Stored]:
+    file_of_key = read_json(path).get("weight_map")
+    if not isinstance(file_of_key, dict) or not file_of_key:
+        raise CheckpointError(f"{path} has no weight_map of keys and file names")
+    stored: dict[str, Stored] = {}
+    for name in sorted({str(name) for name in file_of_key.values()}):
+        # A plain name: an index must not lead out of its own folder.
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", name):
+            raise CheckpointError(f"{path}: {name!r} is not the name of a file beside it")
+        shard = stored_tensors(path.parent / name)
+        differ = shard.keys() ^ {key for key, file in file_of_key.items() if file == name}
+        if differ:
+            keys = shortened(sorted(differ))
+            raise CheckpointError(f"{path} and {name} do not agree on who holds {keys}")
+        stored |= shard
+    return stored
+
+
+def _stored_in_pickle(path: Path) -> dict[str, Stored]:
+    warnings.warn(
+        f"{path.name} is a pickle, a format that can carry code; prefer {WEIGHTS_FILE}",
+        stacklevel=2,
+    )
+
+    @cache
+    def load(device: str) -> dict[str, Tensor]:
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # a damaged pickle can raise anything at all
+            reason = f"it is damaged or holds more than tensors ({type(error).__name__})"
+            raise CheckpointError(f"{path} cannot be read: {reason}") from None
+
+    sizes = load("meta")  # names, sizes and types, without storage
+    if not isinstance(sizes, dict) or not all(isinstance(t, Tensor) for t in sizes.values()):
+        raise CheckpointError(f"{path} is no table of names and tensors")
+    file_size = path.stat().st_size
+    for key, tensor in sizes.items():
+        if tensor.numel() * tensor.element_size() > file_size:
+            raise CheckpointError(f"{path}: {key} claims to be larger than the whole file")
+    return {
+        str(key): Stored(
+            tuple(tensor.shape),
+            str(tensor.dtype).removeprefix("torch."),
+            partial(lambda name: load("cpu")[name], key),
+        )
+        for key, tensor in sizes.items()
+    }
+
+
+def save_folder(
+    folder: Path,
+    config: BertConfig,
+    weights: BertWeights,
+    add_files: Callable[[Path], None] = lambda staged: None,
+) -> None:
+    """Write a model to a folder, with what `add_files` writes to the folder that it is handed.
+
+    Everything is first written in full to a hidden folder inside and flushed, then renamed, the
+    weights last. Whoever looks, whenever the power fails, finds the old model or the new one or,
+    where the config changes, for a moment no weights: never one's weights with another's config.
+
+    Raises
+        OSError  the disk is full or forbids it; the model that was there is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".saving-*"):
+        shutil.rmtree(leftover)  # of a process that was killed
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+        staged = Path(name)
+        add_files(staged)
+        text = json.dumps(_stored_config(config, weights), indent=2, ensure_ascii=False) + "\n"
+        (staged / CONFIG_FILE).write_text(text, encoding="utf-8")
+        save_weights(staged / WEIGHTS_FILE, weights)
+        # safetensors makes its file private; it is meant for whoever may read the config.
+        (staged / WEIGHTS_FILE).chmod((staged / CONFIG_FILE).stat().st_mode)
+        for file in staged.iterdir():
+            _flush(file)
+        others = sorted(file for file in staged.iterdir() if file.name != WEIGHTS_FILE)
+        if any(_bytes(folder / file.name) != file.read_bytes() for file in others):
+            for file_name in (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE):
+                (folder / file_name).unlink(missing_ok=True)
+        for file in (*others, staged / WEIGHTS_FILE):
+            os.replace(file, folder / file.name)
+    _flush(folder)
+
+
+def _stored_config(config: BertConfig, weights: BertWeights) -> dict[str, Any]:
+    """The config as it is written: with the type that the weights have now.
+
+    A folder that once held float16 says so; transformers would round the weights to that again.
+    """
+    values = config.to_dict()
+    values.pop("torch_dtype", None)
+    return values | {"dtype": str(weights.embeddings.word_VD.dtype).removeprefix("torch.")}
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
