@@ -7,9 +7,9 @@ Every loss is one number per sample, so L(s, t) = Σ_i L_i(s_i, t_i) is a plain 
 be cut into parts without changing it. Two modes:
 
 masked    (default) means over real tokens only: padding changes nothing.
-tinybert  as the official code computes: means over all positions, padding included. Scores of
-          hidden keys, and any score <= -100, count as 0 on both sides; the prediction loss is
-          divided by the number of classes as well.
+tinybert  as the official code computes: means over all positions, so padded tokens are compared
+          too. Only the scores of hidden keys, and any score <= -100, count as 0 on both sides;
+          the prediction loss is divided by the number of classes as well.
 """
 
 from typing import NamedTuple
@@ -148,10 +148,12 @@ def hidden_loss(
         )
     target_BSE = at_least_float32(teacher_hidden_BSE.detach())
     difference_BSE = at_least_float32(mapped_BSE) - target_BSE
-    squared_BS = (difference_BSE * difference_BSE).mean(-1)
     if mode == "tinybert":
-        return squared_BS.mean(-1)
-    return torch.where(keep_BS, squared_BS, 0).sum(-1) / keep_BS.sum(-1).clamp(min=1)
+        return (difference_BSE * difference_BSE).mean((1, 2))
+    # hidden before it is squared, so that not even a NaN in the padding reaches the gradient
+    difference_BSE = torch.where(keep_BS[:, :, None], difference_BSE, 0)
+    summed_B = (difference_BSE * difference_BSE).mean(-1).sum(-1)
+    return summed_B / keep_BS.sum(-1).clamp(min=1)
 
 
 def attention_loss(
@@ -162,7 +164,8 @@ def attention_loss(
     Formula
         masked    1/(N n²) Σ_n Σ_{s, r kept} (a_nsr - t_nsr)²,  n² = pairs of kept tokens
         tinybert  1/(N S R) Σ_n Σ_{s, r}     (a'_nsr - t'_nsr)²,  x' = 0 where r is hidden or
-                  x <= -100, else x: padding adds nothing to the sum but counts in the mean
+                  x <= -100, else x. Padded keys add nothing but count in the mean; padded
+                  queries are compared like real ones.
 
     Shapes
         scores_BNSR          float [B, N, S, R]  QKᵀ/√K before mask and softmax
@@ -188,13 +191,13 @@ def attention_loss(
     _check_mode(mode)
     target_BNSR = grouped_heads(teacher_scores_BHSR.detach(), scores_BNSR.shape[1])
     scores_BNSR, target_BNSR = at_least_float32(scores_BNSR), at_least_float32(target_BNSR)
-    visible_B11R = keep_BS[:, None, None, :]
     if mode == "tinybert":
-        student_BNSR = torch.where(visible_B11R & (scores_BNSR > -100), scores_BNSR, 0)
-        target_BNSR = torch.where(visible_B11R & (target_BNSR > -100), target_BNSR, 0)
-        difference_BNSR = student_BNSR - target_BNSR
+        hidden_B11R = ~keep_BS[:, None, None, :]
+        scores_BNSR = torch.where(hidden_B11R | (scores_BNSR <= -100), 0, scores_BNSR)
+        target_BNSR = torch.where(hidden_B11R | (target_BNSR <= -100), 0, target_BNSR)
+        difference_BNSR = scores_BNSR - target_BNSR
         return (difference_BNSR * difference_BNSR).mean((1, 2, 3))
-    pairs_B1SR = visible_B11R & keep_BS[:, None, :, None]
+    pairs_B1SR = keep_BS[:, None, :, None] & keep_BS[:, None, None, :]
     difference_BNSR = torch.where(pairs_B1SR, scores_BNSR - target_BNSR, 0)
     summed_B = (difference_BNSR * difference_BNSR).mean(1).sum((1, 2))
     return summed_B / pairs_B1SR.sum((1, 2, 3)).clamp(min=1)
@@ -223,12 +226,17 @@ def prediction_loss(
         (Pretrained-Language-Model issue 128). No factor T².
 
     Raises
-        ValueError  no such mode, temperature not above 0, or the shapes differ.
+        ValueError  no such mode, the shapes differ, or (C > 1) the temperature is not above 0.
 
     >>> prediction_loss(torch.zeros(1, 2), torch.zeros(1, 2), mode="tinybert")
     tensor([0.3466])
     """
     _check_mode(mode)
+    if logits_BC.shape != teacher_logits_BC.shape:
+        raise ValueError(
+            f"prediction_loss: student {list(logits_BC.shape)} and teacher "
+            f"{list(teacher_logits_BC.shape)} differ; both must have one output per class"
+        )
     if logits_BC.shape[-1] == 1:
         target_BC = at_least_float32(teacher_logits_BC.detach())
         difference_B = (at_least_float32(logits_BC) - target_BC)[:, 0]
@@ -282,8 +290,14 @@ def intermediate_terms(
         Jiao et al. 2020, arXiv:1909.10351, section 3; general_distill.py of the official code.
 
     Raises
-        ValueError  widths, heads or mode do not fit.
+        ValueError  widths, heads, layers or mode do not fit.
+
+    >>> x_BSD, keep_BS = torch.ones(1, 2, 3), torch.tensor([[True, True]])
+    >>> student, teacher = EncoderTrace(x_BSD, ()), EncoderTrace(x_BSD * 3, ())
+    >>> intermediate_terms(student, teacher, keep_BS, (), None, TermWeights(hidden=0, attention=0))
+    DistillationTerms(embedding_B=tensor([4.]), hidden_B=None, attention_B=None, prediction_B=None)
     """
+    layers = layer_map(len(student.blocks), len(teacher.blocks), layers)
     embedding_B = hidden_B = attention_B = None
     if weights.embedding:
         embedding_B = hidden_loss(

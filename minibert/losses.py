@@ -171,7 +171,8 @@ def kl_divergence(teacher_BC: Tensor, student_BC: Tensor, temperature: float = 1
     _check_logits("kl_divergence", teacher_BC, student_BC, temperature)
     log_p_BC = log_softmax(at_least_float32(teacher_BC.detach()) / temperature)
     log_q_BC = log_softmax(at_least_float32(student_BC) / temperature)
-    return (torch.exp(log_p_BC) * (log_p_BC - log_q_BC)).sum(-1)
+    p_BC = torch.exp(log_p_BC)
+    return torch.where(p_BC > 0, p_BC * (log_p_BC - log_q_BC), 0).sum(-1)
 
 
 def soft_cross_entropy(
@@ -205,11 +206,12 @@ def soft_cross_entropy(
     _check_logits("soft_cross_entropy", teacher_BC, student_BC, temperature)
     log_p_BC = log_softmax(at_least_float32(teacher_BC.detach()) / temperature)
     log_q_BC = log_softmax(at_least_float32(student_BC) / temperature)
-    return -(torch.exp(log_p_BC) * log_q_BC).sum(-1)
+    p_BC = torch.exp(log_p_BC)
+    return -torch.where(p_BC > 0, p_BC * log_q_BC, 0).sum(-1)
 
 
 def _check_logits(name: str, teacher: Tensor, student: Tensor, temperature: float) -> None:
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"{name}: the temperature is {temperature}, but must be above 0")
     if teacher.shape != student.shape:
         raise ValueError(

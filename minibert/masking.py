@@ -14,7 +14,7 @@ def masked_count(n_tokens: int, rate: float = 0.15, most: int = 20) -> int:
     """How many tokens of one sequence are masked.
 
     Formula
-        min(most, max(1, round(rate · n)))
+        min(most, max(1, round(rate · n)));  a half goes to the even number, as Python 3 rounds
 
     Shapes
         n_tokens  int  tokens of the sequence, [CLS] and [SEP] counted
@@ -27,8 +27,8 @@ def masked_count(n_tokens: int, rate: float = 0.15, most: int = 20) -> int:
     Differs
         `transformers` draws each token alone, so the count varies and can be 0.
 
-    >>> masked_count(20), masked_count(2), masked_count(512)
-    (3, 1, 20)
+    >>> masked_count(20), masked_count(2), masked_count(30), masked_count(512)
+    (3, 1, 4, 20)
     """
     return min(most, max(1, round(rate * n_tokens)))
 
@@ -74,6 +74,9 @@ def word_groups(starts_word_S: Tensor, maskable_S: Tensor) -> Tensor:
 
     Source
         google-research/bert, create_pretraining_data.py (do_whole_word_mask).
+
+    Differs
+        there a ## piece right after [SEP] joins the last word before it; here it stands alone.
 
     >>> word_groups(torch.tensor([True, True, False, True]),
     ...             torch.tensor([False, True, True, True]))
@@ -200,10 +203,11 @@ def next_sentence_pairs(
         google-research/bert, create_pretraining_data.py (create_instances_from_document).
 
     Differs
-        Google's code draws the other document up to ten times and may still get the same one.
+        Google's code draws the other document up to ten times and may still get the same one,
+        draws one target per document instead of per pair, and shortens to `most`, not to it.
 
     Raises
-        ValueError  there are fewer than two documents, or `most` is below 2.
+        ValueError  fewer than two documents, `most` below 2, or a document or sentence is empty.
 
     >>> documents = [[[1], [2], [3]], [[7], [8]]]
     >>> pairs = next_sentence_pairs(documents, 3, torch.Generator().manual_seed(3))
@@ -215,6 +219,11 @@ def next_sentence_pairs(
             f"next_sentence_pairs: {len(documents)} documents and {most} tokens a pair; "
             "needs at least two of each, so that a random second text can be drawn"
         )
+    for number, document in enumerate(documents):
+        if not document or not all(document):
+            raise ValueError(
+                f"next_sentence_pairs: document {number} has no sentence or an empty one; drop it"
+            )
 
     def integer(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
@@ -235,11 +244,11 @@ def next_sentence_pairs(
             if end == border or chance(0.5):
                 other = integer(0, len(documents) - 2)
                 source = documents[other if other < number else other + 1]
-                second: list[int] = []
-                for sentence in source[integer(0, len(source) - 1) :]:
+                opening, *more = source[integer(0, len(source) - 1) :]
+                second = opening
+                for sentence in more:
                     if len(second) < target - len(first):
                         second = second + sentence
-                second = second or source[0]
                 label, start = 1, border
             else:
                 second = list(chain.from_iterable(document[border:end]))

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minibert.functional import at_least_float32
+
 
 class AdamState(NamedTuple):
     """What Adam remembers: two running means per parameter, and how many steps it has made."""
@@ -136,8 +138,8 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
         a √(Σ (g_i / a)²) with a = max |g_i|, so that no square overflows; 0 for all zeros
 
     Shapes
-        gradients  float tensors of any shapes
-        return     float []
+        gradients  at least one float tensor, of any shapes, none empty
+        return     float []  computed in float32 at least
 
     Source
         Pascanu et al. 2013, arXiv:1211.5063, section 3.2.
@@ -145,9 +147,10 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
     >>> global_norm((torch.tensor([3e30]), torch.tensor([4e30])))
     tensor(5.0000e+30)
     """
-    largest = torch.stack([gradient.abs().max() for gradient in gradients]).max()
+    wide = [at_least_float32(gradient) for gradient in gradients]
+    largest = torch.stack([gradient.abs().max() for gradient in wide]).max()
     divisor = torch.where(largest > 0, largest, 1)
-    scaled = [gradient / divisor for gradient in gradients]
+    scaled = [gradient / divisor for gradient in wide]
     squares = torch.stack([(part * part).sum() for part in scaled])
     return divisor * torch.sqrt(squares.sum())
 
@@ -215,7 +218,7 @@ def linear_schedule(step: int, warmup: int, total: int) -> float:
     """
     if _warming(step, warmup):
         return step / warmup
-    return max(0, total - step) / (total - warmup) if step < total else 0.0
+    return (total - step) / (total - warmup) if step < total else 0.0
 
 
 def google_schedule(step: int, warmup: int, total: int) -> float:
