@@ -13,6 +13,8 @@ from typing import Any
 class CheckpointError(ValueError):
     """A model's config, vocabulary or weights are missing, damaged, or do not fit."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True)
 class BertConfig:

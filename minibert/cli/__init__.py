@@ -1,0 +1,62 @@
+"""The command line: `minibert COMMAND`. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 done; 1 the work failed; 2 wrong usage; 3 a file is missing, damaged or does not fit;
+130 and 143 stopped by Ctrl-C or SIGTERM, after saving. Errors are one sentence, never a traceback
+for bad input: an exception that knows its `exit_code` is one that a user can cause.
+"""
+
+import json
+import sys
+
+import click
+
+from minibert.cli.distill import distill
+from minibert.cli.evaluate import evaluate
+from minibert.cli.fill_mask import fill_mask
+from minibert.cli.finetune import finetune
+from minibert.cli.inspect import inspect
+from minibert.cli.predict import predict
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Try first: minibert distill   (no arguments: the demo, end to end)",
+)
+@click.version_option(package_name="minibert")
+def cli() -> None:
+    """BERT and TinyBERT from scratch: read it, check it, distil with it."""
+
+
+for command in (distill, finetune, evaluate, predict, fill_mask, inspect):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run a command; turn what went wrong into one sentence and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = fail("stopped", 130)
+    except KeyboardInterrupt:
+        code = fail("stopped", 130)
+    except click.ClickException as error:
+        code = fail(error.format_message(), error.exit_code)
+    except BrokenPipeError:  # the reader of our output has gone: nothing to complain about
+        sys.stderr.close()
+        code = 0
+    except OSError as error:
+        code = fail(str(error), 1)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        code = fail(str(error), error.exit_code)
+    sys.exit(code)
+
+
+def fail(message: str, code: int) -> int:
+    """Say it on stderr, or as the one JSON document on stdout; returns the exit code."""
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": message}))
+    else:
+        click.echo(f"minibert: {message}", err=True)
+    return code

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 class DataError(ValueError):
     """A data file is missing, or a row of it cannot be used."""
 
+    exit_code = 3
+
 
 class Table(NamedTuple):
     """The columns of a file, in lower case, and its numbered rows; `unit` is what is counted."""

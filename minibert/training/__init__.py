@@ -1,0 +1,1 @@
+"""Training: one loop, exact resume, and the two tasks that use it, `finetune` and `distil`."""

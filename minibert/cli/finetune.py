@@ -1,0 +1,80 @@
+"""`minibert finetune`: teach a pretrained model a task."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minibert.cli.options import (
+    compute_options,
+    data_options,
+    metric_lines,
+    prepare,
+    print_result,
+    run_record,
+    training_options,
+)
+
+
+@click.command()
+@click.option("--model", required=True, help="model folder, or an id on huggingface.co")
+@click.option("--data", required=True, type=click.Path(), help="folder with train and dev files")
+@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--lr", type=click.FloatRange(0, min_open=True), default=5e-5, show_default=True
+)
+@data_options
+@training_options
+@compute_options
+def finetune(
+    model: str,
+    data: str,
+    epochs: int,
+    lr: float,
+    task: str | None,
+    max_length: int,
+    out: str | None,
+    resume: bool,
+    overwrite: bool,
+    limit: int | None,
+    seed: int,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    as_json: bool,
+    **training: Any,
+) -> None:
+    """Train a model on labels; the best one on the dev set is kept in --out.
+
+    \b
+    Example
+      minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype bfloat16
+    """
+    place, precision = prepare(device, threads, dtype)
+    from minibert.data.readers import find_split, read_dataset
+    from minibert.model import Bert
+    from minibert.training.finetune import finetune as run
+    from minibert.training.loop import training_options_from
+    from minibert.training.progress import Display
+    from minibert.training.runs import finish_run, open_run
+
+    folder = Path(out or "runs/finetune")
+    display = Display()
+    train_set = read_dataset(find_split(data, "train"), task, limit=limit)
+    names = train_set.task.label_names
+    dev_set = read_dataset(find_split(data, "dev"), train_set.task.name, names or None)
+    head = "regression" if train_set.task.regression else "classification"
+    bert = Bert.from_pretrained(model, new_head=head, labels=names or None, seed=seed)
+    display.say(train_set.summary())
+    display.say(dev_set.summary())
+    options = training_options_from(
+        training, epochs=epochs, lr=lr, seed=seed, dtype=precision
+    )
+    if (done := open_run(folder, run_record("finetune"), resume, overwrite)) is None:
+        done = run(
+            bert, train_set, dev_set, folder, options, training["batch_size"], max_length,
+            display, place,
+        )  # fmt: skip
+        finish_run(folder, done)
+    lines = [*metric_lines(done), f"best model (epoch {done['best_epoch']}): {folder}"]
+    print_result(done, as_json, lines)

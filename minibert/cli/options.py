@@ -1,0 +1,164 @@
+"""Options that several commands share, each spelled once."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+Command = Callable[..., Any]
+SCHEDULES = ("linear", "google", "constant", "cosine", "inverse_sqrt")
+ADAM_FORMS = ("adamw", "momentum", "google", "kingma", "adam_l2")
+TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
+
+
+def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def compute_options(command: Command) -> Command:
+    """Where and in which precision something is computed, and how the result is printed."""
+    return _apply(
+        command,
+        (
+            click.option("--seed", default=0, show_default=True, help="of every random draw"),
+            click.option(
+                "--device",
+                type=click.Choice(["auto", "cpu", "cuda"]),
+                default="auto",
+                show_default=True,
+                help="auto takes a GPU where there is one",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "bfloat16"]),
+                default="float32",
+                show_default=True,
+                help="of the arithmetic; weights are kept in float32",
+            ),
+            click.option("--threads", type=click.IntRange(1), help="default: all cores"),
+            click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout"),
+        ),
+    )
+
+
+def data_options(command: Command) -> Command:
+    """Which data, and what is to be predicted."""
+    return _apply(
+        command,
+        (
+            click.option("--task", type=click.Choice(TASKS), help="default: from the header"),
+            click.option(
+                "--max-length",
+                type=click.IntRange(8),
+                default=128,
+                show_default=True,
+                help="tokens; longer texts are cut",
+            ),
+        ),
+    )
+
+
+def training_options(command: Command) -> Command:
+    """How to train, and where the run is kept."""
+    return _apply(
+        command,
+        (
+            click.option(
+                "--out",
+                type=click.Path(file_okay=False),
+                help="folder of the run  [default: runs/COMMAND]",
+            ),
+            click.option("--resume", is_flag=True, help="go on where the run in --out stopped"),
+            click.option("--overwrite", is_flag=True, help="start the run in --out anew"),
+            click.option("--limit", type=click.IntRange(1), help="use the first N training rows"),
+            click.option(
+                "--batch-size", type=click.IntRange(1), default=32, show_default=True
+            ),
+            click.option(
+                "--accumulate",
+                type=click.IntRange(1),
+                default=1,
+                show_default=True,
+                help="compute each batch in this many parts, to save memory",
+            ),
+            click.option(
+                "--schedule", type=click.Choice(SCHEDULES), default="linear", show_default=True
+            ),
+            click.option(
+                "--warmup",
+                type=click.FloatRange(0, 1),
+                default=0.1,
+                show_default=True,
+                help="share of the steps in which the learning rate rises",
+            ),
+            click.option(
+                "--adam",
+                type=click.Choice(ADAM_FORMS),
+                default="adamw",
+                show_default=True,
+                help="published form, see minibert/optim.py",
+            ),
+            click.option("--weight-decay", type=click.FloatRange(0), help="default: of the form"),
+            click.option(
+                "--l2",
+                type=click.FloatRange(0),
+                default=0.0,
+                show_default=True,
+                help="λ of the penalty λ‖θ‖² that is added to the loss",
+            ),
+            click.option(
+                "--max-norm",
+                type=click.FloatRange(0, min_open=True),
+                default=1.0,
+                show_default=True,
+                help="longest gradient",
+            ),
+            click.option(
+                "--evaluate-every", type=click.IntRange(1), help="steps  [default: each epoch]"
+            ),
+            click.option(
+                "--save-every", type=click.IntRange(1), help="steps  [default: each epoch]"
+            ),
+        ),
+    )
+
+
+def prepare(device: str, threads: int | None, dtype: str) -> tuple[str, "torch.dtype"]:
+    """Set torch's threads for this process; returns the device and the dtype that were asked for.
+
+    Raises
+        click.UsageError  cuda was asked for and there is none.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise click.UsageError("--device cuda: torch finds no GPU here; use --device cpu")
+    chosen = "cuda" if available and device != "cpu" else "cpu"
+    return chosen, getattr(torch, dtype)
+
+
+def run_record(command: str) -> dict[str, Any]:
+    """The options of this call that decide the result of a run: a resume must repeat them."""
+    elsewhere = ("out", "resume", "overwrite", "as_json")
+    params = click.get_current_context().params
+    return {"command": command} | {k: v for k, v in params.items() if k not in elsewhere}
+
+
+def print_result(result: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
+    """The result on stdout: one JSON document, or lines for a person."""
+    click.echo(json.dumps(dict(result)) if as_json else "\n".join(lines))
+
+
+def metric_lines(result: Mapping[str, Any]) -> list[str]:
+    """`name  value` for each metric, and what it was measured on."""
+    lines = [f"{result['task']}, {result['n']:,} rows"]
+    return lines + [f"  {name:<22} {value:.4f}" for name, value in result["metrics"].items()]

@@ -1,0 +1,72 @@
+"""What distillation is for: teacher and students side by side, quality beside cost."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minibert.data.readers import Dataset
+from minibert.model import Bert
+from minibert.parameters import named_tensors
+from minibert.training.evaluation import all_logits, encodings_of, evaluated
+
+
+def compared(
+    models: Mapping[str, str | Path],
+    dataset: Dataset,
+    max_length: int,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """One row for each model folder: metrics, parameters, bytes on disk, sentences per second.
+
+    Speed is the median of three passes over the data, the models taking turns, so that whatever
+    else the machine does falls on all of them.
+    """
+    loaded = {name: Bert.from_pretrained(folder).to(device) for name, folder in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in loaded}
+    for _ in range(3):
+        for name, model in loaded.items():
+            encodings = encodings_of(dataset, model.tokenizer, max_length)
+            started = time.perf_counter()
+            all_logits(encodings, model.weights, model.config, dtype)
+            seconds[name].append(time.perf_counter() - started)
+    rows = []
+    for name, model in loaded.items():
+        folder = Path(models[name])
+        rows.append(
+            {
+                "name": name,
+                "metrics": evaluated(model, dataset, max_length, dtype),
+                "parameters": sum(tensor.numel() for _, tensor in named_tensors(model.weights)),
+                "bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+                "sentences_per_second": len(dataset) / sorted(seconds[name])[1],
+            }
+        )
+    return rows
+
+
+def comparison_lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    """The rows as a table; parameters, size and speed also as ratios to the first row's."""
+    head = ("", metric, "parameters", "on disk", "sentences/s")
+    table = [head]
+    for row in rows:
+        first = rows[0]
+        smaller = first["parameters"] / row["parameters"]
+        lighter = first["bytes"] / max(row["bytes"], 1)
+        faster = row["sentences_per_second"] / first["sentences_per_second"]
+        parameters = f"{row['parameters'] / 1e6:.2f} M"
+        size = f"{row['bytes'] / 1e6:.1f} MB"
+        speed = f"{row['sentences_per_second']:,.0f}"
+        if row is not first:
+            parameters += f" ({smaller:.1f}x fewer)"
+            size += f" ({lighter:.1f}x less)"
+            speed += f" ({faster:.1f}x faster)"
+        table.append((row["name"], f"{row['metrics'][metric]:.4f}", parameters, size, speed))
+    widths = [max(len(cells[i]) for cells in table) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in table
+    ]

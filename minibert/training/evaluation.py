@@ -1,0 +1,135 @@
+"""How good a model is: its answers on a whole data set, and the metrics of the task."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from scipy import stats
+from sklearn import metrics as scores
+from torch import Tensor
+
+from minibert.config import BertConfig, CheckpointError
+from minibert.data.batches import Batch, collate, sorted_order
+from minibert.data.readers import Dataset, Task
+from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.encoder import encode
+from minibert.heads import pooled, sequence_logits
+from minibert.model import Bert
+from minibert.parameters import BertWeights, named_tensors, with_tensors
+
+EVALUATION_BATCH = 64
+
+
+def encodings_of(dataset: Dataset, tokenizer: Tokenizer | None, max_length: int) -> list[Encoding]:
+    """The tokens of every example of a data set.
+
+    Raises
+        CheckpointError  the model came without a vocabulary.
+    """
+    if tokenizer is None:
+        raise CheckpointError(
+            "the model has no vocabulary, so it cannot read text; put vocab.txt or "
+            "tokenizer.json into its folder"
+        )
+    first = [example.first for example in dataset.examples]
+    second = [example.second or "" for example in dataset.examples] if dataset.task.pair else None
+    return tokenizer.encode(first, second, max_length)
+
+
+def labels_of(dataset: Dataset) -> Tensor:
+    """The label of every example: class numbers as integers, scores as floats."""
+    dtype = torch.float32 if dataset.task.regression else torch.int64
+    return torch.tensor([example.label for example in dataset.examples], dtype=dtype)
+
+
+def task_logits(
+    batch: Batch,
+    weights: BertWeights,
+    config: BertConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """From tokens to logits [B, C]: encoder, pooler, classifier."""
+    hidden_BSD = encode(batch.ids_BS, batch.keep_BS, batch.types_BS, weights, config, generator)
+    assert weights.pooler is not None
+    assert weights.classifier is not None
+    pooled_BD = pooled(hidden_BSD, weights.pooler)
+    return sequence_logits(pooled_BD, weights.classifier, config.head_dropout, generator)
+
+
+def weights_as(
+    weights: BertWeights, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> BertWeights:
+    """The same weights in another precision, or on another device."""
+    moved = {name: tensor.to(device, dtype) for name, tensor in named_tensors(weights)}
+    return with_tensors(weights, moved)
+
+
+@torch.no_grad()
+def all_logits(
+    encodings: Sequence[Encoding],
+    weights: BertWeights,
+    config: BertConfig,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The logits [n, C] of every input, in float32, in the order of the inputs."""
+    weights = weights_as(weights, dtype, weights.embeddings.word_VD.device)
+    logits_XC = torch.empty(len(encodings), config.num_labels)
+    lengths = [len(encoding.ids) for encoding in encodings]
+    for rows in sorted_order(lengths, EVALUATION_BATCH):
+        batch = collate(encodings, None, rows, config.pad_token_id)
+        batch = batch.to(weights.embeddings.word_VD.device)
+        logits_XC[rows] = task_logits(batch, weights, config).float().cpu()
+    return logits_XC
+
+
+def measured(task: Task, logits_XC: Tensor, labels_X: Tensor) -> dict[str, float]:
+    """The metrics of a task, by scikit-learn and scipy.
+
+    A correlation with a constant is not defined; it is reported as 0, as scikit-learn does for
+    Matthews' coefficient.
+    """
+    labels = labels_X.numpy()
+    answers = (logits_XC[:, 0] if task.regression else logits_XC.argmax(-1)).numpy()
+    by_name = {
+        "accuracy": scores.accuracy_score,
+        "f1": lambda true, said: scores.f1_score(true, said, zero_division=0.0),
+        "matthews_correlation": scores.matthews_corrcoef,
+        "pearson": lambda true, said: _correlation(stats.pearsonr, true, said),
+        "spearman": lambda true, said: _correlation(stats.spearmanr, true, said),
+    }
+    return {name: float(by_name[name](labels, answers)) for name in task.metrics}
+
+
+def evaluated(
+    model: Bert, dataset: Dataset, max_length: int, dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
+    """The metrics of a model on a data set.
+
+    Raises
+        CheckpointError  the model has no head for this task, or another number of labels.
+    """
+    task, config = dataset.task, model.config
+    if model.weights.classifier is None or model.weights.pooler is None:
+        raise CheckpointError(
+            f"the model has the head {model.head!r}, but {task.name} needs a classifier; train one "
+            "with minibert finetune"
+        )
+    wanted = 1 if task.regression else len(task.label_names)
+    if config.num_labels != wanted:
+        raise CheckpointError(
+            f"the model has {config.num_labels} labels, but {task.name} needs {wanted}; fine-tune "
+            "it on this data"
+        )
+    encodings = encodings_of(dataset, model.tokenizer, max_length)
+    logits_XC = all_logits(encodings, model.weights, config, dtype)
+    return measured(task, logits_XC, labels_of(dataset))
+
+
+def _correlation(function, true, said) -> float:  # type: ignore[no-untyped-def]
+    if len(true) < 2:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        value = float(function(true, said).statistic)
+    return value if math.isfinite(value) else 0.0

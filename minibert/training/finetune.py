@@ -1,0 +1,72 @@
+"""Fine-tuning: teach a pretrained model one task from labels."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minibert.data.readers import Dataset
+from minibert.model import Bert
+from minibert.parameters import BertWeights
+from minibert.training.evaluation import all_logits, encodings_of, labels_of, measured
+from minibert.training.loop import TrainingOptions, train
+from minibert.training.objectives import LabelObjective
+from minibert.training.progress import Display
+from minibert.training.trainable import Trainable
+
+
+def finetune(
+    model: Bert,
+    train_set: Dataset,
+    dev_set: Dataset,
+    out: Path,
+    options: TrainingOptions,
+    batch_size: int,
+    max_length: int,
+    display: Display,
+    device: str = "cpu",
+    phase: str = "finetune",
+) -> dict[str, Any]:
+    """Train on the labels of `train_set`; the best model on `dev_set` is saved to `out`.
+
+    Returns the metrics of that model, and the epoch that made it.
+    """
+    encodings = encodings_of(train_set, model.tokenizer, max_length)
+    dev_encodings = encodings_of(dev_set, model.tokenizer, max_length)
+    dev_labels_X = labels_of(dev_set)
+    objective = LabelObjective(
+        encodings,
+        batch_size,
+        options.seed,
+        model.config.pad_token_id,
+        torch.device(device),
+        model.config,
+        labels_of(train_set),
+    )
+
+    def evaluate(weights: BertWeights) -> dict[str, float]:
+        logits_XC = all_logits(dev_encodings, weights, model.config, options.dtype)
+        return measured(dev_set.task, logits_XC, dev_labels_X)
+
+    def keep(weights: BertWeights) -> None:
+        dataclasses.replace(model, weights=weights).save_pretrained(out)
+
+    progress = train(
+        objective,
+        Trainable(model.weights, device),
+        options,
+        out,
+        phase,
+        display,
+        evaluate,
+        train_set.task.select_by,
+        keep,
+    )
+    return {
+        "task": train_set.task.name,
+        "n": len(dev_set),
+        "metrics": progress.best_metrics,
+        "best_epoch": progress.best_epoch,
+        "model": str(out),
+    }

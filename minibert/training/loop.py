@@ -1,0 +1,244 @@
+"""The training loop: one for every task, read from top to bottom.
+
+One step: cut the batch into parts, add up their gradients, check them, clip them, let Adam move.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from minibert import optim
+from minibert.kernels.optim import clip_by_global_norm
+from minibert.losses import l2_penalty
+from minibert.optim import AdamOptions, adam_form
+from minibert.parameters import BertWeights, named_tensors, views_of
+from minibert.training.progress import Display
+from minibert.training.runs import Progress, append_metrics, load_state, save_state, trim_metrics
+from minibert.training.trainable import Trainable
+
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
+    "linear": optim.linear_schedule,
+    "google": optim.google_schedule,
+    "constant": optim.constant_schedule,
+    "cosine": optim.cosine_schedule,
+    "inverse_sqrt": optim.inverse_square_root_schedule,
+}
+
+
+class NotFinite(RuntimeError):
+    """A loss or a gradient is infinite or not a number; the weights were not touched."""
+
+    exit_code = 1
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM came; the state was saved first."""
+
+    def __init__(self, number: int, path: Path) -> None:
+        super().__init__(f"stopped, and saved in {path}; go on with --resume")
+        self.exit_code = 128 + number
+
+
+class Objective(Protocol):
+    """What a task must say of itself to be trained by `train`."""
+
+    def order(self, epoch: int) -> list[list[int]]:
+        """The rows of each batch; depends on nothing but the epoch."""
+
+    def counted(self, rows: Sequence[int]) -> int:
+        """How many things the loss of these rows is a mean over."""
+
+    def terms(
+        self, rows: Sequence[int], weights: BertWeights, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Means over what is counted; the one named "loss" is made smaller."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; `accumulate` parts of a batch are computed one after the other."""
+
+    epochs: int = 3
+    lr: float = 5e-5
+    schedule: str = "linear"
+    warmup: float = 0.1
+    adam: AdamOptions = field(default_factory=lambda: adam_form("adamw"))
+    max_norm: float = 1.0
+    l2: float = 0.0
+    accumulate: int = 1
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    evaluate_every: int | None = None
+    save_every: int | None = None
+
+
+def accumulate_gradient(
+    objective: Objective,
+    rows: Sequence[int],
+    trainable: Trainable,
+    options: TrainingOptions,
+    generator: torch.Generator | None,
+) -> dict[str, float]:
+    """Put the gradient of the mean loss over `rows`, plus λ‖θ‖², into `trainable.gradient_P`.
+
+    The rows may be computed in several parts. Each part's mean is weighted by how much it counts,
+    so the sum is the gradient of the whole batch, whatever the sizes of the parts.
+    """
+    trainable.gradient_P.zero_()
+    size = math.ceil(len(rows) / options.accumulate)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    total = sum(objective.counted(part) for part in parts)
+    sums: dict[str, float] = {}
+    for part in parts:
+        share = objective.counted(part) / max(total, 1)
+        terms = objective.terms(part, trainable.weights(options.dtype), generator)
+        (terms["loss"] * share).backward()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
+    if options.l2:
+        # The gradient of λ‖θ‖², see `losses.l2_penalty`.
+        trainable.gradient_P.add_(trainable.parameters_P, alpha=2 * options.l2)
+        sums["l2"] = float(l2_penalty(trainable.parameters_P, options.l2))
+        sums["loss"] += sums["l2"]
+    return sums
+
+
+def check_finite(trainable: Trainable, terms: dict[str, float], step: int, norm: float) -> None:
+    """Stop before an update that would fill the weights with NaN.
+
+    Raises
+        NotFinite  with the first loss term or gradient that is to blame.
+    """
+    if math.isfinite(terms["loss"]) and math.isfinite(norm):
+        return
+    culprits = [name for name, value in terms.items() if not math.isfinite(value)]
+    gradients = named_tensors(views_of(trainable.gradient_P, trainable.shapes))
+    culprits += [f"the gradient of {name}" for name, g in gradients if not g.isfinite().all()]
+    raise NotFinite(
+        f"step {step + 1}: {culprits[0] if culprits else 'the gradient norm'} is not finite; the "
+        "weights are as they were before this step. Try a smaller --lr, or --dtype float32"
+    )
+
+
+class _StopRequest:
+    """Remembers Ctrl-C and SIGTERM until the step at hand is done."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> "_StopRequest":
+        self.previous = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:  # the second time, do not wait
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+def train(
+    objective: Objective,
+    trainable: Trainable,
+    options: TrainingOptions,
+    folder: Path,
+    phase: str,
+    display: Display,
+    evaluate: Callable[[BertWeights], dict[str, float]] | None = None,
+    select_by: str = "",
+    keep: Callable[[BertWeights], None] | None = None,
+) -> Progress:
+    """Train to the end, from the beginning or from where `folder` says that it stopped.
+
+    After every epoch (and every `evaluate_every` steps) `evaluate` measures the model; one that is
+    better than all before it, by the metric `select_by`, goes to `keep`. The state lies in
+    `folder/<phase>.state.safetensors`.
+
+    Raises
+        NotFinite    a loss or gradient is not finite; the last saved state stays.
+        Interrupted  Ctrl-C or SIGTERM; the state after the step at hand is saved.
+    """
+    path = folder / f"{phase}.state.safetensors"
+    device = trainable.parameters_P.device
+    generator = torch.Generator(device).manual_seed(options.seed)
+    progress = load_state(path, trainable, generator)
+    if progress.finished:
+        return progress
+    trim_metrics(folder, phase, progress.step)
+    total = options.epochs * len(objective.order(0))
+    warmup = round(options.warmup * total)
+
+    def learning_rate(step: int) -> float:
+        return options.lr * SCHEDULES[options.schedule](step, warmup, total)
+
+    def measure(epoch: int) -> dict[str, Any]:
+        """One row of metrics.jsonl; the best model so far is kept."""
+        row: dict[str, Any] = {"phase": phase, "epoch": epoch + 1, "step": progress.step}
+        row |= {"lr": learning_rate(progress.step - 1), "train": progress.means()}
+        if evaluate is not None:
+            row["dev"] = evaluate(trainable.finished_weights())
+            score = row["dev"][select_by]
+            if progress.best_score is None or score > progress.best_score:
+                progress.best_score, progress.best_metrics = score, row["dev"]
+                progress.best_epoch = epoch + 1
+                if keep is not None:
+                    keep(trainable.finished_weights())
+        return row
+
+    with _StopRequest() as stop, display.phase(phase, total, progress.step) as bar:
+        for epoch in range(progress.epoch, options.epochs):
+            started = time.monotonic()
+            order = objective.order(epoch)
+            for rows in order[progress.batch :]:
+                terms = accumulate_gradient(objective, rows, trainable, options, generator)
+                _, norm = clip_by_global_norm((trainable.gradient_P,), options.max_norm)
+                check_finite(trainable, terms, progress.step, float(norm))
+                trainable.update(learning_rate(progress.step), options.adam)
+
+                progress.step += 1
+                progress.batch += 1
+                for name, value in terms.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value
+                bar.advance(progress.means())
+                last = progress.batch == len(order)
+                if last or due(options.evaluate_every, progress.step):
+                    row = measure(epoch) | {"seconds": round(time.monotonic() - started, 2)}
+                    append_metrics(folder, row)
+                    bar.measured(row)
+                if last:
+                    progress.epoch, progress.batch, progress.sums = epoch + 1, 0, {}
+                    progress.finished = progress.epoch == options.epochs
+                if last or stop.number or due(options.save_every, progress.step):
+                    save_state(path, trainable, generator, progress)
+                if stop.number and not progress.finished:
+                    raise Interrupted(stop.number, path)
+    return progress
+
+
+def due(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps happens after this one."""
+    return every is not None and step % every == 0
+
+
+def training_options_from(chosen: dict[str, Any], **more: Any) -> TrainingOptions:
+    """The options of a command line: Adam by the name of its form, and a decay of one's own."""
+    adam = adam_form(chosen["adam"])
+    if chosen["weight_decay"] is not None:
+        adam = adam._replace(weight_decay=chosen["weight_decay"])
+    fields = TrainingOptions.__dataclass_fields__.keys() - {"adam"}
+    return TrainingOptions(
+        adam=adam, **{key: value for key, value in chosen.items() if key in fields}, **more
+    )

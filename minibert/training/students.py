@@ -1,0 +1,124 @@
+"""A student: its shape, and the weights that it starts with."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from minibert.config import BertConfig, CheckpointError
+from minibert.parameters import BertWeights, EmbeddingWeights, initial_weights, weight_shapes
+
+
+def student_config(shape: str, teacher: BertConfig) -> BertConfig:
+    """The config of a student: `LxD[xN[xF]]`, or a config.json, for the teacher's vocabulary.
+
+    L layers, width D, N heads, feed-forward width F. Without N: the largest number that divides
+    both D and the teacher's heads and leaves heads at least 16 wide; without F: 4 D.
+
+    Raises
+        CheckpointError  the shape cannot be read, or cannot be built.
+
+    >>> config = student_config("4x128", BertConfig())
+    >>> config.num_attention_heads, config.intermediate_size
+    (4, 512)
+    """
+    if shape.endswith(".json"):
+        try:
+            values = json.loads(Path(shape).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"student: {shape} cannot be read: {error}") from None
+        sizes = BertConfig.from_dict(values)
+        if sizes.vocab_size != teacher.vocab_size:
+            raise CheckpointError(
+                f"student: {shape} has vocab_size {sizes.vocab_size}, but the student reads with "
+                f"its teacher's vocabulary of {teacher.vocab_size}"
+            )
+        return dataclasses.replace(
+            sizes,
+            id2label=teacher.id2label,
+            problem_type=teacher.problem_type,
+            architectures=teacher.architectures,
+        )
+    if not re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5}){1,3}", shape):
+        raise CheckpointError(
+            f"student: {shape!r} is no shape; write LxD, LxDxN or LxDxNxF, such as 4x128"
+        )
+    layers, width, *rest = map(int, shape.split("x"))
+    heads = rest[0] if rest else default_heads(width, teacher.num_attention_heads)
+    return dataclasses.replace(
+        teacher,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=rest[1] if len(rest) > 1 else 4 * width,
+        unknown={},
+    )
+
+
+def default_heads(width: int, teacher_heads: int) -> int:
+    """The largest N that divides the width and the teacher's heads, with heads of 16 or more.
+
+    >>> default_heads(128, 12), default_heads(312, 12), default_heads(8, 12)
+    (4, 12, 1)
+    """
+    fitting = [
+        n for n in range(1, teacher_heads + 1)
+        if teacher_heads % n == 0 and width % n == 0 and width // n >= 16
+    ]  # fmt: skip
+    return max(fitting, default=1)
+
+
+def new_student(
+    config: BertConfig, teacher: BertWeights, seed: int, init_embeddings: str = "random"
+) -> BertWeights:
+    """A student with a classifier, and a projection to the teacher's width where widths differ.
+
+    `init_embeddings` "pca" starts its three tables from the teacher's, see `projected_tables`.
+    """
+    teacher_width = teacher.embeddings.word_VD.shape[1]
+    fit_width = teacher_width if teacher_width != config.hidden_size else None
+    shapes = weight_shapes(config, ("pooler", "classifier"), fit_width)
+    generator = torch.Generator().manual_seed(seed)
+    weights = initial_weights(shapes, config.initializer_range, generator)
+    if init_embeddings == "pca":
+        weights = weights._replace(embeddings=projected_tables(weights, teacher))
+    return weights
+
+
+def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWeights:
+    """The teacher's embedding tables in the student's width: their D principal components.
+
+    Formula
+        X = word table minus its mean row;  U = the D leading right singular vectors of X
+        word = X U,  position = P U,  type = T U
+
+    Most of a small student's weights are its word table, and the teacher's rows already know which
+    words are alike. The directions that are kept hold the most variance (Pearson 1901).
+
+    Raises
+        CheckpointError  the student is wider than its teacher.
+    """
+    tables = teacher.embeddings
+    width, teacher_width = student.embeddings.word_VD.shape[1], tables.word_VD.shape[1]
+    if width > teacher_width:
+        raise CheckpointError(
+            f"init-embeddings pca: the student's width {width} exceeds the teacher's "
+            f"{teacher_width}; choose a narrower student or random"
+        )
+    centred_VE = tables.word_VD.double() - tables.word_VD.double().mean(0)
+    # eigh of the E x E covariance has the same vectors as the svd of V x E, and is much smaller.
+    directions_ED = torch.linalg.eigh(centred_VE.T @ centred_VE)[1].flip(1)[:, :width]
+    positions = student.embeddings.position_PD.shape[0]
+    if positions > tables.position_PD.shape[0]:
+        raise CheckpointError(
+            f"init-embeddings pca: the student has {positions} positions, its teacher only "
+            f"{tables.position_PD.shape[0]}"
+        )
+    types = student.embeddings.type_TD.shape[0]
+    return student.embeddings._replace(
+        word_VD=(centred_VE @ directions_ED).float(),
+        position_PD=(tables.position_PD[:positions].double() @ directions_ED).float(),
+        type_TD=(tables.type_TD[:types].double() @ directions_ED).float(),
+    )

@@ -1,0 +1,63 @@
+"""A model that learns: its parameters, their gradients and Adam's memory, each one flat tensor."""
+
+import torch
+
+from minibert.kernels.optim import adam_step
+from minibert.optim import AdamOptions, AdamState, initial_adam_state
+from minibert.parameters import (
+    BertWeights,
+    decayed_length,
+    flat_layout,
+    flatten,
+    named_tensors,
+    views_of,
+    with_tensors,
+)
+
+
+class Trainable:
+    """The flat tensors of one model and the named views through which everyone else sees them.
+
+    Parameters are kept in float32 (or float64); `weights(dtype)` hands out what a forward pass
+    computes with, and gradients come back to `gradient_P` in the parameters' own precision.
+    """
+
+    def __init__(self, weights: BertWeights, device: str = "cpu") -> None:
+        self.shapes = weights
+        self.parameters_P = flatten(weights).to(device)
+        self.gradient_P = torch.zeros_like(self.parameters_P)
+        self.adam = initial_adam_state(self.parameters_P)
+        self.n_decayed = decayed_length(flat_layout(weights))
+        self.leaves = self._leaves()
+
+    def _leaves(self) -> BertWeights:
+        # Detached views made once: a slice of a tensor that itself requires gradients would
+        # allocate a gradient of full size in every backward pass.
+        gradients = dict(named_tensors(views_of(self.gradient_P, self.shapes)))
+        leaves = {}
+        for name, view in named_tensors(views_of(self.parameters_P, self.shapes)):
+            leaves[name] = view.detach().requires_grad_()
+            leaves[name].grad = gradients[name]
+        return with_tensors(self.shapes, leaves)
+
+    def weights(self, dtype: torch.dtype) -> BertWeights:
+        """The leaves themselves, or copies in a lower precision that pass gradients on to them."""
+        if dtype == self.parameters_P.dtype:
+            return self.leaves
+        lower = {name: leaf.to(dtype) for name, leaf in named_tensors(self.leaves)}
+        return with_tensors(self.shapes, lower)
+
+    def finished_weights(self) -> BertWeights:
+        """A copy of the weights as they are now, without gradients."""
+        return views_of(self.parameters_P.clone(), self.shapes)
+
+    def update(self, learning_rate: float, options: AdamOptions) -> None:
+        """One step of Adam on the whole model; only the decayed range is decayed."""
+        mean_P, square_P, steps = self.adam
+        for part, choice in (
+            (slice(0, self.n_decayed), options),
+            (slice(self.n_decayed, None), options._replace(weight_decay=0.0)),
+        ):
+            state = AdamState(mean_P[part], square_P[part], steps)
+            adam_step(self.parameters_P[part], self.gradient_P[part], state, learning_rate, choice)
+        self.adam = AdamState(mean_P, square_P, steps + 1)
