@@ -90,7 +90,7 @@ class KeyReport(NamedTuple):
 class LoadReport(NamedTuple):
     """One row for each key of the file and for each weight that the file lacks, and remarks."""
 
-    rows: tuple[KeyReport, ...]
+    rows: tuple[KeyReport, ...] = ()
     notes: tuple[str, ...] = ()
 
     def of(self, *statuses: str) -> tuple[KeyReport, ...]:

@@ -1,0 +1,288 @@
+"""The face for users: a BERT with its head and vocabulary, from a folder or an id, and back.
+
+B texts of a batch · n texts of a call · S tokens · D width · C classes. Nothing here computes
+gradients; to train, hand `weights` to the functions of the book.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minibert.checkpoint import LoadReport
+from minibert.config import BertConfig, CheckpointError
+from minibert.data.batches import Batch, collate, sorted_order
+from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.encoder import EncoderTrace, encode, encode_traced
+from minibert.files import save_folder
+from minibert.functional import softmax
+from minibert.heads import mlm_logits, nsp_logits, pooled, sequence_logits
+from minibert.hub import VOCABULARY_FILES, model_folder
+from minibert.parameters import BertWeights, initial_weights, named_tensors, with_tensors
+from minibert.pretrained import HEADS, check_head, head_shapes, load_model
+
+
+class Guess(NamedTuple):
+    """One word for a masked place, and how probable the model finds it."""
+
+    piece: str
+    probability: float
+
+
+class Prediction(NamedTuple):
+    """The likeliest label, and the probability of every label."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(eq=False)
+class Bert:
+    """A model: sizes, weights, which head they carry, and the vocabulary if there is one.
+
+    `report` tells what became of each key when it was loaded.
+    """
+
+    config: BertConfig
+    weights: BertWeights
+    head: str = "encoder"
+    tokenizer: Tokenizer | None = None
+    report: LoadReport = field(default_factory=LoadReport)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: BertConfig,
+        head: str = "encoder",
+        tokenizer: Tokenizer | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Bert":
+        """A fresh model with random weights.
+
+        >>> config = BertConfig(vocab_size=9, hidden_size=12, num_hidden_layers=1)
+        >>> Bert.from_config(config, "classification").weights.classifier.bias_O
+        tensor([0., 0.])
+        """
+        check_head(head)
+        generator = torch.Generator().manual_seed(seed)
+        shapes = head_shapes(config, head)
+        weights = initial_weights(shapes, config.initializer_range, generator, dtype)
+        config = dataclasses.replace(config, architectures=(HEADS[head].architecture,))
+        _check_vocabulary(tokenizer, config)
+        return cls(config, weights, head, tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        head: str | None = None,
+        new_head: str | None = None,
+        labels: Sequence[str] | None = None,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        fit_dense: bool = False,
+        local_files_only: bool = False,
+    ) -> "Bert":
+        """Load a model folder, or the id of one on huggingface.co.
+
+        `head` is one of `HEADS`, by default the one that the folder's `architectures` names. With
+        `new_head` that head is drawn afresh from `seed`, with these `labels`, and so is the pooler
+        that it may need; that is the only way to load a file that lacks something. `fit_dense`
+        asks for TinyBERT's projection as well.
+
+        Raises
+            CheckpointError  no such folder or model; it is damaged, incomplete, or holds something
+                             that is not part of this model; all keys are named.
+        """
+        folder = model_folder(name, local_files_only)
+        config, weights, head, report = load_model(
+            folder, head, new_head, labels, seed, dtype, fit_dense
+        )
+        tokenizer = None
+        if any((folder / file).exists() for file in VOCABULARY_FILES[:2]):
+            tokenizer = Tokenizer.from_folder(folder)
+            _check_vocabulary(tokenizer, config)
+        else:
+            note = "neither vocab.txt nor tokenizer.json is there, so the model cannot read text"
+            report = report._replace(notes=(*report.notes, note))
+        return cls(config, weights, head, tokenizer, report)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config, weights and vocabulary so that minibert and `transformers` open them.
+
+        Raises
+            OSError  the disk is full or forbids it; a model that was there is untouched.
+        """
+
+        def add_vocabulary(staged: Path) -> None:
+            if self.tokenizer is not None:
+                self.tokenizer.save(staged, self.config.max_position_embeddings)
+
+        save_folder(Path(folder), self.config, self.weights, add_vocabulary)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Bert":
+        """The same model on another device, or in another precision."""
+        moved = {path: tensor.to(device, dtype) for path, tensor in named_tensors(self.weights)}
+        return dataclasses.replace(self, weights=with_tensors(self.weights, moved))
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str],
+        second: Sequence[str] | None = None,
+        pool: str | None = None,
+        batch_size: int = 32,
+    ) -> list[Tensor] | Tensor:
+        """The last hidden states of each text, [S, D]; with `pool` one vector a text, [n, D].
+
+        `pool="mean"` averages over the text's tokens, `pool="cls"` takes the first. Texts longer
+        than the model has positions are cut.
+        """
+        if pool not in (None, "mean", "cls"):
+            raise ValueError(f"pool is {pool!r}, but must be None, 'mean' or 'cls'")
+
+        def states(batch: Batch, hidden_BSD: Tensor) -> list[Tensor]:
+            lengths = batch.keep_BS.sum(1).tolist()
+            return [hidden_SD[:n] for hidden_SD, n in zip(hidden_BSD, lengths, strict=True)]
+
+        def vectors(batch: Batch, hidden_BSD: Tensor) -> list[Tensor]:
+            if pool == "cls":
+                return list(hidden_BSD[:, 0])
+            keep_BS1 = batch.keep_BS[:, :, None]
+            return list((hidden_BSD * keep_BS1).sum(1) / keep_BS1.sum(1))
+
+        if pool is None:
+            return self._over_batches(self._encoded(texts, second), states, batch_size)
+        rows = self._over_batches(self._encoded(texts, second), vectors, batch_size)
+        return torch.stack(rows) if rows else self.weights.embeddings.word_VD[:0]
+
+    @torch.no_grad()
+    def logits(
+        self, texts: Sequence[str], second: Sequence[str] | None = None, batch_size: int = 32
+    ) -> Tensor:
+        """What the head says of each text, [n, C]: classes, one score, or next / not next.
+
+        Raises
+            ValueError  the model has no head that judges whole texts.
+        """
+        pooler, classifier, nsp = self.weights.pooler, self.weights.classifier, self.weights.nsp
+        last = nsp if self.head == "nsp" else classifier
+        if self.head not in ("classification", "regression", "nsp") or not (pooler and last):
+            raise ValueError(
+                f"the model has the head {self.head!r}, but judging whole texts needs "
+                "'classification', 'regression' or 'nsp'; finetune or distil one first"
+            )
+        judge = nsp_logits if self.head == "nsp" else sequence_logits
+
+        def judged(batch: Batch, hidden_BSD: Tensor) -> list[Tensor]:
+            return list(judge(pooled(hidden_BSD, pooler), last))
+
+        rows = self._over_batches(self._encoded(texts, second), judged, batch_size)
+        return torch.stack(rows) if rows else last.weight_OI[:0, :0]
+
+    def classify(
+        self, texts: Sequence[str], second: Sequence[str] | None = None, batch_size: int = 32
+    ) -> list[Prediction]:
+        """The likeliest label of each text, or pair of texts, and the probability of all labels.
+
+        Raises
+            ValueError  the model is no classifier of one label a text.
+        """
+        if (
+            self.head != "classification"
+            or self.config.problem_type == "multi_label_classification"
+        ):
+            raise ValueError(
+                f"the model has the head {self.head!r} of type {self.config.problem_type!r}, but "
+                "classify needs a classifier that chooses one label"
+            )
+        names = tuple(self.config.id2label.values())
+        predictions = []
+        for probabilities_C in softmax(self.logits(texts, second, batch_size)).tolist():
+            best = max(range(len(names)), key=probabilities_C.__getitem__)
+            by_name = dict(zip(names, probabilities_C, strict=True))
+            predictions.append(Prediction(names[best], by_name))
+        return predictions
+
+    @torch.no_grad()
+    def fill_mask(self, text: str, top: int = 5) -> list[list[Guess]]:
+        """The likeliest pieces for each [MASK] of a text, from left to right.
+
+        Raises
+            ValueError  the model has no masked-word head, or the text has no [MASK].
+        """
+        mlm = self.weights.mlm
+        if mlm is None:
+            raise ValueError(
+                f"the model has the head {self.head!r}, but filling a mask needs 'mlm' or "
+                "'pretraining'; an encoder alone was never taught to name words"
+            )
+        (encoding,) = self._encoded([text])
+        batch = self._batch([encoding], [0])
+        masked_S = batch.ids_BS[0] == self._tokenizer().mask_id
+        if not masked_S.any():
+            limit = self.config.max_position_embeddings
+            raise ValueError(f"the text has no [MASK] among its first {limit} tokens; put one in")
+        hidden_SD = encode(*batch[:3], self.weights, self.config)[0]
+        logits_MV = mlm_logits(
+            hidden_SD[masked_S], mlm, self.weights.embeddings.word_VD, self.config
+        )
+        pieces = self._tokenizer().pieces
+        best = softmax(logits_MV[:, : len(pieces)]).topk(min(top, len(pieces)), dim=-1)
+        return [
+            [Guess(pieces[i], p) for i, p in zip(ids, probabilities, strict=True)]
+            for ids, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    @torch.no_grad()
+    def trace(self, text: str, second: str | None = None) -> EncoderTrace:
+        """Every state of the encoder at work on one text; `tokens` names the places."""
+        (encoding,) = self._encoded([text], None if second is None else [second])
+        return encode_traced(*self._batch([encoding], [0])[:3], self.weights, self.config)
+
+    def tokens(self, text: str, second: str | None = None) -> list[str]:
+        """The pieces that the model sees, [CLS] and [SEP] included."""
+        (encoding,) = self._encoded([text], None if second is None else [second])
+        return [self._tokenizer().pieces[i] for i in encoding.ids]
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise CheckpointError(
+                "the model has no vocabulary, so it cannot read text; put vocab.txt or "
+                "tokenizer.json into its folder"
+            )
+        return self.tokenizer
+
+    def _encoded(self, texts: Sequence[str], second: Sequence[str] | None = None) -> list[Encoding]:
+        return self._tokenizer().encode(texts, second, self.config.max_position_embeddings)
+
+    def _batch(self, encodings: Sequence[Encoding], rows: Sequence[int]) -> Batch:
+        device = self.weights.embeddings.word_VD.device
+        return collate(encodings, None, rows, self._tokenizer().pad_id).to(device)
+
+    def _over_batches(
+        self,
+        encodings: Sequence[Encoding],
+        result_of: Callable[[Batch, Tensor], list[Tensor]],
+        batch_size: int,
+    ) -> list[Tensor]:
+        """One result a text, in the order of the texts, computed from the shortest text up."""
+        results: dict[int, Tensor] = {}
+        for rows in sorted_order([len(one.ids) for one in encodings], batch_size):
+            batch = self._batch(encodings, rows)
+            hidden_BSD = encode(*batch[:3], self.weights, self.config)
+            results |= zip(rows, result_of(batch, hidden_BSD), strict=True)
+        return [results[row] for row in range(len(encodings))]
+
+
+def _check_vocabulary(tokenizer: Tokenizer | None, config: BertConfig) -> None:
+    if tokenizer is not None and len(tokenizer.pieces) > config.vocab_size:
+        raise CheckpointError(
+            f"the vocabulary has {len(tokenizer.pieces)} pieces, but the model has only "
+            f"{config.vocab_size} word vectors; this is the vocabulary of another model"
+        )
