@@ -265,4 +265,4 @@ def sparse_training_loss(losses_B: Tensor, parameters_P: Tensor, strength: float
     >>> sparse_training_loss(torch.tensor([1.0, 2.0]), torch.tensor([2.0]), 0.5)
     tensor(5.)
     """
-    return losses_B.sum() + l2_penalty(parameters_P, strength)
+    return at_least_float32(losses_B).sum() + l2_penalty(parameters_P, strength)

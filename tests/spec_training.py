@@ -1,0 +1,289 @@
+"""Every formula of training as loops over floats, in the notation of its paper.
+
+As in `spec`: no tensors, nothing but `math`. Losses are for one sample unless their mean over
+samples is the formula. Random choices come in as arguments, so that nothing here is random.
+
+Letters: z logits · y label · p, q probabilities of teacher and student · T temperature ·
+H hidden states and A attention scores of the student, U and B those of the teacher · θ parameter ·
+g gradient · η learning rate · w, T end of warm-up, end of training.
+"""
+
+from collections.abc import Callable
+from math import cos, exp, floor, fsum, hypot, inf, pi, sqrt
+
+from spec import Matrix, Vector, linear, log_softmax
+
+IGNORED = -100
+
+
+# losses
+
+
+def cross_entropy(Z: Matrix, y: list[int]) -> float:
+    """1/n Σ_i -log softmax(z_i)[y_i] over the n rows with a label; 0 without one"""
+    costs = [-log_softmax(z_i)[y_i] for z_i, y_i in zip(Z, y, strict=True) if y_i != IGNORED]
+    return fsum(costs) / len(costs) if costs else 0.0
+
+
+def mlm_loss(Z: list[Matrix], y: list[list[int]]) -> float:
+    """The same over the tokens of all sentences together"""
+    return cross_entropy([z for row in Z for z in row], [label for row in y for label in row])
+
+
+def span_loss(start: Matrix, end: Matrix, first: list[int], last: list[int]) -> float:
+    """(CE(start, first) + CE(end, last)) / 2"""
+    return (cross_entropy(start, first) + cross_entropy(end, last)) / 2
+
+
+def squared_error(a: Vector, b: Vector) -> float:
+    """1/B Σ_b (a_b - b_b)²"""
+    return fsum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a)
+
+
+def kl_divergence(teacher: Vector, student: Vector, T: float) -> float:
+    """Σ_c p_c (log p_c - log q_c), a class with p_c = 0 adding nothing"""
+    log_p, log_q = log_softmax([z / T for z in teacher]), log_softmax([z / T for z in student])
+    return fsum(exp(a) * (a - b) for a, b in zip(log_p, log_q, strict=True) if a > -inf)
+
+
+def soft_cross_entropy(teacher: Vector, student: Vector, T: float) -> float:
+    """- Σ_c p_c log q_c"""
+    log_p, log_q = log_softmax([z / T for z in teacher]), log_softmax([z / T for z in student])
+    return -fsum(exp(a) * b for a, b in zip(log_p, log_q, strict=True) if a > -inf)
+
+
+def l2_penalty(θ: Vector, λ: float) -> float:
+    """λ Σ_i θ_i²"""
+    return λ * fsum(x * x for x in θ)
+
+
+def sparse_training_loss(losses: Vector, θ: Vector, λ: float) -> float:
+    """Σ_i L_i + λ ‖θ‖²"""
+    return fsum(losses) + l2_penalty(θ, λ)
+
+
+# distillation: one sample
+
+
+def layer_map(M: int, N: int, rule: str) -> list[int]:
+    """g(m) for m = 1 … M; uniform is the first layer that lies at least m/M of the way up"""
+    if rule == "uniform":
+        return [next(g for g in range(1, N + 1) if g * M >= m * N) for m in range(1, M + 1)]
+    return list(range(1, N + 1))[-M:] if rule == "top" else list(range(1, N + 1))[:M]
+
+
+def grouped_heads(B: list[Matrix], N: int) -> list[Matrix]:
+    """Head n of N is the mean of the n-th H/N of the teacher's H heads, number by number"""
+    size = len(B) // N
+    groups = [B[n * size : (n + 1) * size] for n in range(N)]
+    return [
+        [
+            [fsum(head[s][r] for head in group) / size for r in range(len(B[0][0]))]
+            for s in range(len(B[0]))
+        ]
+        for group in groups
+    ]
+
+
+def hidden_loss(
+    H: Matrix, U: Matrix, projection: tuple[Matrix, Vector] | None, keep: list[bool], mode: str
+) -> float:
+    """1/(n E) Σ_s ‖W h_s + b - u_s‖² over the kept tokens, or over all in mode tinybert"""
+    costs = []
+    for h, u, kept in zip(H, U, keep, strict=True):
+        if kept or mode == "tinybert":
+            mapped = linear(h, *projection) if projection else h
+            costs += [(a - b) ** 2 for a, b in zip(mapped, u, strict=True)]
+    return fsum(costs) / len(costs) if costs else 0.0
+
+
+def attention_loss(A: list[Matrix], B: list[Matrix], keep: list[bool], mode: str) -> float:
+    """Mean of (a - b)² over the pairs of kept tokens.
+
+    Mode tinybert: over all pairs, where a score counts as 0 if its key is hidden or if it is at
+    most -100.
+    """
+
+    def cut(score: float, r: int) -> float:
+        return score if keep[r] and score > -100 else 0.0
+
+    costs = []
+    for a, b in zip(A, grouped_heads(B, len(A)), strict=True):
+        for s in range(len(keep)):
+            for r in range(len(keep)):
+                if mode == "tinybert":
+                    costs.append((cut(a[s][r], r) - cut(b[s][r], r)) ** 2)
+                elif keep[s] and keep[r]:
+                    costs.append((a[s][r] - b[s][r]) ** 2)
+    return fsum(costs) / len(costs) if costs else 0.0
+
+
+def prediction_loss(student: Vector, teacher: Vector, T: float, mode: str) -> float:
+    """Soft cross-entropy, in mode tinybert divided by C; a squared difference for one output"""
+    if len(student) == 1:
+        return (student[0] - teacher[0]) ** 2
+    return soft_cross_entropy(teacher, student, T) / (len(student) if mode == "tinybert" else 1)
+
+
+# optim: one parameter
+
+
+def adam_path(
+    θ: float,
+    gradient: Callable[[int], float],
+    steps: int,
+    η: float,
+    β1: float,
+    β2: float,
+    ε: float,
+    corrected: bool,
+    decay: float,
+    decoupled: bool,
+) -> Vector:
+    """θ after each step; the running means written out as the sums over all past gradients.
+
+    m_t = (1 - β1) Σ_i β1^(t-i) g_i,  v_t = (1 - β2) Σ_i β2^(t-i) g_i²
+    """
+    path, past = [], []
+    for t in range(1, steps + 1):
+        past.append(gradient(t) + (0 if decoupled else decay * θ))
+        m = (1 - β1) * fsum(β1 ** (t - i) * g for i, g in enumerate(past, 1))
+        v = (1 - β2) * fsum(β2 ** (t - i) * g * g for i, g in enumerate(past, 1))
+        if corrected:
+            m, v = m / (1 - β1**t), v / (1 - β2**t)
+        θ = θ - η * m / (sqrt(v) + ε) - (η * decay * θ if decoupled else 0)
+        path.append(θ)
+    return path
+
+
+def global_norm(gradients: list[Vector]) -> float:
+    """√ Σ g² over everything"""
+    return hypot(*(x for part in gradients for x in part))
+
+
+def clip_by_global_norm(gradients: list[Vector], c: float) -> list[Vector]:
+    """g min(1, c / ‖g‖)"""
+    norm = global_norm(gradients)
+    return [[x * c / norm if norm > c else x for x in part] for part in gradients]
+
+
+def linear_schedule(t: int, w: int, T: int) -> float:
+    """The lower of two lines: through (0, 0) and (w, 1), and through (w, 1) and (T, 0)"""
+    up = t / w if w else inf
+    down = max(0, T - t) / (T - w) if w < T else (inf if t < w else 0.0)
+    return min(up, down)
+
+
+def google_schedule(t: int, w: int, T: int) -> float:
+    """Polynomial decay of power 1 over all T steps, of which the first w are overwritten"""
+    return t / w if t < w else 1 - min(t, T) / max(T, 1)
+
+
+def constant_schedule(t: int, w: int, T: int) -> float:
+    return min(t, w) / w if w else 1.0
+
+
+def cosine_schedule(t: int, w: int, T: int) -> float:
+    """cos²(π/2 x) for the part x of the way from w to T"""
+    if t < w:
+        return t / w
+    return cos(pi / 2 * (t - w) / (T - w)) ** 2 if t < T else 0.0
+
+
+def inverse_square_root_schedule(t: int, w: int, T: int) -> float:
+    """min(t^(-1/2), t w^(-3/2)) √w"""
+    w, t = max(w, 1), t if w else max(t, 1)
+    return min(1 / sqrt(t), t * w**-1.5) * sqrt(w) if t else 0.0
+
+
+# masking
+
+
+def masked_count(n: int, rate: float, most: int) -> int:
+    """rate n to the nearest whole number, halves to the even one; from 1 to most"""
+    below = floor(rate * n)
+    rest = rate * n - below
+    rounded = below + (rest > 0.5 or (rest == 0.5 and below % 2 == 1))
+    return min(most, max(1, rounded))
+
+
+def chosen_tokens(groups: list[int], count: int, order: list[int]) -> list[bool]:
+    """Take the groups in the given order, each whole, if it still fits"""
+    numbers = sorted(set(groups) - {-1})
+    taken: list[int] = []
+    for number in (numbers[i] for i in order):
+        members = [s for s, group in enumerate(groups) if group == number]
+        if len(taken) + len(members) <= count:
+            taken += members
+    return [s in taken for s in range(len(groups))]
+
+
+def words(starts: list[bool], maskable: list[bool]) -> list[list[int]]:
+    """The positions of each word's pieces, words of special tokens left out"""
+    found: list[list[int]] = []
+    for s, start in enumerate(starts):
+        if start:
+            found.append([])
+        found[-1].append(s)
+    return [kept for word in found if (kept := [s for s in word if maskable[s]])]
+
+
+def replaced_tokens(
+    ids: list[int], chosen: list[bool], draws: Vector, random_ids: list[int], mask_id: int
+) -> tuple[list[int], list[int]]:
+    hidden, labels = list(ids), [IGNORED] * len(ids)
+    for s, _ in enumerate(ids):
+        if chosen[s]:
+            labels[s] = ids[s]
+            if draws[s] < 0.8:
+                hidden[s] = mask_id
+            elif draws[s] < 0.9:
+                hidden[s] = random_ids[s]
+    return hidden, labels
+
+
+def truncated_pair(
+    first: list[int], second: list[int], most: int, at_front: Callable[[], bool]
+) -> tuple[list[int], list[int]]:
+    """Drop one token of the longer text, the second if equal, until both fit"""
+    first, second = list(first), list(second)
+    while len(first) + len(second) > most:
+        longer = first if len(first) > len(second) else second
+        longer.pop(0 if at_front() else -1)
+    return first, second
+
+
+def next_sentence_pairs(
+    documents: list[list[list[int]]],
+    most: int,
+    short_rate: float,
+    integer: Callable[[int, int], int],
+    chance: Callable[[float], bool],
+) -> list[tuple[list[int], list[int], int]]:
+    """Collect sentences; when they fill the target or the document ends, make a pair of them."""
+    pairs = []
+    for number, document in enumerate(documents):
+        waiting, chunk, target = list(document), [], 0
+        while waiting:
+            if not chunk:
+                target = integer(2, most) if chance(short_rate) else most
+            chunk.append(waiting.pop(0))
+            if waiting and sum(len(sentence) for sentence in chunk) < target:
+                continue
+            border = integer(1, len(chunk) - 1) if len(chunk) > 1 else 1
+            first = [token for sentence in chunk[:border] for token in sentence]
+            if len(chunk) == 1 or chance(0.5):
+                others = [other for i, other in enumerate(documents) if i != number]
+                source, label = others[integer(0, len(others) - 1)], 1
+                second: list[int] = []
+                for sentence in source[integer(0, len(source) - 1) :]:
+                    second = second + sentence
+                    if len(second) >= target - len(first):
+                        break
+                waiting = chunk[border:] + waiting
+            else:
+                second, label = [token for sentence in chunk[border:] for token in sentence], 0
+            chunk = []
+            kept = truncated_pair(first, second, target, lambda: chance(0.5))
+            pairs.append((*kept, label))
+    return pairs
