@@ -50,9 +50,9 @@ def test_quotes_in_tsv_are_characters(tmp_path):
 
 
 def test_csv_quotes_hold_commas_quotes_and_line_breaks(tmp_path):
-    path = write(tmp_path, "a.csv", 'label,text\r\n1,"a, ""b""\nc"\r\n0,d\r\n')
+    path = write(tmp_path, "a.csv", 'label,text\r\n1,"a, ""b""\r\nc"\r\n0,d\r\n')
     assert [tuple(e) for e in read_dataset(path).examples] == [
-        ('a, "b"\nc', None, 1),
+        ('a, "b"\r\nc', None, 1),
         ("d", None, 0),
     ]
 

@@ -1,0 +1,262 @@
+"""The fast tokenizer: BERT's WordPiece through the `tokenizers` library, for whole corpora.
+
+`minibert/wordpiece.py` is the same algorithm written to be read; a test holds the two equal. A
+model folder is read from `vocab.txt` or else from `tokenizer.json`, and written as both.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from minibert.config import CheckpointError
+from minibert.wordpiece import SPECIALS, read_vocabulary
+
+TEMPLATE_SINGLE = "[CLS]:0 $A:0 [SEP]:0"
+TEMPLATE_PAIR = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
+
+
+class Encoding(NamedTuple):
+    """One input of BERT, not padded: token ids, and token types, 0 (first) or 1 (second)."""
+
+    ids: list[int]
+    types: list[int]
+
+
+class Tokenizer:
+    """A vocabulary and three settings; everything else about BERT's tokenizer is fixed.
+
+    `strip_accents` None means: as `lowercase` says, which is the rule of the original BERT.
+
+    >>> tokenizer = Tokenizer.from_vocabulary([*SPECIALS, "hugging", "face", "##s"])
+    >>> tokenizer.encode(["Hugging faces"], ["face"])
+    [Encoding(ids=[2, 5, 6, 7, 3, 6, 3], types=[0, 0, 0, 0, 0, 1, 1])]
+    """
+
+    def __init__(
+        self,
+        pieces: Iterable[str],
+        lowercase: bool = True,
+        strip_accents: bool | None = None,
+        split_chinese: bool = True,
+    ) -> None:
+        self.pieces = tuple(pieces)
+        # The check goes through the form of a file, so that what is accepted can also be saved.
+        self.vocabulary = read_vocabulary("\n".join(self.pieces) + "\n")
+        if tuple(self.vocabulary) != self.pieces:
+            raise CheckpointError("the vocabulary has a piece with a line break; remove it")
+        self.lowercase = lowercase
+        self.strip_accents = strip_accents
+        self.split_chinese = split_chinese
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+            self.vocabulary[special] for special in SPECIALS
+        )
+        self._fast = tokenizers.Tokenizer(models.WordPiece(self.vocabulary, unk_token="[UNK]"))
+        self._fast.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=split_chinese,
+            strip_accents=strip_accents,
+            lowercase=lowercase,
+        )
+        self._fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._fast.post_processor = processors.TemplateProcessing(
+            single=TEMPLATE_SINGLE,
+            pair=TEMPLATE_PAIR,
+            special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
+        )
+        self._fast.decoder = decoders.WordPiece(prefix="##")
+        self._fast.add_special_tokens(list(SPECIALS))
+
+    @classmethod
+    def from_vocabulary(cls, pieces: Iterable[str], lowercase: bool = True) -> "Tokenizer":
+        """A tokenizer whose ids are the places in `pieces`, which must hold the five specials."""
+        return cls(pieces, lowercase)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "Tokenizer":
+        """Read `vocab.txt`, or `tokenizer.json` where there is none, and `tokenizer_config.json`.
+
+        Padding and truncation that a tokenizer.json brings along do not count: a batch is padded
+        when it is made, and `encode` is told where to cut.
+
+        Raises
+            CheckpointError  a file is missing or damaged, or asks for another tokenizer.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder, but a model folder is needed")
+        stored = _read_json(folder / "tokenizer.json")
+        config = _read_json(folder / "tokenizer_config.json") or {}
+        if (folder / "vocab.txt").exists():
+            pieces = _read_vocabulary_file(folder / "vocab.txt")
+        elif stored is not None:
+            pieces = _pieces_of(stored, folder / "tokenizer.json")
+        else:
+            raise CheckpointError(f"{folder}: neither vocab.txt nor tokenizer.json is there")
+        settings = _settings(pieces, config, stored or {}, folder)
+        try:
+            tokenizer = cls(pieces, *settings)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+        if not (folder / "vocab.txt").exists():
+            _refuse_other_steps(folder / "tokenizer.json", tokenizer)
+        return tokenizer
+
+    def save(self, folder: str | Path, max_length: int | None = None) -> None:
+        """Write vocab.txt, tokenizer.json and tokenizer_config.json, as `transformers` reads them.
+
+        `max_length`, the position rows of the model, tells `transformers` where to cut texts.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config: dict[str, Any] = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": self.lowercase,
+            "strip_accents": self.strip_accents,
+            "tokenize_chinese_chars": self.split_chinese,
+        }
+        config |= {f"{special[1:-1].lower()}_token": special for special in SPECIALS}
+        if max_length is not None:
+            config["model_max_length"] = max_length
+        self._fast.no_truncation()
+        _write(folder / "vocab.txt", "\n".join(self.pieces) + "\n")
+        _write(folder / "tokenizer.json", self._fast.to_str(pretty=True))
+        _write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+    def encode(
+        self,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        max_length: int | None = None,
+    ) -> list[Encoding]:
+        """[CLS] first [SEP], or [CLS] first [SEP] second [SEP], for each text or pair of texts.
+
+        What exceeds `max_length` tokens is cut from the end, in a pair from the longer text.
+        """
+        if isinstance(first, str) or isinstance(second, str):
+            raise TypeError("encode needs a list of texts, but one text was given; wrap it: [text]")
+        # Below this the library would silently cut nothing at all.
+        least = 3 if second is None else 5
+        if max_length is not None and max_length < least:
+            raise ValueError(f"max_length is {max_length}, but must be at least {least}")
+        if max_length is None:
+            self._fast.no_truncation()
+        else:
+            self._fast.enable_truncation(max_length, strategy="longest_first")
+        inputs = list(first) if second is None else list(zip(first, second, strict=True))
+        try:
+            encoded = self._fast.encode_batch_fast(inputs)
+        except TypeError:
+            raise ValueError(
+                "a text is not a string, or holds half a surrogate pair; decode its bytes as UTF-8"
+            ) from None
+        return [Encoding(one.ids, one.type_ids) for one in encoded]
+
+    def decode(self, ids: Sequence[int], skip_specials: bool = True) -> str:
+        """Text from ids: pieces joined, without [CLS], [SEP] and the like. Case and accents that
+        normalisation dropped are gone."""
+        return self._fast.decode(list(ids), skip_special_tokens=skip_specials)
+
+
+def _read_vocabulary_file(path: Path) -> list[str]:
+    try:
+        return list(read_vocabulary(path.read_bytes().decode("utf-8-sig")))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise CheckpointError(f"{path}, line {line}: not UTF-8; the file may be damaged") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: must hold an object of names and values")
+    return content
+
+
+def _pieces_of(stored: Mapping[str, Any], path: Path) -> list[str]:
+    model = stored.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind != "WordPiece":
+        raise CheckpointError(f"{path}: the model is {kind}, but minibert reads WordPiece alone")
+    vocabulary = model.get("vocab")
+    if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != [*range(len(vocabulary))]:
+        raise CheckpointError(f"{path}: the vocabulary's ids must be 0, 1, 2 and so on, each once")
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def _settings(
+    pieces: list[str], config: Mapping[str, Any], stored: Mapping[str, Any], folder: Path
+) -> tuple[bool, bool | None, bool]:
+    normalizer = stored.get("normalizer")
+    normalizer = normalizer if isinstance(normalizer, dict) else {}
+    # Where no file says it, the vocabulary does: an uncased one has no use for capital letters.
+    uncased = not any(re.search("[A-Z]", piece) for piece in pieces if not piece.startswith("["))
+    lowercase = config.get("do_lower_case", normalizer.get("lowercase", uncased))
+    strip_accents = config.get("strip_accents", normalizer.get("strip_accents"))
+    split_chinese = config.get(
+        "tokenize_chinese_chars", normalizer.get("handle_chinese_chars", True)
+    )
+    if not (
+        isinstance(lowercase, bool)
+        and isinstance(strip_accents, bool | None)
+        and isinstance(split_chinese, bool)
+    ):
+        raise CheckpointError(
+            f"{folder}: do_lower_case, strip_accents and tokenize_chinese_chars are {lowercase!r}, "
+            f"{strip_accents!r}, {split_chinese!r}, but must be true or false"
+        )
+    return lowercase, strip_accents, split_chinese
+
+
+def _refuse_other_steps(path: Path, tokenizer: Tokenizer) -> None:
+    """A tokenizer.json can describe any pipeline; ours is fixed, so theirs must be the same."""
+    try:
+        theirs = json.loads(tokenizers.Tokenizer.from_file(str(path)).to_str())
+    except Exception as error:  # the library raises this class itself
+        raise CheckpointError(f"{path}: the tokenizers library refuses it: {error}") from None
+    ours = json.loads(tokenizer._fast.to_str())
+    for description in (theirs, ours):
+        del description["model"]["vocab"]
+        for setting in ("lowercase", "strip_accents", "handle_chinese_chars"):
+            (description["normalizer"] or {}).pop(setting, None)  # these three may differ
+    if (theirs["post_processor"] or {}).get("type") == "BertProcessing":  # an older form of ours
+        ours["post_processor"] = {
+            "type": "BertProcessing",
+            "sep": ["[SEP]", tokenizer.sep_id],
+            "cls": ["[CLS]", tokenizer.cls_id],
+        }
+    for part in ("model", "normalizer", "pre_tokenizer", "post_processor"):
+        if theirs[part] != ours[part]:
+            raise CheckpointError(
+                f"{path}: the {part} is {json.dumps(theirs[part])[:200]}, but BERT's is "
+                f"{json.dumps(ours[part])[:200]}"
+            )
+    added = [token["content"] for token in theirs["added_tokens"]]
+    if unknown := [piece for piece in added if piece not in SPECIALS]:
+        raise CheckpointError(f"{path}: adds {', '.join(unknown[:5])}, which BERT does not have")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
