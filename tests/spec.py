@@ -1,0 +1,190 @@
+"""Every formula of the forward pass as loops over floats, in the notation of its paper.
+
+No tensors, nothing but `math`: a sentence is a list of vectors, a vector a list of floats. `fsum`
+adds without rounding in between, so a value of this file is right to a few units of the last place
+and can stand on the other side of an equation. Weights are the named structures of the package
+with lists in the place of tensors.
+
+Letters: x vector · X sentence, a list of x · W, b linear map · g, b gain and bias of LayerNorm ·
+Q, K, V queries, keys, values · N heads.
+"""
+
+from math import erfc, exp, fsum, inf, log, pi, sqrt, tanh
+from typing import Any
+
+Vector = list[float]
+Matrix = list[Vector]
+Weights = Any  # a named structure of `minibert.parameters`, its leaves nested lists of floats
+
+
+def dot(u: Vector, v: Vector) -> float:
+    return fsum(a * b for a, b in zip(u, v, strict=True))
+
+
+def add(u: Vector, v: Vector) -> Vector:
+    return [a + b for a, b in zip(u, v, strict=True)]
+
+
+# functional: one vector at a time
+
+
+def linear(x: Vector, W: Matrix, b: Vector) -> Vector:
+    """y_o = Σ_i W_oi x_i + b_o"""
+    return [dot(W_o, x) + b_o for W_o, b_o in zip(W, b, strict=True)]
+
+
+def softmax(x: Vector) -> Vector:
+    """p_i = exp(x_i) / Σ_j exp(x_j); zeros where every x_i is -inf"""
+    top = max(x)
+    if top == -inf:
+        return [0.0 for _ in x]
+    total = fsum(exp(x_j - top) for x_j in x)
+    return [exp(x_i - top) / total for x_i in x]
+
+
+def log_softmax(x: Vector) -> Vector:
+    """log p_i = x_i - log Σ_j exp(x_j)"""
+    top = max(x)
+    return [(x_i - top) - log(fsum(exp(x_j - top) for x_j in x)) for x_i in x]
+
+
+def gelu_erf(x: float) -> float:
+    """x Φ(x), Φ the normal distribution function"""
+    return x * erfc(-x / sqrt(2)) / 2
+
+
+def gelu_tanh(x: float) -> float:
+    """x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))"""
+    return x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
+
+
+def layer_norm(x: Vector, g: Vector, b: Vector, eps: float) -> Vector:
+    """y_i = g_i (x_i - μ) / √(σ² + ε) + b_i,  μ = 1/D Σ x_i,  σ² = 1/D Σ (x_i - μ)²"""
+    D = len(x)
+    mu = fsum(x) / D
+    sigma2 = fsum((x_i - mu) ** 2 for x_i in x) / D
+    return [
+        g_i * (x_i - mu) / sqrt(sigma2 + eps) + b_i for x_i, g_i, b_i in zip(x, g, b, strict=True)
+    ]
+
+
+def dropout(x: Vector, k: list[bool], rate: float) -> Vector:
+    """y_i = k_i x_i / (1 - rate)"""
+    return [x_i / (1 - rate) if k_i else 0.0 for x_i, k_i in zip(x, k, strict=True)]
+
+
+def embedding(ids: list[int], table: Matrix) -> Matrix:
+    """y_s = Σ_v [id_s = v] table_v"""
+    one_hot = [[float(v == i) for v in range(len(table))] for i in ids]
+    columns = [list(column) for column in zip(*table, strict=True)]
+    return [[dot(row, column) for column in columns] for row in one_hot]
+
+
+# attention: one sentence at a time; bias[s][r] is 0 where query s sees key r, else -inf
+
+
+def scores(Q: Matrix, K: Matrix) -> Matrix:
+    """q_s · k_r / √d_k"""
+    return [[dot(q, k) / sqrt(len(q)) for k in K] for q in Q]
+
+
+def attention(Q: Matrix, K: Matrix, V: Matrix, bias: Matrix) -> Matrix:
+    """softmax(Q Kᵀ / √d_k + bias) V"""
+    P = [softmax(add(row, bias_s)) for row, bias_s in zip(scores(Q, K), bias, strict=True)]
+    columns = [list(column) for column in zip(*V, strict=True)]
+    return [[dot(p, column) for column in columns] for p in P]
+
+
+def multi_head_attention(X: Matrix, M: Matrix, bias: Matrix, w: Weights, N: int) -> Matrix:
+    """W_o concat_n(attention_n), the heads being slices of W_q X, W_k M, W_v M"""
+    Q = [linear(x, *w.query) for x in X]
+    K = [linear(m, *w.key) for m in M]
+    V = [linear(m, *w.value) for m in M]
+    width = len(X[0]) // N
+    joined: Matrix = [[] for _ in X]
+    for n in range(N):
+        head = slice(n * width, (n + 1) * width)
+        taken = attention([q[head] for q in Q], [k[head] for k in K], [v[head] for v in V], bias)
+        joined = [row + part for row, part in zip(joined, taken, strict=True)]
+    return [linear(row, *w.output) for row in joined]
+
+
+# encoder: one sentence at a time
+
+
+def hides_padding(keep: list[bool], n_queries: int) -> Matrix:
+    return [[0.0 if kept else -inf for kept in keep] for _ in range(n_queries)]
+
+
+def hides_future(n_queries: int, n_keys: int) -> Matrix:
+    """The queries are the last tokens: query s stands at r = s + R - S and sees up to itself."""
+    last = [s + n_keys - n_queries for s in range(n_queries)]
+    return [[0.0 if r <= here else -inf for r in range(n_keys)] for here in last]
+
+
+def embeddings(ids: list[int], types: list[int], w: Weights, eps: float) -> Matrix:
+    """LayerNorm(word[id_s] + position[s] + type[t_s])"""
+    words, kinds = embedding(ids, w.word_VD), embedding(types, w.type_TD)
+    summed = [
+        add(add(word, w.position_PD[s]), kind)
+        for s, (word, kind) in enumerate(zip(words, kinds, strict=True))
+    ]
+    return [layer_norm(x, *w.norm, eps) for x in summed]
+
+
+def feed_forward(x: Vector, w: Weights, hidden_act: str) -> Vector:
+    """W_2 gelu(W_1 x + b_1) + b_2"""
+    gelu = gelu_erf if hidden_act == "gelu" else gelu_tanh
+    return linear([gelu(a) for a in linear(x, *w.intermediate)], *w.output)
+
+
+def block(X: Matrix, bias: Matrix, w: Weights, N: int, eps: float, hidden_act: str) -> Matrix:
+    """a = LayerNorm(x + Attention(x));  y = LayerNorm(a + FeedForward(a))"""
+    attended = multi_head_attention(X, X, bias, w.attention, N)
+    A = [
+        layer_norm(add(x, a), *w.attention_norm, eps) for x, a in zip(X, attended, strict=True)
+    ]
+    return [layer_norm(add(a, feed_forward(a, w, hidden_act)), *w.output_norm, eps) for a in A]
+
+
+def encode(
+    ids: list[int],
+    keep: list[bool],
+    types: list[int],
+    w: Weights,
+    N: int,
+    eps: float,
+    hidden_act: str,
+) -> Matrix:
+    """h_0 = embeddings, h_l = block_l(h_{l-1})"""
+    X = embeddings(ids, types, w.embeddings, eps)
+    for layer in w.blocks:
+        X = block(X, hides_padding(keep, len(ids)), layer, N, eps, hidden_act)
+    return X
+
+
+# heads: one sentence X, or its pooled vector p
+
+
+def pooled(X: Matrix, w: Weights) -> Vector:
+    """tanh(W h_0 + b)"""
+    return [tanh(a) for a in linear(X[0], *w)]
+
+
+def mlm_logits(h: Vector, w: Weights, words: Matrix, eps: float, hidden_act: str) -> Vector:
+    """t = LayerNorm(gelu(W h + b));  logit_v = t · word_v + bias_v"""
+    gelu = gelu_erf if hidden_act == "gelu" else gelu_tanh
+    t = layer_norm([gelu(a) for a in linear(h, *w.transform)], *w.norm, eps)
+    return [dot(t, word) + b for word, b in zip(words, w.bias_V, strict=True)]
+
+
+def span_logits(X: Matrix, w: Weights) -> tuple[Vector, Vector]:
+    """start_s = w_0 · h_s + b_0,  end_s = w_1 · h_s + b_1"""
+    (w_0, w_1), (b_0, b_1) = w
+    return [dot(w_0, h) + b_0 for h in X], [dot(w_1, h) + b_1 for h in X]
+
+
+def multiple_choice_logits(P: Matrix, w: Weights, C: int) -> Matrix:
+    """logit_qc = w · p_{q C + c} + b"""
+    flat = [linear(p, *w)[0] for p in P]
+    return [[flat[q * C + c] for c in range(C)] for q in range(len(P) // C)]
