@@ -209,10 +209,11 @@ CHANGES = {
         lambda s: s.update(json.loads(tokenizers.Tokenizer(models.BPE()).to_str())),
         "model is BPE, but minibert reads WordPiece",
     ),
-    "no model": (lambda s: s.pop("model"), "the model is None"),
+    "no model": (lambda s: s.pop("model"), "library refuses it: Model missing"),
     "prefix": (lambda s: s["model"].update(continuing_subword_prefix="@@"), "the model is .*@@"),
     "word length": (lambda s: s["model"].update(max_input_chars_per_word=9), "the model is .*9"),
     "gap in ids": (lambda s: s["model"]["vocab"].update(extra=99), "ids must be 0, 1, 2"),
+    "id a string": (lambda s: s["model"]["vocab"].update(the="5"), "library refuses it"),
     "normalizer": (lambda s: s.update(normalizer={"type": "NFC"}), "the normalizer is .*NFC"),
     "no normalizer": (lambda s: s.update(normalizer=None), "the normalizer is null"),
     "words": (lambda s: s.update(pre_tokenizer={"type": "Whitespace"}), "the pre_tokenizer is"),
@@ -223,7 +224,6 @@ CHANGES = {
         "adds the, which BERT does not have",
     ),
     "unreadable": (lambda s: s["added_tokens"].append(7), "tokenizers library refuses it"),
-    "case": (lambda s: s["normalizer"].update(lowercase="no"), "must be true or false"),
 }
 
 
@@ -240,12 +240,18 @@ def test_missing_and_broken_files_are_refused_in_words(tmp_path):
         Tokenizer.from_folder(tmp_path / "absent")
     with pytest.raises(CheckpointError, match=r"neither vocab\.txt nor tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not readable as JSON"):
-        Tokenizer.from_folder(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="must hold an object"):
-        Tokenizer.from_folder(tmp_path)
+    for content in ("{", "[]", "7"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"tokenizer\.json.*library refuses it"):
+            Tokenizer.from_folder(tmp_path)
+    Tokenizer.from_vocabulary(PIECES).save(tmp_path)
+    for content, message in (
+        ("[]", "not a JSON object"),
+        ('{"strip_accents": 1}', "true or false"),
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=message):
+            Tokenizer.from_folder(tmp_path)
     with pytest.raises(CheckpointError, match="line break"):
         Tokenizer.from_vocabulary([*SPECIALS, "a\nb"])
 

@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from minibert.config import CheckpointError
+from minibert.files import read_json
 from minibert.wordpiece import SPECIALS, read_vocabulary
 
 TEMPLATE_SINGLE = "[CLS]:0 $A:0 [SEP]:0"
@@ -90,21 +91,23 @@ class Tokenizer:
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder, but a model folder is needed")
-        stored = _read_json(folder / "tokenizer.json")
-        config = _read_json(folder / "tokenizer_config.json") or {}
-        if (folder / "vocab.txt").exists():
-            pieces = _read_vocabulary_file(folder / "vocab.txt")
-        elif stored is not None:
-            pieces = _pieces_of(stored, folder / "tokenizer.json")
+        listed, whole, config = (
+            folder / name for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
+        )
+        stored = _description(whole) if whole.exists() else {}
+        if listed.exists():
+            pieces = _read_vocabulary_file(listed)
+        elif whole.exists():
+            pieces = _pieces_of(stored, whole)
         else:
             raise CheckpointError(f"{folder}: neither vocab.txt nor tokenizer.json is there")
-        settings = _settings(pieces, config, stored or {}, folder)
+        settings = _settings(pieces, read_json(config) if config.exists() else {}, stored, folder)
         try:
             tokenizer = cls(pieces, *settings)
         except CheckpointError as error:
             raise CheckpointError(f"{folder}: {error}") from None
-        if not (folder / "vocab.txt").exists():
-            _refuse_other_steps(folder / "tokenizer.json", tokenizer)
+        if not listed.exists():
+            _refuse_other_steps(stored, tokenizer, whole)
         return tokenizer
 
     def save(self, folder: str | Path, max_length: int | None = None) -> None:
@@ -175,25 +178,18 @@ def _read_vocabulary_file(path: Path) -> list[str]:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
+def _description(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: must hold an object of names and values")
-    return content
+        return json.loads(tokenizers.Tokenizer.from_file(str(path)).to_str())
+    except Exception as error:  # the library raises this class itself
+        raise CheckpointError(f"{path}: the tokenizers library refuses it: {error}") from None
 
 
 def _pieces_of(stored: Mapping[str, Any], path: Path) -> list[str]:
-    model = stored.get("model")
-    kind = model.get("type") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or kind != "WordPiece":
+    kind, vocabulary = stored["model"]["type"], stored["model"].get("vocab", {})
+    if kind != "WordPiece":
         raise CheckpointError(f"{path}: the model is {kind}, but minibert reads WordPiece alone")
-    vocabulary = model.get("vocab")
-    if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != [*range(len(vocabulary))]:
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise CheckpointError(f"{path}: the vocabulary's ids must be 0, 1, 2 and so on, each once")
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
@@ -201,8 +197,7 @@ def _pieces_of(stored: Mapping[str, Any], path: Path) -> list[str]:
 def _settings(
     pieces: list[str], config: Mapping[str, Any], stored: Mapping[str, Any], folder: Path
 ) -> tuple[bool, bool | None, bool]:
-    normalizer = stored.get("normalizer")
-    normalizer = normalizer if isinstance(normalizer, dict) else {}
+    normalizer = stored.get("normalizer") or {}
     # Where no file says it, the vocabulary does: an uncased one has no use for capital letters.
     uncased = not any(re.search("[A-Z]", piece) for piece in pieces if not piece.startswith("["))
     lowercase = config.get("do_lower_case", normalizer.get("lowercase", uncased))
@@ -222,12 +217,8 @@ def _settings(
     return lowercase, strip_accents, split_chinese
 
 
-def _refuse_other_steps(path: Path, tokenizer: Tokenizer) -> None:
+def _refuse_other_steps(theirs: dict[str, Any], tokenizer: Tokenizer, path: Path) -> None:
     """A tokenizer.json can describe any pipeline; ours is fixed, so theirs must be the same."""
-    try:
-        theirs = json.loads(tokenizers.Tokenizer.from_file(str(path)).to_str())
-    except Exception as error:  # the library raises this class itself
-        raise CheckpointError(f"{path}: the tokenizers library refuses it: {error}") from None
     ours = json.loads(tokenizer._fast.to_str())
     for description in (theirs, ours):
         del description["model"]["vocab"]
