@@ -64,6 +64,7 @@ COPIES = {
 FAULTS = ("missing", "unexpected", "misfit")
 OPTIONAL_PARTS = frozenset(BertWeights._field_defaults)
 FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+TYPES = FLOATS | {"I64": "int64", "I32": "int32", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 
 
 class Stored(NamedTuple):
@@ -275,7 +276,7 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
         return {
             key: Stored(
                 tuple(part.get_shape()),
-                FLOATS.get(part.get_dtype(), part.get_dtype()),
+                TYPES.get(part.get_dtype(), part.get_dtype()),
                 partial(file.get_tensor, key),
             )
             for key, part in slices.items()

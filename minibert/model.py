@@ -168,12 +168,12 @@ class Bert:
         """What the head says of each text, [n, C]: classes, one score, or next / not next.
 
         Raises
-            ValueError  the model has no head that judges whole texts.
+            CheckpointError  the model has no head that judges whole texts.
         """
         pooler, classifier, nsp = self.weights.pooler, self.weights.classifier, self.weights.nsp
         last = nsp if self.head == "nsp" else classifier
         if self.head not in ("classification", "regression", "nsp") or not (pooler and last):
-            raise ValueError(
+            raise CheckpointError(
                 f"the model has the head {self.head!r}, but judging whole texts needs "
                 "'classification', 'regression' or 'nsp'; finetune or distil one first"
             )
@@ -183,7 +183,7 @@ class Bert:
             return list(judge(pooled(hidden_BSD, pooler), last))
 
         rows = self._over_batches(self._encoded(texts, second), judged, batch_size)
-        return torch.stack(rows) if rows else last.weight_OI[:0, :0]
+        return torch.stack(rows) if rows else last.bias_O.expand(0, -1)
 
     def classify(
         self, texts: Sequence[str], second: Sequence[str] | None = None, batch_size: int = 32
@@ -191,13 +191,13 @@ class Bert:
         """The likeliest label of each text, or pair of texts, and the probability of all labels.
 
         Raises
-            ValueError  the model is no classifier of one label a text.
+            CheckpointError  the model is no classifier of one label a text.
         """
         if (
             self.head != "classification"
             or self.config.problem_type == "multi_label_classification"
         ):
-            raise ValueError(
+            raise CheckpointError(
                 f"the model has the head {self.head!r} of type {self.config.problem_type!r}, but "
                 "classify needs a classifier that chooses one label"
             )
@@ -214,11 +214,12 @@ class Bert:
         """The likeliest pieces for each [MASK] of a text, from left to right.
 
         Raises
-            ValueError  the model has no masked-word head, or the text has no [MASK].
+            CheckpointError  the model has no masked-word head.
+            ValueError       the text has no [MASK].
         """
         mlm = self.weights.mlm
         if mlm is None:
-            raise ValueError(
+            raise CheckpointError(
                 f"the model has the head {self.head!r}, but filling a mask needs 'mlm' or "
                 "'pretraining'; an encoder alone was never taught to name words"
             )

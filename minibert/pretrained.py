@@ -146,6 +146,34 @@ def load_model(
     return Loaded(config, weights, head, report)
 
 
+class Inspection(NamedTuple):
+    """What a folder holds, whether or not it can be loaded: `error` says why not."""
+
+    config: BertConfig
+    head: str
+    stored: dict[str, Stored]
+    report: LoadReport
+    error: str | None
+
+
+def inspect_folder(folder: Path, head: str | None = None) -> Inspection:
+    """Match every key and check every number of a folder, without giving up at the first fault.
+
+    Raises
+        CheckpointError  there is no config, or are no weights, that could be read at all.
+    """
+    config, stored = read_config(folder), stored_in(folder)
+    head = head or head_named_in(config)
+    check_head(head)
+    shapes = shapes_in_file(config, head, stored)
+    report, error = match_keys(stored, shapes), None
+    try:
+        report = load_weights(stored, shapes)[1]
+    except CheckpointError as fault:
+        error = f"{folder}: {fault}{_advice(stored, shapes, head)}"
+    return Inspection(config, head, stored, report, error)
+
+
 def check_head(head: str) -> None:
     """Refuse a head that does not exist."""
     if head not in HEADS:

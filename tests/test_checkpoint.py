@@ -331,9 +331,9 @@ def test_every_truncation_and_header_flip_is_one_error_or_the_same_tensors(tmp_p
             stored_tensors(path)
     refused = 0
     header = 8 + struct.unpack("<Q", whole[:8])[0]
-    for bit in range(8 * header):
+    for place in range(header):  # one bit of every byte, another one each time
         flipped = bytearray(whole)
-        flipped[bit // 8] ^= 1 << bit % 8
+        flipped[place] ^= 1 << 3 * place % 8
         path.write_bytes(flipped)
         try:
             stored = stored_tensors(path)
@@ -342,7 +342,7 @@ def test_every_truncation_and_header_flip_is_one_error_or_the_same_tensors(tmp_p
             continue
         total = sum(stored[key].read().numel() for key in stored)
         assert total <= 9 * 4  # never more numbers than the file has bytes for
-    assert refused > 4 * header
+    assert refused > header / 2
 
 
 @pytest.mark.parametrize(
