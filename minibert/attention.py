@@ -98,7 +98,12 @@ def padding_bias(keep_BR: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return bias_BR[:, None, None, :]
 
 
-def causal_bias(n_queries: int, n_keys: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def causal_bias(
+    n_queries: int,
+    n_keys: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Tensor:
     """The additive mask that hides the future: query s sees keys 0 to s + (R - S).
 
     Formula
@@ -115,9 +120,9 @@ def causal_bias(n_queries: int, n_keys: int, dtype: torch.dtype = torch.float32)
     tensor([[[[0., 0., -inf],
               [0., 0., 0.]]]])
     """
-    query_S1 = torch.arange(n_queries)[:, None]
-    key_1R = torch.arange(n_keys)[None, :]
-    bias_SR = torch.zeros(n_queries, n_keys, dtype=dtype)
+    query_S1 = torch.arange(n_queries, device=device)[:, None]
+    key_1R = torch.arange(n_keys, device=device)[None, :]
+    bias_SR = torch.zeros(n_queries, n_keys, dtype=dtype, device=device)
     bias_SR = torch.where(key_1R <= query_S1 + (n_keys - n_queries), bias_SR, -math.inf)
     return bias_SR[None, None]
 

@@ -141,9 +141,7 @@ def feed_forward(x: Vector, w: Weights, hidden_act: str) -> Vector:
 def block(X: Matrix, bias: Matrix, w: Weights, N: int, eps: float, hidden_act: str) -> Matrix:
     """a = LayerNorm(x + Attention(x));  y = LayerNorm(a + FeedForward(a))"""
     attended = multi_head_attention(X, X, bias, w.attention, N)
-    A = [
-        layer_norm(add(x, a), *w.attention_norm, eps) for x, a in zip(X, attended, strict=True)
-    ]
+    A = [layer_norm(add(x, a), *w.attention_norm, eps) for x, a in zip(X, attended, strict=True)]
     return [layer_norm(add(a, feed_forward(a, w, hidden_act)), *w.output_norm, eps) for a in A]
 
 

@@ -56,7 +56,8 @@ class LinearCase(NamedTuple):
 
 def linear_case(seed: int, out_width: int = 5, in_width: int = 3) -> LinearCase:
     return LinearCase(
-        normal(seed, 2, 7, in_width), normal(seed + 1, out_width, in_width),
+        normal(seed, 2, 7, in_width),
+        normal(seed + 1, out_width, in_width),
         normal(seed + 2, out_width),
     )
 
@@ -1077,9 +1078,7 @@ def test_dropout_rejects(mistake, law):
 @given(case=dropout_cases)
 def test_dropout_gradient_is_the_same_mask(case):
     upstream = normal(case.seed, *case.x.shape)
-    (found,) = gradients(
-        lambda x: dropout(x, case.rate, fresh(case.seed)), [case.x], upstream
-    )
+    (found,) = gradients(lambda x: dropout(x, case.rate, fresh(case.seed)), [case.x], upstream)
     kept = dropout(torch.ones_like(case.x), case.rate, fresh(case.seed))
     check(distance(found, upstream * kept), 4 * EPS, "dx = u k / (1 - rate)")
 
