@@ -1,0 +1,26 @@
+"""Every example runs from top to bottom and shows what it promises."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PROMISED = {
+    "attention_by_hand.py": "largest difference",
+    "student_by_the_book.py": "the same weights",
+    "fill_a_mask.py": "[MASK] = france",
+    "distil_on_the_demo.py": '"attention"',
+}
+
+
+def test_every_example_is_listed_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED)
+
+
+@pytest.mark.parametrize("name", sorted(PROMISED))
+def test_example_runs(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert PROMISED[name] in capsys.readouterr().out
