@@ -53,6 +53,12 @@ class Bert:
     tokenizer: Tokenizer | None = None
     report: LoadReport = field(default_factory=LoadReport)
 
+    def __post_init__(self) -> None:
+        check_head(self.head)
+        architectures = (HEADS[self.head].architecture,)  # what a saved folder will say it is
+        self.config = dataclasses.replace(self.config, architectures=architectures)
+        _check_vocabulary(self.tokenizer, self.config)
+
     @classmethod
     def from_config(
         cls,
@@ -72,8 +78,6 @@ class Bert:
         generator = torch.Generator().manual_seed(seed)
         shapes = head_shapes(config, head)
         weights = initial_weights(shapes, config.initializer_range, generator, dtype)
-        config = dataclasses.replace(config, architectures=(HEADS[head].architecture,))
-        _check_vocabulary(tokenizer, config)
         return cls(config, weights, head, tokenizer)
 
     @classmethod
@@ -106,7 +110,6 @@ class Bert:
         tokenizer = None
         if any((folder / file).exists() for file in VOCABULARY_FILES[:2]):
             tokenizer = Tokenizer.from_folder(folder)
-            _check_vocabulary(tokenizer, config)
         else:
             note = "neither vocab.txt nor tokenizer.json is there, so the model cannot read text"
             report = report._replace(notes=(*report.notes, note))

@@ -1,6 +1,5 @@
 """Which head a folder holds, and loading a whole model with the head that is wanted."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +141,6 @@ def load_model(
         raise CheckpointError(f"{folder}: {error}{advice}") from None
     if new_head is not None:
         weights, report = _with_new_parts(config, new_head, weights, report, seed, dtype)
-    config = dataclasses.replace(config, architectures=(HEADS[head].architecture,))
     return Loaded(config, weights, head, report)
 
 

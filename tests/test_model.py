@@ -191,6 +191,13 @@ def test_results_carry_no_gradient_and_leave_the_weights_alone() -> None:
         assert torch.equal(tensor.detach(), before[path])
 
 
+def test_a_model_put_together_by_hand_is_saved_under_its_own_name(tmp_path: Path) -> None:
+    parts = model("classification")
+    config = dataclasses.replace(parts.config, architectures=("BertModel",))
+    Bert(config, parts.weights, "classification").save_pretrained(tmp_path)
+    assert Bert.from_pretrained(tmp_path).head == "classification"
+
+
 def test_a_fresh_model_follows_its_seed() -> None:
     one, same, other = (Bert.from_config(CONFIG, "mlm", seed=seed) for seed in (1, 1, 2))
     words = [bert.weights.embeddings.word_VD for bert in (one, same, other)]
