@@ -110,6 +110,11 @@ def distill(
     """
     if (teacher is None) != (data is None):
         raise click.UsageError("give --teacher and --data, or neither of them for the demo")
+    if intermediate_epochs and not (embedding_weight or hidden_weight or attention_weight):
+        raise click.UsageError(
+            "--embedding-weight, --hidden-weight and --attention-weight are all 0, so the first "
+            "stage has nothing to learn; leave it out with --intermediate-epochs 0"
+        )
     place, precision = prepare(device, threads, dtype)
     from minibert.distillation import TermWeights
     from minibert.training.comparison import comparison_lines
@@ -121,31 +126,30 @@ def distill(
 
     folder = Path(out or "runs/distill")
     display = Display()
-    done = open_run(folder, run_record("distill"), resume, overwrite)
-    if done is None and teacher is None:
-        done = run_demo(folder, seed, display, place)
-        finish_run(folder, done)
-    elif done is None:
-        shared = {"seed": seed, "dtype": precision}
-        weights = TermWeights(embedding_weight, hidden_weight, attention_weight)
-        options = DistilOptions(
-            intermediate=training_options_from(
-                training, epochs=intermediate_epochs, lr=intermediate_lr, **shared
-            ),
-            prediction=training_options_from(training, epochs=epochs, lr=lr, **shared),
-            batch_size=training["batch_size"],
-            max_length=max_length,
-            layers=_layers(layer_map),
-            term_weights=weights,
-            mode=mode,
-            temperature=temperature,
-            init_embeddings=init_embeddings,
-        )
-        done = run_distillation(
-            str(teacher), str(data), task, student, limit, labels_too, folder, options, display,
-            place,
-        )  # fmt: skip
-        finish_run(folder, done)
+    shared = {"seed": seed, "dtype": precision}
+    options = DistilOptions(
+        intermediate=training_options_from(
+            training, epochs=intermediate_epochs, lr=intermediate_lr, **shared
+        ),
+        prediction=training_options_from(training, epochs=epochs, lr=lr, **shared),
+        batch_size=training["batch_size"],
+        max_length=max_length,
+        layers=_layers(layer_map),
+        term_weights=TermWeights(embedding_weight, hidden_weight, attention_weight),
+        mode=mode,
+        temperature=temperature,
+        init_embeddings=init_embeddings,
+    )
+    with open_run(folder, run_record("distill"), resume, overwrite) as done:
+        if done is None and teacher is None:
+            done = run_demo(folder, seed, display, place)
+            finish_run(folder, done)
+        elif done is None:
+            done = run_distillation(
+                str(teacher), str(data), task, student, limit, labels_too, folder, options,
+                display, place,
+            )  # fmt: skip
+            finish_run(folder, done)
     lines = comparison_lines(done["models"], next(iter(done["metrics"])))
     lines += ["", f"The student lies in {folder}. Try it:", f"  {done['next']}"]
     print_result(done, as_json, lines)

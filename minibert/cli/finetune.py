@@ -70,11 +70,12 @@ def finetune(
     options = training_options_from(
         training, epochs=epochs, lr=lr, seed=seed, dtype=precision
     )
-    if (done := open_run(folder, run_record("finetune"), resume, overwrite)) is None:
-        done = run(
-            bert, train_set, dev_set, folder, options, training["batch_size"], max_length,
-            display, place,
-        )  # fmt: skip
-        finish_run(folder, done)
+    with open_run(folder, run_record("finetune"), resume, overwrite) as done:
+        if done is None:
+            done = run(
+                bert, train_set, dev_set, folder, options, training["batch_size"], max_length,
+                display, place,
+            )  # fmt: skip
+            finish_run(folder, done)
     lines = [*metric_lines(done), f"best model (epoch {done['best_epoch']}): {folder}"]
     print_result(done, as_json, lines)

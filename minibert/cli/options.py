@@ -148,7 +148,7 @@ def prepare(device: str, threads: int | None, dtype: str) -> tuple[str, "torch.d
 
 def run_record(command: str) -> dict[str, Any]:
     """The options of this call that decide the result of a run: a resume must repeat them."""
-    elsewhere = ("out", "resume", "overwrite", "as_json")
+    elsewhere = ("out", "resume", "overwrite", "as_json", "save_every")
     params = click.get_current_context().params
     return {"command": command} | {k: v for k, v in params.items() if k not in elsewhere}
 

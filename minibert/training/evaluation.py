@@ -17,6 +17,7 @@ from minibert.encoder import encode
 from minibert.heads import pooled, sequence_logits
 from minibert.model import Bert
 from minibert.parameters import BertWeights, named_tensors, with_tensors
+from minibert.training.runs import NotFinite
 
 EVALUATION_BATCH = 64
 
@@ -65,6 +66,21 @@ def weights_as(
     return with_tensors(weights, moved)
 
 
+def check_lengths(encodings: Sequence[Encoding], config: BertConfig) -> None:
+    """Refuse texts that the model has no positions for.
+
+    Raises
+        CheckpointError  a text has more tokens than the model has positions.
+    """
+    longest = max((len(one.ids) for one in encodings), default=0)
+    positions = config.max_position_embeddings
+    if longest > positions:
+        raise CheckpointError(
+            f"a text has {longest} tokens, but the model has only {positions} positions; cut texts "
+            f"with --max-length {positions}"
+        )
+
+
 @torch.no_grad()
 def all_logits(
     encodings: Sequence[Encoding],
@@ -72,7 +88,13 @@ def all_logits(
     config: BertConfig,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The logits [n, C] of every input, in float32, in the order of the inputs."""
+    """The logits [n, C] of every input, in float32, in the order of the inputs.
+
+    Raises
+        CheckpointError  a text is too long for the model.
+        NotFinite        a logit is infinite or not a number.
+    """
+    check_lengths(encodings, config)
     weights = weights_as(weights, dtype, weights.embeddings.word_VD.device)
     logits_XC = torch.empty(len(encodings), config.num_labels)
     lengths = [len(encoding.ids) for encoding in encodings]
@@ -80,6 +102,11 @@ def all_logits(
         batch = collate(encodings, None, rows, config.pad_token_id)
         batch = batch.to(weights.embeddings.word_VD.device)
         logits_XC[rows] = task_logits(batch, weights, config).float().cpu()
+    if not logits_XC.isfinite().all():
+        raise NotFinite(
+            f"the model's answers are not finite in {dtype}; its weights are too large: train it "
+            "with a smaller --lr"
+        )
     return logits_XC
 
 
@@ -107,7 +134,8 @@ def evaluated(
     """The metrics of a model on a data set.
 
     Raises
-        CheckpointError  the model has no head for this task, or another number of labels.
+        CheckpointError  the model has no head for this task, or other labels: another number of
+                         them or another order.
     """
     task, config = dataset.task, model.config
     if model.weights.classifier is None or model.weights.pooler is None:
@@ -120,6 +148,14 @@ def evaluated(
         raise CheckpointError(
             f"the model has {config.num_labels} labels, but {task.name} needs {wanted}; fine-tune "
             "it on this data"
+        )
+    names = [name.lower() for name in config.id2label.values()]
+    expected = [name.lower() for name in task.label_names]
+    if names != expected and sorted(names) == sorted(expected):
+        raise CheckpointError(
+            f"the model's labels are {', '.join(names)}, but those of {task.name} are "
+            f"{', '.join(expected)}: another order; mend id2label in its config.json, if it is "
+            "wrong, or give --task classify and data with the names of the classes"
         )
     encodings = encodings_of(dataset, model.tokenizer, max_length)
     logits_XC = all_logits(encodings, model.weights, config, dtype)

@@ -5,6 +5,7 @@ One step: cut the batch into parts, add up their gradients, check them, clip the
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,15 @@ from minibert.losses import l2_penalty
 from minibert.optim import AdamOptions, adam_form
 from minibert.parameters import BertWeights, named_tensors, views_of
 from minibert.training.progress import Display
-from minibert.training.runs import Progress, append_metrics, load_state, save_state, trim_metrics
+from minibert.training.runs import (
+    STATE_ENDING,
+    NotFinite,
+    Progress,
+    append_metrics,
+    load_state,
+    save_state,
+    trim_metrics,
+)
 from minibert.training.trainable import Trainable
 
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
@@ -31,12 +40,6 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "cosine": optim.cosine_schedule,
     "inverse_sqrt": optim.inverse_square_root_schedule,
 }
-
-
-class NotFinite(RuntimeError):
-    """A loss or a gradient is infinite or not a number; the weights were not touched."""
-
-    exit_code = 1
 
 
 class Interrupted(Exception):
@@ -119,31 +122,40 @@ def check_finite(trainable: Trainable, terms: dict[str, float], step: int, norm:
     """
     if math.isfinite(terms["loss"]) and math.isfinite(norm):
         return
-    culprits = [name for name, value in terms.items() if not math.isfinite(value)]
+    causes_first = sorted(terms, key="loss".__eq__)  # "loss" is the sum of the others
+    culprits = [f"{k} is {terms[k]}" for k in causes_first if not math.isfinite(terms[k])]
     gradients = named_tensors(views_of(trainable.gradient_P, trainable.shapes))
-    culprits += [f"the gradient of {name}" for name, g in gradients if not g.isfinite().all()]
+    for name, gradient in gradients:
+        if not finite(gradient):
+            culprits.append(f"the gradient of {name} is infinite or NaN")
+    culprits.append(f"the gradient norm is {norm}")
     raise NotFinite(
-        f"step {step + 1}: {culprits[0] if culprits else 'the gradient norm'} is not finite; the "
-        "weights are as they were before this step. Try a smaller --lr, or --dtype float32"
+        f"step {step}: {culprits[0]}, but must be finite; the update was not made, and the last "
+        "saved state stays; try a smaller --lr, or --dtype float32"
     )
 
 
+def finite(x: Tensor) -> bool:
+    """Whether every number of a tensor is finite."""
+    return bool(x.isfinite().all())
+
+
 class _StopRequest:
-    """Remembers Ctrl-C and SIGTERM until the step at hand is done."""
+    """Remembers Ctrl-C and SIGTERM until the step at hand is done; a second one does not wait."""
 
     def __init__(self) -> None:
         self.number = 0
+        self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "_StopRequest":
-        self.previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number:  # the second time, do not wait
-            raise KeyboardInterrupt
         self.number = number
+        self.__exit__()
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.previous.items():
@@ -168,18 +180,18 @@ def train(
     `folder/<phase>.state.safetensors`.
 
     Raises
-        NotFinite    a loss or gradient is not finite; the last saved state stays.
+        NotFinite    a loss, gradient or weight is not finite; the last saved state stays.
         Interrupted  Ctrl-C or SIGTERM; the state after the step at hand is saved.
     """
-    path = folder / f"{phase}.state.safetensors"
+    path = folder / f"{phase}{STATE_ENDING}"
     device = trainable.parameters_P.device
     generator = torch.Generator(device).manual_seed(options.seed)
-    progress = load_state(path, trainable, generator)
+    total = options.epochs * len(objective.order(0))
+    warmup = round(options.warmup * total)
+    progress = load_state(path, trainable, generator, total)
     if progress.finished:
         return progress
     trim_metrics(folder, phase, progress.step)
-    total = options.epochs * len(objective.order(0))
-    warmup = round(options.warmup * total)
 
     def learning_rate(step: int) -> float:
         return options.lr * SCHEDULES[options.schedule](step, warmup, total)
@@ -189,13 +201,14 @@ def train(
         row: dict[str, Any] = {"phase": phase, "epoch": epoch + 1, "step": progress.step}
         row |= {"lr": learning_rate(progress.step - 1), "train": progress.means()}
         if evaluate is not None:
-            row["dev"] = evaluate(trainable.finished_weights())
+            weights = trainable.finished_weights()
+            row["dev"] = evaluate(weights)
             score = row["dev"][select_by]
             if progress.best_score is None or score > progress.best_score:
                 progress.best_score, progress.best_metrics = score, row["dev"]
                 progress.best_epoch = epoch + 1
                 if keep is not None:
-                    keep(trainable.finished_weights())
+                    keep(weights)
         return row
 
     with _StopRequest() as stop, display.phase(phase, total, progress.step) as bar:
@@ -205,7 +218,7 @@ def train(
             for rows in order[progress.batch :]:
                 terms = accumulate_gradient(objective, rows, trainable, options, generator)
                 _, norm = clip_by_global_norm((trainable.gradient_P,), options.max_norm)
-                check_finite(trainable, terms, progress.step, float(norm))
+                check_finite(trainable, terms, progress.step + 1, float(norm))
                 trainable.update(learning_rate(progress.step), options.adam)
 
                 progress.step += 1
@@ -214,17 +227,27 @@ def train(
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 bar.advance(progress.means())
                 last = progress.batch == len(order)
-                if last or due(options.evaluate_every, progress.step):
+                measuring = last or due(options.evaluate_every, progress.step)
+                stopping = stop.number  # read once: a signal may come between any two lines
+                saving = last or stopping or due(options.save_every, progress.step)
+                if (measuring or saving) and not finite(trainable.parameters_P):
+                    raise NotFinite(
+                        f"step {progress.step}: the update made a weight infinite or NaN; the last "
+                        "saved state stays; try a smaller --lr"
+                    )
+                if measuring:
                     row = measure(epoch) | {"seconds": round(time.monotonic() - started, 2)}
                     append_metrics(folder, row)
                     bar.measured(row)
                 if last:
                     progress.epoch, progress.batch, progress.sums = epoch + 1, 0, {}
                     progress.finished = progress.epoch == options.epochs
-                if last or stop.number or due(options.save_every, progress.step):
+                if saving:
                     save_state(path, trainable, generator, progress)
-                if stop.number and not progress.finished:
-                    raise Interrupted(stop.number, path)
+                if stopping:
+                    raise Interrupted(stopping, path)
+    if stop.number:  # it came after the last look; all is saved
+        raise Interrupted(stop.number, path)
     return progress
 
 

@@ -18,18 +18,26 @@ from minibert.distillation import (
 from minibert.encoder import encode_traced
 from minibert.losses import cross_entropy, squared_error
 from minibert.parameters import BertWeights
-from minibert.training.evaluation import task_logits
+from minibert.training.evaluation import check_lengths, task_logits
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokens to train on, how they are cut into batches, and where they are computed."""
+    """Tokens to train on, how they are cut into batches, and where which model computes on them.
+
+    Raises
+        CheckpointError  a text is too long for the model.
+    """
 
     encodings: Sequence[Encoding]
     batch_size: int
     seed: int
     pad_id: int
     device: torch.device
+    config: BertConfig
+
+    def __post_init__(self) -> None:
+        check_lengths(self.encodings, self.config)
 
     def order(self, epoch: int) -> list[list[int]]:
         """Batches of similar length in random order: a function of seed and epoch alone."""
@@ -49,7 +57,6 @@ class Texts:
 class LabelObjective(Texts):
     """Learn the labels: cross-entropy of classes, squared error of scores."""
 
-    config: BertConfig
     labels_X: Tensor
 
     def terms(
@@ -66,12 +73,15 @@ class LabelObjective(Texts):
 class IntermediateObjective(Texts):
     """TinyBERT's first stage: the student's states and scores follow the teacher's."""
 
-    config: BertConfig
     teacher: BertWeights
     teacher_config: BertConfig
     layers: tuple[int, ...]
     term_weights: TermWeights
     mode: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lengths(self.encodings, self.teacher_config)
 
     def terms(
         self, rows: Sequence[int], weights: BertWeights, generator: torch.Generator | None
@@ -101,7 +111,6 @@ class IntermediateObjective(Texts):
 class PredictionObjective(Texts):
     """TinyBERT's second stage: the student's answers follow the teacher's, computed once."""
 
-    config: BertConfig
     teacher_logits_XC: Tensor
     temperature: float
     mode: str

@@ -3,6 +3,8 @@
 All of it goes to stderr; stdout is for results.
 """
 
+import datetime
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,18 +16,25 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
+LINE_EVERY = 30  # seconds between two lines where there is no terminal for a bar
+
 
 class _Rate(ProgressColumn):
     """Steps per second, over the last moments."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} steps/s" if task.speed else "")
+        return Text(_rate(task))
+
+
+def _rate(task: Task) -> str:
+    return f"{task.speed:.1f} steps/s" if task.speed else ""
 
 
 def _numbers(values: dict[str, float]) -> str:
@@ -33,25 +42,31 @@ def _numbers(values: dict[str, float]) -> str:
 
 
 class Bar:
-    """One phase of training on the screen."""
+    """One phase of training on the screen, or as lines of a log."""
 
-    def __init__(self, console: Console, progress: Progress, task: Any, phase: str) -> None:
-        self.console, self.progress, self.task, self.label = console, progress, task, phase
+    def __init__(self, display: "Display", progress: Progress, task_id: TaskID) -> None:
+        self.display, self.progress, self.task_id = display, progress, task_id
+        self.task = progress.tasks[0]
+        self.last_line = time.monotonic()
 
     def advance(self, means: dict[str, float]) -> None:
         """One step is done; these are the means of the epoch so far."""
-        self.progress.update(self.task, advance=1, terms=_numbers(means))
+        self.progress.update(self.task_id, advance=1, terms=_numbers(means))
+        if not self.display.on_terminal and time.monotonic() - self.last_line > LINE_EVERY:
+            self._line(_numbers(means))
 
     def measured(self, row: dict[str, Any]) -> None:
         """Leave a line behind: the epoch's means, and the metrics on the development set."""
         dev = f"  dev: {_numbers(row['dev'])}" if "dev" in row else ""
-        self.console.print(
-            f"{self.label}, epoch {row['epoch']}: {_numbers(row['train'])}{dev}"
-            f"  ({row['seconds']:.0f} s)",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        self._line(f"epoch {row['epoch']}: {_numbers(row['train'])}{dev}")
+
+    def _line(self, text: str) -> None:
+        done, left = f"{self.task.completed:.0f}/{self.task.total:.0f}", ""
+        if self.task.time_remaining:
+            left = f", {datetime.timedelta(seconds=int(self.task.time_remaining))} left"
+        rate = f", {_rate(self.task)}" if self.task.speed else ""
+        self.display.say(f"{self.task.description} {done}{rate}{left}  {text}")
+        self.last_line = time.monotonic()
 
 
 class Display:
@@ -59,6 +74,7 @@ class Display:
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
+        self.on_terminal = self.console.is_terminal and not quiet
 
     def say(self, text: str) -> None:
         """One line for the reader."""
@@ -77,7 +93,7 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[terms]}"),
         )
-        visible = self.console.is_terminal and not self.console.quiet
-        with Progress(*columns, console=self.console, disable=not visible, transient=True) as shown:
-            task = shown.add_task(name, total=total, completed=done, terms="")
-            yield Bar(self.console, shown, task, name)
+        with Progress(
+            *columns, console=self.console, disable=not self.on_terminal, transient=True
+        ) as shown:
+            yield Bar(self, shown, shown.add_task(name, total=total, completed=done, terms=""))

@@ -6,7 +6,9 @@ holds the old state or the new one, never half of one.
 
 import json
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from minibert.config import CheckpointError
+from minibert.files import read_json
 from minibert.optim import AdamState
 from minibert.training.trainable import Trainable
 
 OPTIONS_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
+STATE_ENDING = ".state.safetensors"
 
 
 class RunError(ValueError):
@@ -30,21 +35,61 @@ class RunError(ValueError):
     exit_code = 2
 
 
+class NotFinite(RuntimeError):
+    """A loss, a gradient or a weight is infinite or not a number; nothing of it was saved."""
+
+    exit_code = 1
+
+
+# --- Files, whole or not at all --------------------------------------------------------------
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that gets the name `path` when it is complete and on the disk.
+
+    Raises
+        OSError  the disk is full or forbids it; what was at `path` is untouched.
+    """
+    staged = path.with_name(f".{path.name}.saving")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield staged
+        _flush(staged)
+        os.replace(staged, path)
+        _flush(path.parent)  # the new name, too, has to reach the disk
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"{path} cannot be written: {reason}; what was saved before is untouched; mend that, "
+            "then go on with --resume"
+        ) from None
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write one JSON document, whole or not at all."""
-    staged = path.with_name(f".{path.name}.saving")
-    with open(staged, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, path)
+    with written_whole(path) as staged:
+        staged.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+# --- The state at a step ---------------------------------------------------------------------
 
 
 @dataclass
 class Progress:
     """Where a run is: everything but the tensors that decides what happens next."""
 
+    total: int
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -59,6 +104,22 @@ class Progress:
         return {name: value / self.batch for name, value in self.sums.items()}
 
 
+def _tensors_of(trainable: Trainable) -> dict[str, Tensor]:
+    return {
+        "parameters": trainable.parameters_P,
+        "mean": trainable.adam.mean_P,
+        "square": trainable.adam.square_P,
+    }
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """A number that a flipped bit changes; the format itself would not notice one."""
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].numpy().data, value)
+    return value
+
+
 def save_state(
     path: Path, trainable: Trainable, generator: torch.Generator, progress: Progress
 ) -> None:
@@ -67,114 +128,158 @@ def save_state(
     Raises
         OSError  the disk is full or forbids it; the state that was there is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "parameters": trainable.parameters_P,
-        "mean": trainable.adam.mean_P,
-        "square": trainable.adam.square_P,
-        "generator": generator.get_state(),
+    tensors = {name: tensor.cpu() for name, tensor in _tensors_of(trainable).items()}
+    tensors["generator"] = generator.get_state()
+    record = {
+        "progress": asdict(progress),
+        "adam_steps": trainable.adam.steps,
+        "device": generator.device.type,
+        "checksum": _checksum(tensors),
     }
-    record = json.dumps(asdict(progress) | {"adam_steps": trainable.adam.steps})
-    staged = path.with_name(f".{path.name}.saving")
-    try:
-        save_file(tensors, staged, metadata={"progress": record})
-    except SafetensorError as error:
-        staged.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error}") from None
-    with open(staged, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(staged, path)
+    with written_whole(path) as staged:
+        save_file(tensors, staged, metadata={"record": json.dumps(record)})
 
 
-def load_state(path: Path, trainable: Trainable, generator: torch.Generator) -> Progress:
+def load_state(
+    path: Path, trainable: Trainable, generator: torch.Generator, total: int
+) -> Progress:
     """Put a saved state back, bit for bit; without a file, the run stands at its beginning.
 
     Raises
-        CheckpointError  the file is damaged, or belongs to a model of another size.
+        CheckpointError  the file is damaged, or belongs to another model, device, or number of
+                         steps; nothing has been changed then.
     """
     if not path.exists():
-        return Progress()
+        return Progress(total)
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["progress"])
+            record = json.loads(file.metadata()["record"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        adam_steps = record.pop("adam_steps")
-        for name, target_P in (
-            ("parameters", trainable.parameters_P),
-            ("mean", trainable.adam.mean_P),
-            ("square", trainable.adam.square_P),
-        ):
-            if tensors[name].shape != target_P.shape:
-                raise CheckpointError(
-                    f"{path} holds {tensors[name].numel():,} parameters, "
-                    f"but this model has {target_P.numel():,}"
-                )
-            target_P.copy_(tensors[name])
-        generator.set_state(tensors["generator"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); start again: --overwrite") from None
-    trainable.adam = AdamState(trainable.adam.mean_P, trainable.adam.square_P, adam_steps)
-    return Progress(**record)
+        progress = Progress(**record["progress"])
+        adam_steps, device = record["adam_steps"], record["device"]
+        damage = "" if _checksum(tensors) == record["checksum"] else "its checksum does not fit"
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        damage = str(error) or type(error).__name__
+    if damage:
+        raise CheckpointError(f"{path} is damaged ({damage}); start the run anew with --overwrite")
+    targets = _tensors_of(trainable)
+    saved = (tensors["parameters"].numel(), progress.total, device)
+    wanted = (trainable.parameters_P.numel(), total, generator.device.type)
+    for what, old, new in zip(("parameters", "steps", "device"), saved, wanted, strict=True):
+        if old != new:
+            raise CheckpointError(
+                f"{path} is of a run with {what} {old}, but model, data and options give {new}; "
+                "resume with the same ones, or start anew with --overwrite"
+            )
+    for name, target_P in targets.items():
+        target_P.copy_(tensors[name])
+    generator.set_state(tensors["generator"])
+    trainable.adam = AdamState(targets["mean"], targets["square"], adam_steps)
+    return progress
+
+
+# --- What was measured -----------------------------------------------------------------------
 
 
 def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
     """Add one row to `metrics.jsonl`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / METRICS_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    write_metrics(folder, [*read_metrics(folder), row])
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`; none if there is no such file.
+
+    Raises
+        CheckpointError  a line of it is damaged.
+    """
+    path = folder / METRICS_FILE
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append(row | {"step": int(row["step"])})
+        except (ValueError, KeyError, TypeError):
+            raise CheckpointError(
+                f"{path}, line {number}: {line[:40]!r} is no row of a run; delete this line"
+            ) from None
+    return rows
+
+
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all rows of `metrics.jsonl`."""
+    with written_whole(folder / METRICS_FILE) as staged:
+        staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def trim_metrics(folder: Path, phase: str, step: int) -> None:
     """Drop the rows of a phase that a stopped run wrote after the state it resumes from."""
-    path = folder / METRICS_FILE
-    if not path.exists():
-        return
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    rows = read_metrics(folder)
     kept = [row for row in rows if row.get("phase") != phase or row["step"] <= step]
     if len(kept) < len(rows):
-        staged = path.with_name(f".{METRICS_FILE}.saving")
-        staged.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(staged, path)
+        write_metrics(folder, kept)
 
 
+# --- The folder ------------------------------------------------------------------------------
+
+
+@contextmanager
 def open_run(
     folder: Path, options: Mapping[str, Any], resume: bool, overwrite: bool
-) -> dict[str, Any] | None:
+) -> Iterator[dict[str, Any] | None]:
     """Claim a folder for a run: a new one, one to go on with, or one to write over.
 
-    Returns the result of a run that is resumed although it is complete, else None.
+    Gives the result of a run that is resumed although it is complete, else None. A run that fails
+    before it has saved anything gives the folder back.
 
     Raises
-        RunError  the folder is there and neither choice was made, or its options are others.
+        RunError         the folder is there and neither choice was made, or its options are others.
+        CheckpointError  what the run left there is damaged.
     """
-    path = folder / OPTIONS_FILE
-    if resume:
-        if not path.exists():
-            raise RunError(f"{folder} holds no run to resume: there is no {OPTIONS_FILE} in it")
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        differ = [key for key, value in options.items() if stored.get(key) != value]
-        if differ:
-            key = differ[0]
+    if resume and overwrite:
+        raise RunError("--resume and --overwrite exclude each other; give one of them")
+    if resume and not (folder / OPTIONS_FILE).exists():
+        raise RunError(f"{folder} holds no run to resume: there is no {OPTIONS_FILE} in it")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if resume:
+            yield _resumed(folder, options)
+        else:
+            _start(folder, options, overwrite)
+            yield None
+    finally:
+        if not any(path.name != OPTIONS_FILE for path in folder.iterdir()):
+            (folder / OPTIONS_FILE).unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()
+
+
+def _resumed(folder: Path, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    stored = read_json(folder / OPTIONS_FILE)
+    for key in sorted(options):
+        if stored.get(key) != options[key]:
             raise RunError(
                 f"{folder} was made with {key} = {stored.get(key)!r}, not {options[key]!r}; "
                 "resume with the same options, or start anew with --overwrite"
             )
-        done = folder / RESULT_FILE
-        return json.loads(done.read_text(encoding="utf-8")) if done.exists() else None
-    if folder.exists() and any(folder.iterdir()):
+    return read_json(folder / RESULT_FILE) if (folder / RESULT_FILE).exists() else None
+
+
+def _start(folder: Path, options: Mapping[str, Any], overwrite: bool) -> None:
+    if any(folder.iterdir()):
         if not overwrite:
             raise RunError(
                 f"{folder} is not empty; go on with --resume, write over it with --overwrite, "
                 "or choose another --out"
             )
-        if not path.exists():
+        if not (folder / OPTIONS_FILE).exists():
             raise RunError(f"{folder} holds files that no run wrote; choose another --out")
-        for name in (OPTIONS_FILE, METRICS_FILE, RESULT_FILE):
+        for name in (METRICS_FILE, RESULT_FILE):
             (folder / name).unlink(missing_ok=True)
         drop_states(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, options)
-    return None
+    write_json(folder / OPTIONS_FILE, options)
 
 
 def finish_run(folder: Path, result: Mapping[str, Any]) -> None:
@@ -184,7 +289,9 @@ def finish_run(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def drop_states(folder: Path) -> None:
-    """Delete the saved states and cached logits of a run and of the runs inside it."""
-    for pattern in ("**/*.state.safetensors", "**/teacher_logits.safetensors"):
-        for path in folder.glob(pattern):
+    """Delete the saved states and cached logits of a run, but not of other runs inside it."""
+    for path in folder.iterdir():
+        if path.name.endswith(STATE_ENDING) or path.name == "teacher_logits.safetensors":
             path.unlink()
+        elif path.is_dir() and not path.is_symlink() and not (path / OPTIONS_FILE).exists():
+            drop_states(path)

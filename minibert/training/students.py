@@ -1,13 +1,13 @@
 """A student: its shape, and the weights that it starts with."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 import torch
 
 from minibert.config import BertConfig, CheckpointError
+from minibert.files import read_json
 from minibert.parameters import BertWeights, EmbeddingWeights, initial_weights, weight_shapes
 
 
@@ -26,15 +26,16 @@ def student_config(shape: str, teacher: BertConfig) -> BertConfig:
     """
     if shape.endswith(".json"):
         try:
-            values = json.loads(Path(shape).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"student: {shape} cannot be read: {error}") from None
-        sizes = BertConfig.from_dict(values)
-        if sizes.vocab_size != teacher.vocab_size:
-            raise CheckpointError(
-                f"student: {shape} has vocab_size {sizes.vocab_size}, but the student reads with "
-                f"its teacher's vocabulary of {teacher.vocab_size}"
-            )
+            sizes = BertConfig.from_dict(read_json(Path(shape)))
+        except CheckpointError as error:
+            raise CheckpointError(f"student: {shape}: {error}") from None
+        for key in ("vocab_size", "type_vocab_size", "pad_token_id"):
+            own, other = getattr(sizes, key), getattr(teacher, key)
+            if own != other:
+                raise CheckpointError(
+                    f"student: {shape} has {key} {own}, but the student reads what its teacher "
+                    f"reads, so it must be {other}"
+                )
         return dataclasses.replace(
             sizes,
             id2label=teacher.id2label,
@@ -47,6 +48,12 @@ def student_config(shape: str, teacher: BertConfig) -> BertConfig:
         )
     layers, width, *rest = map(int, shape.split("x"))
     heads = rest[0] if rest else default_heads(width, teacher.num_attention_heads)
+    if not heads or width % heads:
+        legal = [n for n in range(1, teacher.num_attention_heads + 1) if width % n == 0]
+        raise CheckpointError(
+            f"student: {shape} has {heads} heads, which do not divide its width {width}; choose "
+            f"one of {legal}"
+        )
     return dataclasses.replace(
         teacher,
         num_hidden_layers=layers,
@@ -95,10 +102,11 @@ def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWei
         word = X U,  position = P U,  type = T U
 
     Most of a small student's weights are its word table, and the teacher's rows already know which
-    words are alike. The directions that are kept hold the most variance (Pearson 1901).
+    words are alike. The directions that are kept hold the most variance (Pearson 1901). The sign of
+    a direction is arbitrary; ours makes its largest number positive.
 
     Raises
-        CheckpointError  the student is wider than its teacher.
+        CheckpointError  the student is wider than its teacher, or has more positions.
     """
     tables = teacher.embeddings
     width, teacher_width = student.embeddings.word_VD.shape[1], tables.word_VD.shape[1]
@@ -107,18 +115,21 @@ def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWei
             f"init-embeddings pca: the student's width {width} exceeds the teacher's "
             f"{teacher_width}; choose a narrower student or random"
         )
-    centred_VE = tables.word_VD.double() - tables.word_VD.double().mean(0)
-    # eigh of the E x E covariance has the same vectors as the svd of V x E, and is much smaller.
-    directions_ED = torch.linalg.eigh(centred_VE.T @ centred_VE)[1].flip(1)[:, :width]
-    positions = student.embeddings.position_PD.shape[0]
-    if positions > tables.position_PD.shape[0]:
+    positions, teacher_positions = (len(t.position_PD) for t in (student.embeddings, tables))
+    if positions > teacher_positions:
         raise CheckpointError(
             f"init-embeddings pca: the student has {positions} positions, its teacher only "
-            f"{tables.position_PD.shape[0]}"
+            f"{teacher_positions}; choose as few or random"
         )
-    types = student.embeddings.type_TD.shape[0]
+    # In float64 on the CPU, so that the student is the same whatever machine its teacher is on.
+    word_VE, position_PE, type_TE = (table.double().cpu() for table in tables[:3])
+    centred_VE = word_VE - word_VE.mean(0)
+    # eigh of the E x E covariance has the same vectors as the svd of V x E, and is much smaller.
+    directions_ED = torch.linalg.eigh(centred_VE.T @ centred_VE)[1].flip(1)[:, :width]
+    largest_1D = directions_ED.gather(0, directions_ED.abs().argmax(0, keepdim=True))
+    directions_ED = directions_ED * largest_1D.sign()
     return student.embeddings._replace(
         word_VD=(centred_VE @ directions_ED).float(),
-        position_PD=(tables.position_PD[:positions].double() @ directions_ED).float(),
-        type_TD=(tables.type_TD[:types].double() @ directions_ED).float(),
+        position_PD=(position_PE[:positions] @ directions_ED).float(),
+        type_TD=(type_TE @ directions_ED).float(),
     )

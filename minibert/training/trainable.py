@@ -23,7 +23,9 @@ class Trainable:
     """
 
     def __init__(self, weights: BertWeights, device: str = "cpu") -> None:
-        self.shapes = weights
+        # Sizes without numbers, so that the weights that were passed in can go.
+        sizes = {name: tensor.to("meta") for name, tensor in named_tensors(weights)}
+        self.shapes = with_tensors(weights, sizes)
         self.parameters_P = flatten(weights).to(device)
         self.gradient_P = torch.zeros_like(self.parameters_P)
         self.adam = initial_adam_state(self.parameters_P)
