@@ -189,8 +189,9 @@ def attention_loss(
     tensor([2.])
     """
     _check_mode(mode)
-    target_BNSR = grouped_heads(teacher_scores_BHSR.detach(), scores_BNSR.shape[1])
-    scores_BNSR, target_BNSR = at_least_float32(scores_BNSR), at_least_float32(target_BNSR)
+    scores_BNSR = at_least_float32(scores_BNSR)
+    teacher_scores_BHSR = at_least_float32(teacher_scores_BHSR.detach())
+    target_BNSR = grouped_heads(teacher_scores_BHSR, scores_BNSR.shape[1])
     if mode == "tinybert":
         hidden_B11R = ~keep_BS[:, None, None, :]
         scores_BNSR = torch.where(hidden_B11R | (scores_BNSR <= -100), 0, scores_BNSR)
