@@ -6,6 +6,7 @@ for bad input: an exception that knows its `exit_code` is one that a user can ca
 """
 
 import json
+import os
 import sys
 
 import click
@@ -33,6 +34,9 @@ for command in (distill, finetune, evaluate, predict, fill_mask, inspect):
 
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit code."""
+    # Before torch is imported: threads that wait for work sleep instead of spinning. Where other
+    # programs want the cores too, a spinning thread keeps the one it waits for from running.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -11,6 +11,7 @@ from minibert.cli.options import (
     prepare,
     print_result,
     run_record,
+    training_files,
     training_options,
 )
 
@@ -20,6 +21,7 @@ WEIGHT = click.FloatRange(0)
 @click.command()
 @click.option("--teacher", help="fine-tuned model folder  [default: the demo's own teacher]")
 @click.option("--data", type=click.Path(), help="folder with train and dev  [default: the demo]")
+@click.option("--dev", type=click.Path(), help="dev file, where --data is a training file")
 @click.option(
     "--student",
     default="4x128",
@@ -75,6 +77,7 @@ WEIGHT = click.FloatRange(0)
 def distill(
     teacher: str | None,
     data: str | None,
+    dev: str | None,
     student: str,
     epochs: int,
     lr: float,
@@ -119,7 +122,7 @@ def distill(
     from minibert.distillation import TermWeights
     from minibert.training.comparison import comparison_lines
     from minibert.training.demo import run_demo
-    from minibert.training.distil import DistilOptions, run_distillation
+    from minibert.training.distil import DistilOptions, checked_pair, distil_and_compare
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
     from minibert.training.runs import finish_run, open_run
@@ -140,15 +143,16 @@ def distill(
         temperature=temperature,
         init_embeddings=init_embeddings,
     )
+    pair = None
+    if teacher is not None and data is not None:
+        files = training_files(data, dev)
+        pair = checked_pair(teacher, *files, task, student, limit, options, display, place)
     with open_run(folder, run_record("distill"), resume, overwrite) as done:
-        if done is None and teacher is None:
-            done = run_demo(folder, seed, display, place)
-            finish_run(folder, done)
-        elif done is None:
-            done = run_distillation(
-                str(teacher), str(data), task, student, limit, labels_too, folder, options,
-                display, place,
-            )  # fmt: skip
+        if done is None:
+            if pair is None:
+                done = run_demo(folder, seed, display, place)
+            else:
+                done = distil_and_compare(pair, labels_too, folder, options, display, place)
             finish_run(folder, done)
     lines = comparison_lines(done["models"], next(iter(done["metrics"])))
     lines += ["", f"The student lies in {folder}. Try it:", f"  {done['next']}"]

@@ -29,7 +29,9 @@ def evaluate(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """The metrics of a model on labelled data; a folder stands for its dev file.
+    """Measure a model on labelled data.
+
+    A folder stands for its dev file.
 
     \b
     Example

@@ -12,6 +12,7 @@ from minibert.cli.options import (
     prepare,
     print_result,
     run_record,
+    training_files,
     training_options,
 )
 
@@ -19,6 +20,7 @@ from minibert.cli.options import (
 @click.command()
 @click.option("--model", required=True, help="model folder, or an id on huggingface.co")
 @click.option("--data", required=True, type=click.Path(), help="folder with train and dev files")
+@click.option("--dev", type=click.Path(), help="dev file, where --data is a training file")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), default=5e-5, show_default=True
@@ -29,6 +31,7 @@ from minibert.cli.options import (
 def finetune(
     model: str,
     data: str,
+    dev: str | None,
     epochs: int,
     lr: float,
     task: str | None,
@@ -44,14 +47,16 @@ def finetune(
     as_json: bool,
     **training: Any,
 ) -> None:
-    """Train a model on labels; the best one on the dev set is kept in --out.
+    """Train a model on the labels of a task.
+
+    The best model on the dev set, of all that were measured, is kept in --out.
 
     \b
     Example
       minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype bfloat16
     """
     place, precision = prepare(device, threads, dtype)
-    from minibert.data.readers import find_split, read_dataset
+    from minibert.data.readers import read_dataset
     from minibert.model import Bert
     from minibert.training.finetune import finetune as run
     from minibert.training.loop import training_options_from
@@ -60,9 +65,10 @@ def finetune(
 
     folder = Path(out or "runs/finetune")
     display = Display()
-    train_set = read_dataset(find_split(data, "train"), task, limit=limit)
+    train_path, dev_path = training_files(data, dev)
+    train_set = read_dataset(train_path, task, limit=limit)
     names = train_set.task.label_names
-    dev_set = read_dataset(find_split(data, "dev"), train_set.task.name, names or None)
+    dev_set = read_dataset(dev_path, train_set.task.name, names or None)
     head = "regression" if train_set.task.regression else "classification"
     bert = Bert.from_pretrained(model, new_head=head, labels=names or None, seed=seed)
     display.say(train_set.summary())

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -127,6 +128,19 @@ def training_options(command: Command) -> Command:
             ),
         ),
     )
+
+
+def training_files(data: str, dev: str | None) -> tuple[Path, Path]:
+    """The training file and the dev file, found by name in a folder or given one by one.
+
+    Raises
+        click.UsageError  one file alone: it would measure a model on what it learned from.
+    """
+    from minibert.data.readers import find_split
+
+    if Path(data).is_file() and dev is None:
+        raise click.UsageError(f"--data {data} is one file; name the dev file with --dev as well")
+    return find_split(data, "train"), find_split(dev or data, "dev")
 
 
 def prepare(device: str, threads: int | None, dtype: str) -> tuple[str, "torch.dtype"]:

@@ -22,7 +22,9 @@ def predict(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Label texts from the arguments, from a file, or from standard input.
+    """Label texts.
+
+    They come from the arguments, from a file, or from standard input.
 
     \b
     Example

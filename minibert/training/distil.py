@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError
-from minibert.data.readers import Dataset, Example, Task, find_split, read_dataset
+from minibert.data.readers import Dataset, Example, Task, read_dataset
 from minibert.data.tokenizer import Encoding
 from minibert.distillation import TermWeights, layer_map
 from minibert.hub import model_folder
@@ -236,30 +236,40 @@ def distil(
     }
 
 
-def run_distillation(
+class Pair(NamedTuple):
+    """A teacher that knows its task, the student to be, and the data."""
+
+    teacher_folder: Path
+    teacher: Bert
+    student: BertConfig
+    train_set: Dataset
+    dev_set: Dataset
+
+
+def checked_pair(
     teacher_name: str,
-    data: str,
+    train_path: Path,
+    dev_path: Path,
     task: str | None,
     student_shape: str,
     limit: int | None,
-    labels_too: bool,
-    out: Path,
     options: DistilOptions,
     display: Display,
     device: str = "cpu",
-) -> dict[str, Any]:
-    """Files in, a student out: read, check that the pair fits, distil, compare.
+) -> Pair:
+    """The pre-flight: read everything, say what applies, and refuse what cannot work.
 
-    Returns the student's metrics and a row for each model, as `minibert distill` prints them.
+    Raises
+        CheckpointError  the teacher or the student does not fit the data, or each other.
+        DataError        a file or a row cannot be used.
     """
-    teacher = Bert.from_pretrained(teacher_name).to(device)
+    folder = model_folder(teacher_name)
+    teacher = Bert.from_pretrained(folder).to(device)
     names = tuple(teacher.config.id2label.values()) if task in (None, "classify") else None
     if teacher.head == "regression":
         names = None
-    train_set = read_dataset(find_split(data, "train"), task, names, limit)
-    dev_set = read_dataset(
-        find_split(data, "dev"), train_set.task.name, train_set.task.label_names or None
-    )
+    train_set = read_dataset(train_path, task, names, limit)
+    dev_set = read_dataset(dev_path, train_set.task.name, train_set.task.label_names or None)
     display.say(train_set.summary())
     display.say(dev_set.summary())
     student = student_config(student_shape, teacher.config)
@@ -269,8 +279,23 @@ def run_distillation(
     display.say(f"teacher on dev: {known}")
     for name, use, why in table:
         display.say(f"  {name:<11} {use:<10} {why}")
+    return Pair(folder, teacher, student, train_set, dev_set)
 
-    models: dict[str, Path] = {"teacher": model_folder(teacher_name)}
+
+def distil_and_compare(
+    pair: Pair,
+    labels_too: bool,
+    out: Path,
+    options: DistilOptions,
+    display: Display,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Distil, and train the same student on labels alone if that is wanted; measure all of them.
+
+    Returns the student's metrics and a row for each model, as `minibert distill` prints them.
+    """
+    teacher, student, train_set, dev_set = pair[1:]
+    models: dict[str, Path] = {"teacher": pair.teacher_folder}
     if labels_too:
         own = new_student(
             student, teacher.weights, options.prediction.seed, options.init_embeddings
@@ -284,5 +309,5 @@ def run_distillation(
     result = distil(teacher, student, train_set.examples, dev_set, out, options, display, device)
     models["student, distilled"] = out
     rows = compared(models, dev_set, options.max_length, options.prediction.dtype, device)
-    command = f"minibert evaluate --model {out} --data {data} --task {train_set.task.name}"
+    command = f'minibert predict --model {out} "{dev_set.examples[0].first}"'
     return result | {"models": rows, "next": command}
