@@ -54,6 +54,8 @@ class BertConfig:
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # in any order, from JSON or from Python: label i is the i-th name from here on
+        object.__setattr__(self, "id2label", _label_names(self.id2label))
         _check(self)
 
     @property
@@ -100,7 +102,6 @@ class BertConfig:
             count = values.get("num_labels", 2)
             _check_integer("num_labels", count, 1, 2**20)
             chosen["id2label"] = {index: f"LABEL_{index}" for index in range(count)}
-        chosen["id2label"] = _label_names(chosen["id2label"])
         return cls(**chosen)
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,15 +147,14 @@ def _refuse_other_models(values: Mapping[str, Any]) -> None:
 
 def _label_names(id2label: Any) -> dict[int, str]:
     """`id2label` with integer keys 0, 1, 2, …; JSON can only write them as strings."""
-    try:
-        names = {int(index): str(name) for index, name in id2label.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise CheckpointError(f"config: id2label is {id2label!r}, not a map of indices") from None
-    if sorted(names) != list(range(len(names))) or not names:
+    if not isinstance(id2label, Mapping):
+        raise CheckpointError(f"config: id2label is {id2label!r}, not a map of indices")
+    names = {str(index): str(name) for index, name in id2label.items()}
+    if not names or set(names) != {str(index) for index in range(len(names))}:
         raise CheckpointError(
-            f"config: id2label has the indices {sorted(names)}, but they must run 0, 1, 2, …"
+            f"config: id2label has the indices {list(names)}, but they must run 0, 1, 2, …"
         )
-    return dict(sorted(names.items()))
+    return {index: names[str(index)] for index in range(len(names))}
 
 
 def _check_integer(key: str, value: Any, low: int, high: int) -> None:
