@@ -176,7 +176,7 @@ def linear_schedule(t: int, w: int, T: int) -> float:
 
 def google_schedule(t: int, w: int, T: int) -> float:
     """Polynomial decay of power 1 over all T steps, of which the first w are overwritten"""
-    return t / w if t < w else 1 - min(t, T) / max(T, 1)
+    return t / w if t < w else (1 - min(t, T) / T if T else 0.0)
 
 
 def constant_schedule(t: int, w: int, T: int) -> float:

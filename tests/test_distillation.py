@@ -147,9 +147,20 @@ def rest_of_the_division_dropped(student, teacher):
     return tuple(m * max(1, teacher // student) for m in range(1, student + 1))
 
 
+def rest_of_the_division_at_the_end(student, teacher):
+    """DynaBERT forces the last layer to the teacher's last one."""
+    return (*rest_of_the_division_dropped(student, teacher)[:-1], teacher)
+
+
+def from_the_top_down(student, teacher):
+    return layer_map(student, teacher)[::-1]
+
+
 @pytest.mark.parametrize(
     ("mistake", "law"),
     [
+        (rest_of_the_division_at_the_end, steps_differ_by_at_most_one),
+        (from_the_top_down, layers_rise),
         (counted_from_zero, the_last_learns_from_the_last),
         (counted_from_zero, equal_depths_pair_one_to_one),
         (one_step_early, multiples_keep_the_step),
@@ -262,9 +273,14 @@ def first_heads(scores, heads):
     return scores[:, :heads]
 
 
+def divided_by_the_student_heads(scores, heads):
+    return scores.unflatten(1, (heads, -1)).sum(2) / heads
+
+
 @pytest.mark.parametrize(
     ("mistake", "law"),
     [
+        (divided_by_the_student_heads, as_many_heads_stay_as_they_are),
         (every_nth_head, order_within_a_group_is_free),
         (first_head_of_each_group, order_within_a_group_is_free),
         (largest_of_each_group, the_mean_of_all_heads_stays),
@@ -504,6 +520,15 @@ def summed_over_the_width(hidden, teacher, projection, keep):
     return hidden_loss(hidden, teacher, projection, keep) * teacher.shape[2]
 
 
+def summed_over_the_tokens(hidden, teacher, projection, keep):
+    return hidden_loss(hidden, teacher, projection, keep) * keep.sum(1)
+
+
+def absolute_differences(hidden, teacher, projection, keep):
+    gaps = (F.linear(hidden, *projection) - teacher.detach()).abs().mean(2)
+    return torch.where(keep, gaps, 0).sum(1) / keep.sum(1)
+
+
 def mask_the_other_way(hidden, teacher, projection, keep):
     return hidden_loss(hidden, teacher, projection, ~keep)
 
@@ -540,6 +565,8 @@ def padding_hidden_after_squaring(hidden, teacher, projection, keep):
         (divided_by_the_tokens_of_the_batch, a_sample_is_its_kept_tokens),
         (summed_over_the_width, repeated_features_cost_the_same),
         (summed_over_the_width, hidden_offsets_cost_their_square),
+        (summed_over_the_tokens, repeated_tokens_cost_the_same),
+        (absolute_differences, a_rotation_of_the_teacher_cancels),
         (mask_the_other_way, a_sample_is_its_kept_tokens),
         (rooted, hidden_loss_grows_with_the_square),
         (projection_without_bias, an_exact_image_costs_nothing),
@@ -846,6 +873,15 @@ def negative_scores_clamped(scores, teacher, keep):
     return mean_over_pairs((clamped[0] - clamped[1]).square(), both_pairs(keep))
 
 
+def first_head_only(scores, teacher, keep):
+    group = teacher.shape[1] // scores.shape[1]
+    return attention_loss(scores[:, :1], teacher[:, :group], keep)
+
+
+def root_of_the_mean_square(scores, teacher, keep):
+    return torch.sqrt(attention_loss(scores, teacher, keep))
+
+
 def first_of_each_group(scores, teacher, keep):
     return attention_loss(scores, teacher.unflatten(1, (scores.shape[1], -1))[:, :, 0], keep)
 
@@ -873,6 +909,8 @@ def attention_teacher_not_detached(scores, teacher, keep):
         (heads_averaged_first, score_offsets_cost_their_square),
         (heads_averaged_first, its_slope_is_the_residual),
         (negative_scores_clamped, negative_scores_count_like_positive_ones),
+        (first_head_only, heads_may_change_places),
+        (root_of_the_mean_square, attention_loss_grows_with_the_square),
         (first_of_each_group, only_the_mean_of_a_group_counts),
         (groups_interleaved, equal_scores_cost_nothing),
         (attention_teacher_not_detached, its_slope_is_the_residual),
@@ -1389,6 +1427,12 @@ def embeddings_in_the_hidden_term_too(student, teacher, keep, layers, projection
     return found._replace(hidden_B=found.hidden_B + found.embedding_B)
 
 
+def first_layer_taken_for_the_embeddings(student, teacher, keep, layers, projection, weights):
+    found = intermediate_terms(student, teacher, keep, layers, projection, weights)
+    states = student.hiddens_LBSD[1], teacher.hiddens_LBSD[1]
+    return found._replace(embedding_B=hidden_loss(*states, projection, keep))
+
+
 def last_layers_only(student, teacher, keep, layers, projection, weights):
     student = student._replace(blocks=student.blocks[-1:])
     return intermediate_terms(student, teacher, keep, layers[-1:], projection, weights)
@@ -1413,6 +1457,7 @@ def terms_weighted_already(student, teacher, keep, layers, projection, weights):
         (states_off_by_one, a_copy_of_the_chosen_layers_costs_nothing),
         (mean_over_layers, layers_add_up),
         (embeddings_in_the_hidden_term_too, layers_add_up),
+        (first_layer_taken_for_the_embeddings, the_embeddings_count_once),
         (last_layers_only, layers_add_up),
         (everything_computed, only_terms_with_a_weight_are_computed),
         (terms_weighted_already, only_terms_with_a_weight_are_computed),

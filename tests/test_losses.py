@@ -200,6 +200,13 @@ def ignored_label_taken_for_class_zero(logits, labels):
     return F.cross_entropy(logits, labels.clamp(min=0))
 
 
+def a_logistic_unit_per_class(logits, labels):
+    counted = labels != -100
+    one_hot = F.one_hot(labels[counted], logits.shape[1]).double()
+    costs = F.binary_cross_entropy_with_logits(logits[counted], one_hot, reduction="none")
+    return costs.sum() / counted.sum()
+
+
 def smoothed_labels(logits, labels):
     return F.cross_entropy(logits, labels, label_smoothing=0.1)
 
@@ -216,6 +223,7 @@ def smoothed_labels(logits, labels):
         (softmax_without_log, uniform_logits_cost_log_c),
         (label_zero_ignored, classes_may_be_renamed),
         (ignored_label_taken_for_class_zero, ignored_rows_are_as_if_absent),
+        (a_logistic_unit_per_class, a_shift_of_each_row_cancels),
         (smoothed_labels, two_classes_are_softplus),
         (F.cross_entropy, nothing_to_count_costs_nothing),
     ],
@@ -802,6 +810,10 @@ def kl_of_plain_logarithms(teacher, student, t):
     return (p * (torch.log(p) - torch.log(q))).sum(1)
 
 
+def all_classes_weighted_alike(teacher, student, t):
+    return (F.log_softmax(teacher.detach() / t, 1) - F.log_softmax(student / t, 1)).mean(1)
+
+
 def squared_difference_of_probabilities(teacher, student, t):
     return (F.softmax(teacher.detach() / t, 1) - F.softmax(student / t, 1)).square().sum(1)
 
@@ -818,7 +830,9 @@ def squared_difference_of_probabilities(teacher, student, t):
         (kl_with_temperature_on_the_student_only, equal_distributions_cost_nothing),
         (kl_with_a_teacher_that_learns, its_slope_is_q_minus_p_and_the_teacher_has_none),
         (kl_of_plain_logarithms, an_impossible_class_adds_nothing),
+        (all_classes_weighted_alike, it_is_never_negative),
         (squared_difference_of_probabilities, two_classes_have_a_closed_form),
+        (squared_difference_of_probabilities, merging_classes_hides_differences),
     ],
 )
 def test_kl_divergence_rejects(mistake, law):
@@ -955,6 +969,11 @@ def teacher_not_detached(teacher, student, t):
     return -(F.softmax(teacher / t, 1) * F.log_softmax(student / t, 1)).sum(1)
 
 
+def a_soft_logistic_unit_per_class(teacher, student, t):
+    p = torch.sigmoid(teacher.detach() / t)
+    return F.binary_cross_entropy_with_logits(student / t, p, reduction="none").sum(1)
+
+
 def hard_labels_of_the_teacher(teacher, student, t):
     return F.cross_entropy(student / t, teacher.argmax(1), reduction="none")
 
@@ -971,6 +990,8 @@ def hard_labels_of_the_teacher(teacher, student, t):
         (multiplied_by_its_square, uniform_logits_of_both_cost_log_c),
         (divergence_instead, equal_logits_cost_the_entropy),
         (teacher_not_detached, its_slope_is_q_minus_p_and_the_teacher_has_none),
+        (divergence_instead, nothing_costs_less_than_the_entropy),
+        (a_soft_logistic_unit_per_class, a_shift_of_either_side_cancels),
         (hard_labels_of_the_teacher, hot_slopes_compare_centred_logits),
     ],
 )
