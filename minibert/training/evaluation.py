@@ -116,8 +116,8 @@ def measured(task: Task, logits_XC: Tensor, labels_X: Tensor) -> dict[str, float
     A correlation with a constant is not defined; it is reported as 0, as scikit-learn does for
     Matthews' coefficient.
     """
-    labels = labels_X.numpy()
-    answers = (logits_XC[:, 0] if task.regression else logits_XC.argmax(-1)).numpy()
+    labels = labels_X.double().numpy()  # scipy would sum float32 scores in float32
+    answers = (logits_XC[:, 0] if task.regression else logits_XC.argmax(-1)).double().numpy()
     by_name = {
         "accuracy": scores.accuracy_score,
         "f1": lambda true, said: scores.f1_score(true, said, zero_division=0.0),
