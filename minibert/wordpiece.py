@@ -129,6 +129,8 @@ def is_punctuation(character: str) -> bool:
 
 
 def is_chinese(character: str) -> bool:
+    if character < "\u3400":  # nearly all text ends here, and quickly
+        return False
     return any(first <= ord(character) <= last for first, last in CHINESE)
 
 
@@ -173,23 +175,22 @@ def normalise(text: str, lowercase: bool = True) -> tuple[str, list[int]]:
     >>> normalise("\tNa\u00efve\0!")
     (' naive!', [0, 1, 2, 3, 4, 5, 7])
     """
-    kept = [
-        (" ", place) if is_space(character) else (character, place)
-        for place, character in enumerate(text)
-        if is_space(character) or not is_dropped(character)
-    ]
-    cleaned, places = "".join(character for character, _ in kept), [place for _, place in kept]
+    cleaned, places = [], []
+    for place, character in enumerate(text):
+        space = is_space(character)
+        if space or not is_dropped(character):
+            cleaned.append(" " if space else character)
+            places.append(place)
     if not lowercase:
-        return cleaned, places
-    result, origins = [], []
+        return "".join(cleaned), places
+    lowered, origins = [], []
     opened = -1
-    for part, opens in decompose(cleaned):
+    for part, opens in decompose("".join(cleaned)):
         opened += opens
         if category(part) != "Mn":
-            lowered = part.lower()
-            result.append(lowered)
-            origins.extend([places[opened]] * len(lowered))
-    return "".join(result), origins
+            lowered.append(part.lower())
+            origins.extend([places[opened]] * len(lowered[-1]))
+    return "".join(lowered), origins
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
