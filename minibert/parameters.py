@@ -286,9 +286,18 @@ def flatten(structure: Any) -> Tensor:
 def views_of(flat: Tensor, structure: Structure) -> Structure:
     """The structure whose tensors are views of a flat tensor; writing to one writes to the other.
 
+    Raises
+        ValueError  the flat tensor has more or fewer numbers than the structure.
+
     >>> views_of(torch.arange(3), LinearWeights(torch.ones(1, 2), torch.zeros(1))).bias_O
     tensor([2])
     """
     layout = flat_layout(structure)
+    length = sum(slot.end - slot.start for slot in layout.values())
+    if flat.shape != (length,):
+        raise ValueError(
+            f"views_of: the flat tensor has shape {list(flat.shape)}, but the structure holds "
+            f"{length} numbers"
+        )
     views = {name: flat[slot.start : slot.end].view(slot.shape) for name, slot in layout.items()}
     return with_tensors(structure, views)
