@@ -171,7 +171,8 @@ def with_tensors(
         with_tensors(part, tensors, f"{prefix}.{name}" if prefix else str(name))
         for name, part in zip(names, structure, strict=True)
     ]
-    return type(structure)(*parts) if hasattr(structure, "_fields") else tuple(parts)  # type: ignore
+    built: Any = getattr(structure, "_make", tuple)
+    return built(parts)
 
 
 def is_decayed(name: str) -> bool:
