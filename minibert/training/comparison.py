@@ -41,7 +41,7 @@ def compared(
                 "name": name,
                 "metrics": evaluated(model, dataset, max_length, dtype),
                 "parameters": sum(tensor.numel() for _, tensor in named_tensors(model.weights)),
-                "bytes": sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+                "bytes": sum(f.stat().st_size for f in folder.glob("model*.safetensors")),
                 "sentences_per_second": len(dataset) / sorted(seconds[name])[1],
             }
         )
