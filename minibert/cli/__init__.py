@@ -7,6 +7,7 @@ for bad input: an exception that knows its `exit_code` is one that a user can ca
 
 import json
 import os
+import re
 import sys
 
 import click
@@ -17,6 +18,10 @@ from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
 from minibert.cli.predict import predict
+
+
+# How torch says it, on a GPU and on a CPU, in errors that are also raised for all else.
+NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
 
 
 @click.group(
@@ -43,17 +48,24 @@ def main() -> None:
         code = fail("stopped", 130)
     except KeyboardInterrupt:
         code = fail("stopped", 130)
+    except click.exceptions.NoArgsIsHelpError as error:  # `minibert` alone
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        code = error.exit_code
     except click.ClickException as error:
         code = fail(error.format_message(), error.exit_code)
     except BrokenPipeError:  # the reader of our output has gone: nothing to complain about
         sys.stderr.close()
         code = 0
     except OSError as error:
-        code = fail(str(error), 1)
+        place = f"{error.filename}: " if error.filename else ""
+        code = fail(f"{place}{error.strerror or error}", 1)
     except Exception as error:
-        if not hasattr(error, "exit_code"):
+        if hasattr(error, "exit_code"):
+            code = fail(str(error), error.exit_code)
+        elif isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+            code = fail("the memory is full; try a smaller --batch-size or more --accumulate", 1)
+        else:
             raise
-        code = fail(str(error), error.exit_code)
     sys.exit(code)
 
 

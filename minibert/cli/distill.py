@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from minibert.cli.options import (
+    Number,
     compute_options,
     data_options,
     prepare,
@@ -15,7 +16,7 @@ from minibert.cli.options import (
     training_options,
 )
 
-WEIGHT = click.FloatRange(0)
+WEIGHT = Number(0)
 
 
 @click.command()
@@ -30,7 +31,7 @@ WEIGHT = click.FloatRange(0)
 )
 @click.option("--epochs", type=click.IntRange(1), default=6, show_default=True)
 @click.option(
-    "--lr", type=click.FloatRange(0, min_open=True), default=3e-4, show_default=True
+    "--lr", type=Number(0, min_open=True), default=3e-4, show_default=True
 )
 @click.option(
     "--intermediate-epochs",
@@ -40,7 +41,7 @@ WEIGHT = click.FloatRange(0)
     help="of the first stage; 0 leaves it out",
 )
 @click.option(
-    "--intermediate-lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True
+    "--intermediate-lr", type=Number(0, min_open=True), default=1e-3, show_default=True
 )
 @click.option(
     "--layer-map",
@@ -59,7 +60,7 @@ WEIGHT = click.FloatRange(0)
     help="losses over real tokens only, or exactly as TinyBERT's code has them",
 )
 @click.option(
-    "--temperature", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True
+    "--temperature", type=Number(0, min_open=True), default=1.0, show_default=True
 )
 @click.option(
     "--init-embeddings",
@@ -125,9 +126,11 @@ def distill(
     from minibert.training.distil import DistilOptions, checked_pair, distil_and_compare
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
-    from minibert.training.runs import finish_run, open_run
+    from minibert.training.runs import check_run, finish_run, open_run
 
     folder = Path(out or "runs/distill")
+    run = (folder, run_record("distill"), resume, overwrite)
+    check_run(*run)
     display = Display()
     shared = {"seed": seed, "dtype": precision}
     options = DistilOptions(
@@ -147,7 +150,7 @@ def distill(
     if teacher is not None and data is not None:
         files = training_files(data, dev)
         pair = checked_pair(teacher, *files, task, student, limit, options, display, place)
-    with open_run(folder, run_record("distill"), resume, overwrite) as done:
+    with open_run(*run) as done:
         if done is None:
             if pair is None:
                 done = run_demo(folder, seed, display, place)

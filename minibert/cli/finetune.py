@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from minibert.cli.options import (
+    Number,
     compute_options,
     data_options,
     metric_lines,
@@ -23,7 +24,7 @@ from minibert.cli.options import (
 @click.option("--dev", type=click.Path(), help="dev file, where --data is a training file")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
-    "--lr", type=click.FloatRange(0, min_open=True), default=5e-5, show_default=True
+    "--lr", type=Number(0, min_open=True), default=5e-5, show_default=True
 )
 @data_options
 @training_options
@@ -58,12 +59,14 @@ def finetune(
     place, precision = prepare(device, threads, dtype)
     from minibert.data.readers import read_dataset
     from minibert.model import Bert
-    from minibert.training.finetune import finetune as run
+    from minibert.training.finetune import finetune as train_on_labels
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
-    from minibert.training.runs import finish_run, open_run
+    from minibert.training.runs import check_run, finish_run, open_run
 
     folder = Path(out or "runs/finetune")
+    run = (folder, run_record("finetune"), resume, overwrite)
+    check_run(*run)
     display = Display()
     train_path, dev_path = training_files(data, dev)
     train_set = read_dataset(train_path, task, limit=limit)
@@ -76,9 +79,9 @@ def finetune(
     options = training_options_from(
         training, epochs=epochs, lr=lr, seed=seed, dtype=precision
     )
-    with open_run(folder, run_record("finetune"), resume, overwrite) as done:
+    with open_run(*run) as done:
         if done is None:
-            done = run(
+            done = train_on_labels(
                 bert, train_set, dev_set, folder, options, training["batch_size"], max_length,
                 display, place,
             )  # fmt: skip

@@ -1,6 +1,7 @@
 """Options that several commands share, each spelled once."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,18 @@ ADAM_FORMS = ("adamw", "momentum", "google", "kingma", "adam_l2")
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
 
 
+class Number(click.FloatRange):
+    """A range of finite numbers: no comparison catches NaN."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
 def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
     for option in reversed(options):
         command = option(command)
@@ -27,7 +40,14 @@ def compute_options(command: Command) -> Command:
     return _apply(
         command,
         (
-            click.option("--seed", default=0, show_default=True, help="of every random draw"),
+            click.option(
+                "--seed",
+                type=click.IntRange(0, 2**63 - 1),
+                default=0,
+                show_default=True,
+                metavar="INTEGER",
+                help="of every random draw",
+            ),
             click.option(
                 "--device",
                 type=click.Choice(["auto", "cpu", "cuda"]),
@@ -93,7 +113,7 @@ def training_options(command: Command) -> Command:
             ),
             click.option(
                 "--warmup",
-                type=click.FloatRange(0, 1),
+                type=Number(0, 1),
                 default=0.1,
                 show_default=True,
                 help="share of the steps in which the learning rate rises",
@@ -105,17 +125,17 @@ def training_options(command: Command) -> Command:
                 show_default=True,
                 help="published form, see minibert/optim.py",
             ),
-            click.option("--weight-decay", type=click.FloatRange(0), help="default: of the form"),
+            click.option("--weight-decay", type=Number(0), help="default: of the form"),
             click.option(
                 "--l2",
-                type=click.FloatRange(0),
+                type=Number(0),
                 default=0.0,
                 show_default=True,
                 help="λ of the penalty λ‖θ‖² that is added to the loss",
             ),
             click.option(
                 "--max-norm",
-                type=click.FloatRange(0, min_open=True),
+                type=Number(0, min_open=True),
                 default=1.0,
                 show_default=True,
                 help="longest gradient",

@@ -224,6 +224,36 @@ def trim_metrics(folder: Path, phase: str, step: int) -> None:
 # --- The folder ------------------------------------------------------------------------------
 
 
+def check_run(folder: Path, options: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+    """Whether `open_run` will let a run have its folder; changes nothing.
+
+    Raises
+        RunError         the folder is there and neither choice was made, or its options are others.
+        CheckpointError  what the run left there is damaged.
+    """
+    path = folder / OPTIONS_FILE
+    if resume and overwrite:
+        raise RunError("--resume and --overwrite exclude each other; give one of them")
+    if resume:
+        if not path.exists():
+            raise RunError(f"{folder} holds no run to resume: there is no {OPTIONS_FILE} in it")
+        stored = read_json(path)
+        for key in sorted(options):
+            if stored.get(key) != options[key]:
+                raise RunError(
+                    f"{folder} was made with {key} = {stored.get(key)!r}, not {options[key]!r}; "
+                    "resume with the same options, or start anew with --overwrite"
+                )
+    elif folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            raise RunError(
+                f"{folder} is not empty; go on with --resume, write over it with --overwrite, "
+                "or choose another --out"
+            )
+        if not path.exists():
+            raise RunError(f"{folder} holds files that no run wrote; choose another --out")
+
+
 @contextmanager
 def open_run(
     folder: Path, options: Mapping[str, Any], resume: bool, overwrite: bool
@@ -234,52 +264,25 @@ def open_run(
     before it has saved anything gives the folder back.
 
     Raises
-        RunError         the folder is there and neither choice was made, or its options are others.
-        CheckpointError  what the run left there is damaged.
+        RunError         as `check_run`.
+        CheckpointError  as `check_run`, or the result is damaged.
     """
-    if resume and overwrite:
-        raise RunError("--resume and --overwrite exclude each other; give one of them")
-    if resume and not (folder / OPTIONS_FILE).exists():
-        raise RunError(f"{folder} holds no run to resume: there is no {OPTIONS_FILE} in it")
+    check_run(folder, options, resume, overwrite)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        if resume:
-            yield _resumed(folder, options)
-        else:
-            _start(folder, options, overwrite)
-            yield None
+        if not resume:
+            for name in (METRICS_FILE, RESULT_FILE):
+                (folder / name).unlink(missing_ok=True)
+            drop_states(folder)
+            write_json(folder / OPTIONS_FILE, options)
+        done = folder / RESULT_FILE
+        yield read_json(done) if done.exists() else None
     finally:
         if not any(path.name != OPTIONS_FILE for path in folder.iterdir()):
             (folder / OPTIONS_FILE).unlink(missing_ok=True)
             if is_new:
                 folder.rmdir()
-
-
-def _resumed(folder: Path, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    stored = read_json(folder / OPTIONS_FILE)
-    for key in sorted(options):
-        if stored.get(key) != options[key]:
-            raise RunError(
-                f"{folder} was made with {key} = {stored.get(key)!r}, not {options[key]!r}; "
-                "resume with the same options, or start anew with --overwrite"
-            )
-    return read_json(folder / RESULT_FILE) if (folder / RESULT_FILE).exists() else None
-
-
-def _start(folder: Path, options: Mapping[str, Any], overwrite: bool) -> None:
-    if any(folder.iterdir()):
-        if not overwrite:
-            raise RunError(
-                f"{folder} is not empty; go on with --resume, write over it with --overwrite, "
-                "or choose another --out"
-            )
-        if not (folder / OPTIONS_FILE).exists():
-            raise RunError(f"{folder} holds files that no run wrote; choose another --out")
-        for name in (METRICS_FILE, RESULT_FILE):
-            (folder / name).unlink(missing_ok=True)
-        drop_states(folder)
-    write_json(folder / OPTIONS_FILE, options)
 
 
 def finish_run(folder: Path, result: Mapping[str, Any]) -> None:
