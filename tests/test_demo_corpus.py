@@ -1,4 +1,4 @@
-"""The demo corpus: the same for a seed, fair, unseen where it says so, and hard for a bag of words."""
+"""The demo corpus: repeatable, fair, unseen where it says so, hard for a bag of words."""
 
 import os
 import re
@@ -11,7 +11,15 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from minibert.data import demo
-from minibert.data.demo import BAD, GOOD, HELD_OUT, TRAINING, demo_corpus, demo_vocabulary, templates
+from minibert.data.demo import (
+    BAD,
+    GOOD,
+    HELD_OUT,
+    TRAINING,
+    demo_corpus,
+    demo_vocabulary,
+    templates,
+)
 from minibert.data.tokenizer import SPECIALS, Tokenizer
 
 DENIALS = ("not", "never", "anything but", "failed", "nobody said", "nobody but")
@@ -23,7 +31,7 @@ def corpus():
 
 
 def claimed(text: str) -> bool:
-    """The verdict of one claim, read from the text alone: judgement, turned around by a denial."""
+    """The verdict of one claim, from the text alone: its judgement, turned around by a denial."""
     (judgement,) = (word for word in text.split() if word in GOOD + BAD)
     return (judgement in GOOD) != any(denial in text for denial in DENIALS)
 

@@ -19,7 +19,6 @@ from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
 from minibert.cli.predict import predict
 
-
 # How torch says it, on a GPU and on a CPU, in errors that are also raised for all else.
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
 

@@ -158,7 +158,7 @@ def _claim(
     favourable: bool,
     degrees: tuple[str, ...],
 ) -> str:
-    """A claim about a thing, for it or against it; `degrees`, unless empty, asks for one of these."""
+    """A claim about a thing, for or against it; `degrees`, unless empty, asks for one of these."""
     denying = not degrees and rng.random() < DENIED
     template = rng.choice(templates(denying, held_out))
     claim = template.format(thing=thing, name=rng.choice(words.names))
