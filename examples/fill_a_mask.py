@@ -39,7 +39,7 @@ STEPS = 400
 
 def pretrained(folder: str) -> str:
     """A masked-language model of the 48 sentences, saved to a folder."""
-    texts = [t.format(city=city, country=land) for land, city in CAPITALS.items() for t in TEMPLATES]
+    texts = [t.format(city=c, country=land) for land, c in CAPITALS.items() for t in TEMPLATES]
     tokenizer = Tokenizer.from_vocabulary([*SPECIALS, *sorted(set(" ".join(texts).split()))])
     encodings = tokenizer.encode(texts)
     config = BertConfig(

@@ -1,4 +1,4 @@
-"""Settings that every test shares: one thread, repeatable Hypothesis, and the two optional real inputs."""
+"""What every test shares: one thread, repeatable Hypothesis, and the two optional real inputs."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # before torch: small tensors gain nothing from threads
 
-import pytest
-import torch
-from hypothesis import HealthCheck, settings
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -32,7 +32,7 @@ def folder_from(variable: str) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder with sst2/, cola/, mrpc/, stsb/, wikitext2/ and the bert-base-uncased vocabulary."""
+    """The folder with sst2/, cola/, mrpc/, stsb/, wikitext2/, and bert-base-uncased-vocab.txt."""
     return folder_from("MINIBERT_DATA")
 
 

@@ -173,8 +173,8 @@ def _review(rng: random.Random, words: Words, held_out: bool) -> Example:
     degrees: list[tuple[str, ...]] = [(), ()]
     winner = 1 if rule == "last" else 0
     if rule == "stronger":
-        degrees = rng.choice(([MILD, STRONG], [STRONG, MILD]))
-        winner = degrees.index(STRONG)
+        winner = rng.choice((0, 1))
+        degrees[winner], degrees[1 - winner] = STRONG, MILD
     opposed = rule not in ("only", "both")
     things = rng.sample(words.things, 2)
     a, b = (
