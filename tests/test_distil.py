@@ -374,7 +374,6 @@ def test_the_comparison_has_a_row_for_each_model(teacher_folder, data, tmp_path)
     assert str(tmp_path) in result["next"]
 
 
-@pytest.mark.xfail(strict=True, reason="the comparison counts every *.safetensors of the folder")
 def test_the_size_on_disk_is_that_of_the_model(teacher_folder, data, tmp_path):
     """And not that of the states and answers which lie beside it while the run goes on."""
     result = whole(teacher_folder, data, tmp_path)
