@@ -1669,6 +1669,20 @@ CALLS = [
 IDS = [formula.__name__ for formula, _ in CALLS]
 
 
+@pytest.mark.parametrize(("formula", "case"), CALLS, ids=IDS)
+def test_the_mode_is_masked_unless_given(formula, case):
+    assert torch.equal(formula(*case), formula(*case, "masked"))
+
+
+def test_the_temperature_is_one_unless_given():
+    logits, teacher, _ = prediction_case(0)
+    assert torch.equal(prediction_loss(logits, teacher), prediction_loss(logits, teacher, 1.0))
+
+
+def test_all_terms_weigh_one_unless_given():
+    assert TermWeights() == (1.0, 1.0, 1.0, 1.0)
+
+
 def tensors_of(part) -> list[Tensor]:
     return [part] if isinstance(part, Tensor) else list(part) if isinstance(part, tuple) else []
 

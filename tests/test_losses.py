@@ -1013,6 +1013,12 @@ def test_soft_cross_entropy_gradient(case, seed):
 
 
 @pytest.mark.parametrize("formula", [kl_divergence, soft_cross_entropy])
+def test_the_temperature_is_one_unless_given(formula):
+    teacher, student, _ = soft_case(0)
+    assert torch.equal(formula(teacher, student), formula(teacher, student, 1.0))
+
+
+@pytest.mark.parametrize("formula", [kl_divergence, soft_cross_entropy])
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan])
 def test_soft_losses_refuse_a_temperature_not_above_zero(formula, bad):
     message = rf"{formula.__name__}: the temperature is {bad}, but must be above 0"

@@ -594,7 +594,7 @@ def sentence_case(seed: int, words: int = 29) -> Sentence:
     return Sentence(torch.tensor([1, *ids.tolist(), 2]), groups, seed)
 
 
-sentences = st.builds(sentence_case, seeds, st.sampled_from([1, 2, 29, 61]))
+sentences = st.builds(sentence_case, seeds, st.sampled_from([1, 2, 29, 170]))
 
 
 def masked_by(formula, case: Sentence, **options) -> tuple[Tensor, Tensor]:
@@ -1100,6 +1100,11 @@ def test_short_targets_are_drawn_evenly_and_as_often_as_asked():
         assert deviations_from_uniform([found[n] for n in range(2, 7)]) < SIX_SIGMA
         full = 1 - short_rate * 5 / 6
         assert deviations_from_share(found[7], len(pairs), full) < SIX_SIGMA
+
+
+def test_one_target_in_ten_is_short_unless_given():
+    found = next_sentence_pairs(LONG.documents, LONG.most, generator_of(3))
+    assert found == pairs_by(next_sentence_pairs, LONG._replace(short_rate=0.1))
 
 
 def written_anew(wrong: str):
