@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -28,6 +29,11 @@ def normal(seed: int, *shape: int, scale: float = 1.0, offset: float = 0.0) -> T
 
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+def fewer(divisor: int) -> settings:
+    """For tests that are slow per case: a share of the examples of the profile in force."""
+    return settings(max_examples=max(1, settings.default.max_examples // divisor))
 
 
 def tensors(

@@ -7,7 +7,7 @@ import pytest
 import spec
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from proof import (
     EPS,
@@ -17,6 +17,7 @@ from proof import (
     check_slope,
     differing,
     distance,
+    fewer,
     holds,
     normal,
     rejects,
@@ -369,6 +370,7 @@ ATTENTION_LAWS = [
 
 
 @pytest.mark.parametrize("law", ATTENTION_LAWS)
+@fewer(2)
 @given(case=attention_cases)
 def test_attention_law(law, case):
     holds(law, attend, case)
@@ -458,7 +460,7 @@ def test_attention_rejects(mistake, law):
 
 
 @given(case=attention_cases, seed=seeds)
-@settings(max_examples=15)
+@fewer(4)
 def test_attention_gradient(case, seed):
     small = Case(*(part[:1, :1] for part in case[:3]), case.bias.expand(B, 1, S, R)[:1])
     bias = small.bias[:, 0].tolist()
@@ -548,7 +550,7 @@ BOUND = 100 * EPS  # four maps of 15 terms and sums of 5 and 7 terms, on numbers
 
 
 @given(case=heads_cases)
-@settings(max_examples=20)
+@fewer(3)
 def test_multi_head_attention_is_its_spec(case):
     lists = (case.hidden.tolist(), case.memory.tolist(), case.bias[:, 0].tolist())
     expected = as_tensor(spec_of_heads(*lists, listed_weights(case.weights), HEADS))
@@ -634,7 +636,7 @@ MULTI_HEAD_LAWS = [
 
 @pytest.mark.parametrize("law", MULTI_HEAD_LAWS)
 @given(case=heads_cases)
-@settings(max_examples=30)
+@fewer(2)
 def test_multi_head_attention_law(law, case):
     holds(law, output_of, case)
 
@@ -720,7 +722,7 @@ def test_multi_head_attention_rejects(mistake, law):
 
 
 @given(seed=seeds)
-@settings(max_examples=6)
+@fewer(10)
 def test_multi_head_attention_gradient(seed):
     """To the two inputs and to all eight tensors of weights at once."""
     case = heads_case(seed)

@@ -5,8 +5,9 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from proof import fewer
 
 from minibert.config import BertConfig, CheckpointError
 
@@ -61,11 +62,13 @@ def configs(draw):
 
 
 @given(config=configs())
+@fewer(2)
 def test_a_config_survives_json(config):
     assert BertConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @given(config=configs(), others=st.dictionaries(st.text(), json_values, max_size=4))
+@fewer(2)
 def test_keys_of_others_are_kept_and_written_back(config, others):
     others = {key: value for key, value in others.items() if key not in OWN_KEYS | JUDGED_KEYS}
     values = config.to_dict() | others
@@ -113,7 +116,7 @@ def test_to_dict_speaks_for_transformers():
 
 
 @given(config=configs())
-@settings(max_examples=20)
+@fewer(3)
 def test_derived_sizes(config):
     assert config.head_width * config.num_attention_heads == config.hidden_size
     assert config.num_labels == len(config.id2label)

@@ -7,7 +7,7 @@ import pytest
 import spec
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from proof import (
     EPS,
@@ -16,6 +16,7 @@ from proof import (
     check_slope,
     differing,
     distance,
+    fewer,
     gradients,
     holds,
     normal,
@@ -95,7 +96,7 @@ def case_of(seed: int, config: BertConfig = CONFIG) -> Case:
 
 
 cases = st.builds(case_of, seeds, st.sampled_from([CONFIG, TANH]))
-few = settings(max_examples=20)
+few = fewer(3)
 
 
 # -------------------------------------------------------------------------------- embeddings
@@ -526,7 +527,7 @@ def test_block_rejects(mistake, law):
 
 
 @given(case=block_cases, seed=seeds)
-@settings(max_examples=5)
+@fewer(12)
 def test_block_gradient(case, seed):
     """To the input and to all sixteen tensors of weights at once."""
     names = [name for name, _ in named_tensors(case.weights)]
@@ -722,7 +723,7 @@ def test_the_spec_tells_the_order_of_blocks(mistake):
 
 
 @given(seed=seeds)
-@settings(max_examples=3)
+@fewer(20)
 def test_encode_gradient(seed):
     """Through the whole encoder, to every one of its weights at once."""
     case = case_of(seed)

@@ -7,7 +7,7 @@ import pytest
 import spec
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from proof import (
     EPS,
@@ -16,6 +16,7 @@ from proof import (
     check_slope,
     differing,
     distance,
+    fewer,
     holds,
     normal,
     over_rows,
@@ -42,7 +43,7 @@ B, S, D, V, C = 3, 7, 5, 13, 11
 ERF = BertConfig(hidden_size=D, num_attention_heads=1, vocab_size=V)
 TANH = BertConfig.from_dict(ERF.to_dict() | {"hidden_act": "gelu_pytorch_tanh"})
 BOUND = 100 * EPS  # sums of 5 terms of size 1 to 10, at most three after one another
-few = settings(max_examples=25)
+few = fewer(2)
 
 
 def map_of(seed: int, out_width: int) -> LinearWeights:
@@ -142,7 +143,7 @@ def test_pooled_rejects(mistake, law):
 
 
 @given(seed=seeds)
-@settings(max_examples=10)
+@fewer(6)
 def test_pooled_gradient(seed):
     x, weights = pooled_case(seed)
     check_slope(
@@ -317,7 +318,7 @@ def test_mlm_logits_rejects(mistake, law):
 
 
 @given(case=mlm_cases, seed=seeds)
-@settings(max_examples=10)
+@fewer(6)
 def test_mlm_logits_gradient(case, seed):
     """The word table gets a gradient too: it is the decoder."""
 
@@ -371,7 +372,7 @@ def test_linear_heads_are_their_spec(head, shape, classes, seed):
 
 @pytest.mark.parametrize(("head", "shape", "classes"), ONE_MAP)
 @given(seed=seeds)
-@settings(max_examples=5)
+@fewer(12)
 def test_linear_heads_gradient(head, shape, classes, seed):
     check_slope(
         lambda x, w, b: head(x, LinearWeights(w, b)),
@@ -421,7 +422,7 @@ def test_regression_values_are_their_spec(seed):
 
 
 @given(seed=seeds)
-@settings(max_examples=5)
+@fewer(12)
 def test_regression_gradient(seed):
     check_slope(
         lambda x, w, b: regression_values(x, LinearWeights(w, b)),
@@ -502,7 +503,7 @@ def test_span_logits_rejects(mistake, law):
 
 
 @given(seed=seeds)
-@settings(max_examples=5)
+@fewer(12)
 def test_span_gradient(seed):
     check_slope(
         lambda x, w, b: torch.stack(span_logits(x, LinearWeights(w, b)), 1),
@@ -581,7 +582,7 @@ def test_multiple_choice_logits_rejects(mistake, law):
 
 
 @given(seed=seeds)
-@settings(max_examples=5)
+@fewer(12)
 def test_multiple_choice_gradient(seed):
     case = choice_case(seed)
     check_slope(

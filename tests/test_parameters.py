@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from proof import EPS, check, differing, distance, holds, normal, rejects, seeds
+from proof import EPS, check, differing, distance, fewer, holds, normal, rejects, seeds
 from torch import Tensor
 
 from minibert.config import BertConfig
@@ -317,7 +317,7 @@ NORMAL_LAWS = [
 
 @pytest.mark.parametrize("law", NORMAL_LAWS)
 @given(case=draws)
-@settings(max_examples=12)
+@fewer(5)
 def test_truncated_normal_law(law, case):
     holds(law, truncated_normal, case)
 
@@ -388,7 +388,7 @@ def test_narrow_types_are_the_same_draws_rounded(dtype):
 
 
 @given(structure_seed=seeds, std=st.sampled_from([0.02, 0.5]))
-@settings(max_examples=10)
+@fewer(6)
 def test_initial_weights(structure_seed, std):
     shapes = weight_shapes(SMALL, PARTS, fit_width=19)
     weights = initial_weights(shapes, std, fresh(structure_seed), torch.float64)
