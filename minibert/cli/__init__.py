@@ -42,7 +42,7 @@ def main() -> None:
     # programs want the cores too, a spinning thread keeps the one it waits for from running.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="minibert", standalone_mode=False)
     except click.exceptions.Abort:
         code = fail("stopped", 130)
     except KeyboardInterrupt:

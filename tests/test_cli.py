@@ -1,0 +1,629 @@
+"""The command line: what is printed where, exit codes, and what is never a traceback."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+import tiny
+import torch
+from test_training import files_in, room_for
+
+from minibert import cli
+from minibert.data.readers import Example
+from minibert.model import Bert
+from minibert.training.finetune import finetune
+from minibert.training.loop import TrainingOptions
+from minibert.training.progress import Display
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = sorted(cli.cli.commands)
+SMALL = "--epochs 2 --batch-size 8 --lr 0.02 --max-length 20 --device cpu"
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output, which must be exactly one JSON document on one line."""
+        assert self.out.count("\n") == 1, self.out
+
+        def refuse(name: str) -> None:
+            raise AssertionError(f"{name} is no JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+    @property
+    def said(self) -> str:
+        """The error, which must be one line after whatever was reported before."""
+        last = self.err.splitlines()[-1]
+        assert last.startswith("minibert: "), self.err
+        assert "Traceback" not in self.err
+        return last.removeprefix("minibert: ")
+
+
+@pytest.fixture
+def minibert(monkeypatch, capsys, tmp_path):
+    """Run a command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(line: str, *more: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["minibert", *line.split(), *more])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return Answer(stopped.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """`data` with train and dev, `model` with a fresh classifier, `teacher` with a trained one."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny.write_data(folder / "data", n_train=30, n_dev=16)
+    model = tiny.classifier()
+    model.save_pretrained(folder / "model")
+    options = TrainingOptions(epochs=6, lr=2e-2)
+    finetune(
+        model, tiny.dataset(200, 1), tiny.dataset(40, 2), folder / "teacher", options, 16, 20,
+        Display(quiet=True),
+    )  # fmt: skip
+    (folder / "teacher" / "finetune.state.safetensors").unlink()
+    Bert.from_config(tiny.config(), "mlm", tiny.tokenizer()).save_pretrained(folder / "mlm")
+    return folder
+
+
+def finetuning(folder: Path, more: str = "") -> str:
+    return f"finetune --model {folder}/model --data {folder}/data {SMALL} {more}"
+
+
+def distilling(folder: Path, more: str = "") -> str:
+    return (
+        f"distill --teacher {folder}/teacher --data {folder}/data --student 1x12x3 {SMALL} "
+        f"--intermediate-epochs 1 {more}"
+    )
+
+
+# --- Help ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_that_is_a_command(name, minibert):
+    answer = minibert(f"{name} --help")
+    assert answer.code == 0
+    assert answer.err == ""
+    (example,) = [
+        line.split() for line in answer.out.splitlines() if line.startswith(f"    minibert {name}")
+    ]
+    known = {o for p in cli.cli.commands[name].params for o in (*p.opts, *p.secondary_opts)}
+    used = {word for word in example if word.startswith("--")}
+    assert used <= known, "the options of the example exist"
+    assert "--json" in answer.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained_or_explains_itself(name):
+    """A default is shown, or the help says what happens without the option."""
+    for parameter in cli.cli.commands[name].params:
+        if isinstance(parameter, click.Option) and not parameter.is_flag:
+            shown = parameter.show_default or parameter.required
+            assert shown or parameter.help, parameter.name
+
+
+def test_all_commands_are_listed(minibert):
+    answer = minibert("--help")
+    assert answer.code == 0
+    assert COMMANDS == ["distill", "evaluate", "fill-mask", "finetune", "inspect", "predict"]
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +\S.*[^.]\.$", answer.out, re.M), "a sentence, not cut off"
+
+
+def test_without_a_command_the_help_is_shown(minibert):
+    answer = minibert("")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("Usage: minibert")
+
+
+def test_the_table_of_exit_codes_in_the_documentation():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([0-9, ]+) \|", text, re.M) == ["0", "1", "2", "3", "130, 143"]
+
+
+@pytest.mark.parametrize("line", ["--help", "distill --help", "--version", "finetune --lr x"])
+def test_help_and_usage_errors_do_not_load_torch(line):
+    """Help is there at once; loading torch takes a second."""
+    code = (
+        "import sys; from minibert.cli import main\n"
+        f"sys.argv = ['minibert', *{line.split()!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'sklearn', 'tokenizers'} & set(sys.modules)\n"
+        "print('loaded:', sorted(heavy))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "loaded: []"
+
+
+# --- JSON ------------------------------------------------------------------------------------
+
+
+def shape_of(value: Any) -> Any:
+    """The keys and types of a document; a list is told by its first element."""
+    if isinstance(value, dict):
+        return {key: shape_of(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [shape_of(value[0])] if value else []
+    return type(value).__name__
+
+
+def documented(command: str) -> Any:
+    """The example of a command in docs/cli.md."""
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    return json.loads(re.search(rf"### {command}\n\n```json\n(.*?)```", text, re.S)[1])
+
+
+def test_evaluate_prints_the_documented_document(minibert, folder):
+    answer = minibert(f"evaluate --model {folder}/teacher --data {folder}/data --json")
+    assert answer.code == 0
+    assert list(answer.document) == ["task", "n", "metrics"]
+    assert answer.document["task"] == "classify"
+    assert answer.document["n"] == 16
+    assert answer.document["metrics"]["accuracy"] > 0.9
+    assert shape_of(answer.document) == shape_of(documented("evaluate"))
+
+
+def test_predict_prints_the_documented_document(minibert, folder):
+    answer = minibert(f"predict --model {folder}/teacher --json", "good great day", "awful plot")
+    first, second = answer.document["predictions"]
+    assert first["text"] == "good great day"
+    assert (first["label"], second["label"]) == ("praise", "blame")
+    for row in (first, second):
+        assert list(row["probabilities"]) == ["blame", "praise"]
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+    assert answer.document.keys() == documented("predict").keys()
+    assert first.keys() == documented("predict")["predictions"][0].keys()
+
+
+def test_fill_mask_prints_the_documented_document(minibert, folder):
+    texts = ("the [MASK] film", "a [MASK] and a [MASK]")
+    answer = minibert(f"fill-mask --model {folder}/mlm --top 3 --json", *texts)
+    assert shape_of(answer.document) == shape_of(documented("fill-mask"))
+    assert [row["text"] for row in answer.document["texts"]] == list(texts)
+    assert [[len(m) for m in row["masks"]] for row in answer.document["texts"]] == [[3], [3, 3]]
+
+
+def test_inspect_prints_the_documented_document(minibert, folder):
+    answer = minibert(f"inspect {folder}/teacher --json")
+    assert answer.document.keys() == documented("inspect").keys()
+    assert answer.document["parameters"] == 3060
+    assert shape_of(answer.document["keys"]) == shape_of(documented("inspect")["keys"])
+    assert {row["status"] for row in answer.document["keys"]} == {"used"}
+
+
+def test_finetune_and_distill_print_the_documented_documents(minibert, folder):
+    answer = minibert(finetuning(folder, "--json"))
+    assert answer.code == 0
+    assert shape_of(answer.document) == shape_of(documented("finetune"))
+    assert answer.document["model"] == "runs/finetune"
+    assert answer.document == json.loads(Path("runs/finetune/result.json").read_text())
+    answer = minibert(distilling(folder, "--json"))
+    assert answer.code == 0
+    assert shape_of(answer.document) == shape_of(documented("distill"))
+    assert len(answer.document["models"]) == 2
+
+
+BAD = [
+    ("", 2, "No such option"),
+    ("nonsense", 2, "No such command 'nonsense'"),
+    ("evaluate", 2, "Missing option '--model'"),
+    ("evaluate --model {f}/teacher --data {f}/nothing", 3, "nothing: no such file or folder"),
+    ("evaluate --model {f}/nothing --data {f}/data", 3, "there is no folder"),
+    ("evaluate --model {f}/teacher --data {f}/data --task sst2", 3, "dev.tsv, line 2: the label"),
+    ("evaluate --model {f}/teacher --data {f}/data --task stsb", 3, "needs two sentences"),
+    ("evaluate --model {f}/mlm --data {f}/data", 3, "has the head 'mlm', but classify needs"),
+    ("predict --model {f}/teacher", 2, "give texts as arguments, or --file"),
+    ("predict --model {f}/teacher --file {f}/none", 3, "none: No such file"),
+    ("predict --model {f}/teacher --file {f}/none text", 2, "give texts as arguments, or --file"),
+    ("predict --model {f}/mlm text", 3, "needs"),
+    ("fill-mask --model {f}/mlm text", 2, "has no [MASK]; write [MASK] where"),
+    ("fill-mask --model {f}/teacher [MASK]", 3, "filling a mask needs"),
+    ("fill-mask --model {f}/mlm --top 0 [MASK]", 2, "0 is not in the range"),
+    ("inspect {f}/data", 3, "config.json"),
+    ("inspect {f}/teacher --head mlm", 3, "missing"),
+    ("inspect {f}/teacher --head tail", 2, "there is no such head"),
+    ("finetune --model {f}/model --data {f}/data/train.tsv", 2, "--dev"),
+    ("finetune --model {f}/model --data {f}/data --lr 0", 2, "0"),
+    ("finetune --model {f}/model --data {f}/data --lr nan", 2, "nan is not a finite number"),
+    ("finetune --model {f}/model --data {f}/data --l2 inf", 2, "inf is not a finite number"),
+    ("finetune --model {f}/model --data {f}/data --epochs 0", 2, "0 is not in the range"),
+    ("finetune --model {f}/model --data {f}/data --seed -1", 2, "-1 is not in the range"),
+    ("finetune --model {f}/model --data {f}/data --task news", 2, "'news' is not one of"),
+    ("finetune --model {f}/model --data {f}/data --out {f}/data", 2, "is not empty; go on with"),
+    ("finetune --model {f}/model --data {f}/data --out {f}/data --overwrite", 2, "no run wrote"),
+    ("finetune --model {f}/model --data {f}/data --out new --resume", 2, "holds no run to resume"),
+    ("finetune --model {f}/model --data {f}/data --overwrite --resume", 2, "exclude each other"),
+    ("finetune --model {f}/model --data {f}/data --max-length 21 --limit 2", 0, ""),
+    ("distill --teacher {f}/teacher", 2, "give --teacher and --data, or neither"),
+    ("distill --teacher {f}/model --data {f}/data", 3, "its head seems untrained"),
+    ("distill --teacher {f}/mlm --data {f}/data", 3, "has the head 'mlm', but classify needs"),
+    ("distill --teacher {f}/teacher --data {f}/data --student 4x", 3, "'4x' is no shape"),
+    ("distill --teacher {f}/teacher --data {f}/data --student 1x12x2", 3, "one of [1, 3]"),
+    ("distill --teacher {f}/teacher --data {f}/data --layer-map a", 2, "--layer-map is 'a'"),
+    ("distill --teacher {f}/teacher --data {f}/data --student 1x12 --layer-map 9", 3, "1 to 2"),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --embedding-weight 0 --hidden-weight 0 "
+        "--attention-weight 0",
+        2,
+        "leave it out with --intermediate-epochs 0",
+    ),
+]
+if not torch.cuda.is_available():
+    BAD.append(("evaluate --model {f}/teacher --data {f}/data --device cuda", 2, "finds no GPU"))
+
+
+@pytest.mark.parametrize(("line", "code", "said"), BAD, ids=[line or "-" for line, *_ in BAD])
+def test_bad_input_is_one_sentence_and_an_exit_code(line, code, said, minibert, folder, tmp_path):
+    before = files_in(folder)
+    answer = minibert(line.format(f=folder) + " --json")
+    assert answer.code == code
+    if code:
+        assert list(answer.document) == ["error"] or "inspect" in line
+        assert said in answer.document["error"]
+        assert "\n" not in answer.document["error"]
+        assert list(tmp_path.iterdir()) == [], "nothing is written"
+    plain = minibert(line.format(f=folder) + (" --out again" if not code else ""))
+    assert plain.code == code
+    if code and line:
+        assert said in plain.said
+        assert plain.out == "" or "inspect" in line
+    assert files_in(folder) == before
+
+
+# --- What is damaged -------------------------------------------------------------------------
+
+
+def test_a_truncated_checkpoint(minibert, folder, tmp_path):
+    model = Bert.from_pretrained(folder / "teacher")
+    model.save_pretrained(tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for line in (
+        f"evaluate --model cut --data {folder}/data",
+        "predict --model cut good",
+        "inspect cut",
+        f"distill --teacher cut --data {folder}/data",
+        f"finetune --model cut --data {folder}/data",
+    ):
+        answer = minibert(line)
+        assert answer.code == 3
+        assert "model.safetensors" in answer.said
+    (tmp_path / "cut" / "config.json").write_text('{"vocab_size": ')
+    answer = minibert("predict --model cut good")
+    assert answer.code == 3
+    assert "config.json" in answer.said
+
+
+def test_a_bad_row(minibert, folder, tmp_path):
+    data = tiny.write_data(tmp_path / "data", 6, 6)
+    lines = (data / "train.tsv").read_text().splitlines()
+    for row, said in (
+        ("only a sentence", "1 column, but 2 are needed"),
+        ("a film\tso-so", "the label is 'so-so'"),
+        ("\tpraise", "the sentence is empty"),
+        ("a film\t", "the label is empty"),
+    ):
+        (data / "train.tsv").write_text("\n".join([*lines[:3], row, *lines[4:]]) + "\n")
+        answer = minibert(f"distill --teacher {folder}/teacher --data data --student 1x12x3")
+        assert answer.code == 3
+        assert f"train.tsv, line 4: {said}" in answer.said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_run(minibert, folder):
+    line = finetuning(folder, "--out run")
+    assert minibert(line).code == 0
+    run = Path("run")
+    (run / "result.json").write_text("{")
+    answer = minibert(line + " --resume")
+    assert answer.code == 3
+    assert "result.json" in answer.said
+    (run / "result.json").unlink()
+    (run / "finetune.state.safetensors").write_bytes(b"half a sta")
+    answer = minibert(line + " --resume")
+    assert answer.code == 3
+    assert "is damaged" in answer.said
+    assert minibert(line + " --overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        0,
+        300,
+        3000,
+        pytest.param(
+            12000,
+            marks=pytest.mark.xfail(
+                strict=True, reason="checkpoint.save_weights raises SafetensorError, not OSError"
+            ),
+        ),
+        20000,
+    ],
+)
+def test_a_full_disk(room, minibert, folder, tmp_path):
+    """1, a sentence, and no half-written file; when there is room again the run goes on."""
+    line = finetuning(folder, "--out run")
+    with room_for(room):
+        answer = minibert(line)
+    assert answer.code == 1
+    assert "File too large" in answer.said
+    left = [path for path in tmp_path.rglob("*") if "saving" in path.name]
+    assert left == []
+    again = minibert(line + (" --resume" if (tmp_path / "run" / "run.json").exists() else ""))
+    assert again.code == 0
+    Bert.from_pretrained(tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite(minibert, folder):
+    answer = minibert(distilling(folder, "--l2 1e38 --json"))
+    assert answer.code == 1
+    assert "step 1: l2 is inf, but must be finite" in answer.document["error"]
+    assert not Path("runs/distill").exists(), "nothing was saved, so nothing is in the way"
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")]
+)
+def test_a_full_memory(error, minibert, folder, monkeypatch):
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr("minibert.training.evaluation.all_logits", fail)
+    answer = minibert(f"evaluate --model {folder}/teacher --data {folder}/data")
+    assert answer.code == 1
+    assert answer.said == "the memory is full; try a smaller --batch-size or more --accumulate"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(minibert, folder, monkeypatch):
+    """Only what a user can cause is put in a sentence; a bug must show where it is."""
+    monkeypatch.setattr("minibert.training.evaluation.all_logits", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        minibert(f"evaluate --model {folder}/teacher --data {folder}/data")
+
+
+# --- Training --------------------------------------------------------------------------------
+
+
+def test_finetune_distill_evaluate_predict_one_after_the_other(minibert, folder):
+    """The path of a user, with the folders that the commands choose themselves."""
+    answer = minibert(finetuning(folder, "--epochs 20"))
+    assert answer.code == 0
+    assert "best model" in answer.out
+    assert re.search(r"^classify, 16 rows$", answer.out, re.M)
+    line = distilling(folder).replace(f"{folder}/teacher", "runs/finetune")
+    answer = minibert(line + " --labels-too")
+    assert answer.code == 0, answer.err
+    head, *rows = answer.out.splitlines()[:4]
+    assert head.split() == ["accuracy", "parameters", "on", "disk", "sentences/s"]
+    assert [row.split("  ")[0] for row in rows] == [
+        "teacher", "student, labels alone", "student, distilled",
+    ]  # fmt: skip
+    assert all(re.search(r"\(.*x fewer\).*\(.*x less\).*\(.*x faster\)", r) for r in rows[1:])
+    for name in ("embedding", "hidden", "attention", "prediction"):
+        assert re.search(rf"^  {name} ", answer.err, re.M), "which losses apply is said"
+    assert re.search(r"intermediate .*embedding .*hidden .*attention", answer.err)
+    told = answer.out.splitlines()[-1].split()
+    assert told[:4] == ["minibert", "predict", "--model", "runs/distill"]
+    assert minibert(" ".join(told[1:4]), "a good film").code == 0
+    answer = minibert(f"evaluate --model runs/distill --data {folder}/data --json")
+    assert answer.document == {
+        key: json.loads(Path("runs/distill/result.json").read_text())[key]
+        for key in ("task", "n", "metrics")
+    }
+    left = {path.name for path in Path("runs").rglob("*") if path.is_file()}
+    assert not [name for name in left if "state" in name or "teacher_logits" in name]
+    assert {"run.json", "result.json", "metrics.jsonl", "config.json", "vocab.txt"} <= left
+
+
+def test_a_used_folder_needs_a_choice(minibert, folder):
+    line = finetuning(folder)
+    first = minibert(line + " --json").document
+    before = files_in(Path("runs/finetune"))
+    answer = minibert(line)
+    assert answer.code == 2
+    assert "runs/finetune is not empty; go on with --resume" in answer.said
+    answer = minibert(line + " --resume --json")
+    assert answer.code == 0
+    assert answer.document == first, "a complete run gives its result again"
+    answer = minibert(line + " --resume --lr 0.03")
+    assert answer.code == 2
+    assert "was made with lr = 0.02, not 0.03" in answer.said
+    answer = minibert(line + " --resume --save-every 1")
+    assert answer.code == 0, "how often to save has no say in the result"
+    answer = minibert(distilling(folder, "--out runs/finetune --resume"))
+    assert answer.code == 2
+    assert files_in(Path("runs/finetune")) == before
+    answer = minibert(line + " --overwrite --seed 3 --json")
+    assert answer.code == 0
+    assert json.loads(Path("runs/finetune/run.json").read_text())["seed"] == 3
+
+
+def test_the_result_does_not_depend_on_where_it_lies(minibert, folder):
+    for out in ("a", "b/c"):
+        assert minibert(finetuning(folder, f"--out {out}")).code == 0
+    one, two = Path("a/model.safetensors"), Path("b/c/model.safetensors")
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_limit_takes_the_first_rows(minibert, folder):
+    assert minibert(finetuning(folder, "--limit 16 --save-every 1")).code == 0
+    rows = Path("runs/finetune/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [2, 4]
+    answer = minibert(f"evaluate --model runs/finetune --data {folder}/data --limit 5 --json")
+    assert answer.document["n"] == 5
+
+
+def test_options_reach_the_run(minibert, folder):
+    """Each of them changes the weights; so none is read and then forgotten."""
+    seen = {}
+    for number, more in enumerate(
+        (
+            "", "--adam google", "--adam momentum", "--schedule constant", "--warmup 0.9",
+            "--weight-decay 0.9", "--l2 0.5", "--max-norm 0.01", "--seed 1", "--lr 0.01",
+            "--batch-size 4", "--epochs 3", "--dtype bfloat16", "--max-length 8", "--limit 20",
+        )
+    ):  # fmt: skip
+        answer = minibert(finetuning(folder, f"--out {number} --evaluate-every 100 {more}"))
+        assert answer.code == 0, answer.err
+        bytes_of_model = Path(f"{number}/model.safetensors").read_bytes()
+        assert bytes_of_model not in seen, f"{more} gives the same as {seen.get(bytes_of_model)}"
+        seen[bytes_of_model] = more
+
+
+CHILD = "from minibert.cli import main; main()"
+SLOW_CHILD = """
+import time
+from minibert.training import loop
+step = loop.accumulate_gradient
+loop.accumulate_gradient = lambda *arguments: (time.sleep(0.03), step(*arguments))[1]
+"""
+
+
+def stopped_by(number: int, line: str, folder: Path) -> tuple[int, str, str]:
+    """Run a command in a process of its own, and send it a signal once it has measured more."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW_CHILD + CHILD, *line.split(), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    rows = folder / "stopped" / "metrics.jsonl"
+    size, deadline = rows.stat().st_size if rows.exists() else 0, time.monotonic() + 120
+    while not rows.exists() or rows.stat().st_size <= size:
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=120)
+    return child.returncode, out, err
+
+
+def test_stopped_by_ctrl_c_and_by_sigterm_and_resumed(minibert, folder, tmp_path):
+    line = finetuning(folder, "--epochs 20 --threads 1")
+    for number, code, more in ((signal.SIGINT, 130, ""), (signal.SIGTERM, 143, " --resume")):
+        returned, out, err = stopped_by(number, f"{line} --out stopped{more}", tmp_path)
+        assert returned == code, err
+        assert "go on with --resume" in json.loads(out)["error"]
+        assert "Traceback" not in err
+        assert (tmp_path / "stopped" / "finetune.state.safetensors").exists()
+        assert not (tmp_path / "stopped" / "result.json").exists()
+
+    assert minibert(line + " --out stopped --resume").code == 0
+    assert minibert(line + " --out straight").code == 0
+    stopped, straight = files_in(tmp_path / "stopped"), files_in(tmp_path / "straight")
+    rows = [
+        [json.loads(row) | {"seconds": 0} for row in found.pop("metrics.jsonl").splitlines()]
+        for found in (stopped, straight)
+    ]
+    assert rows[0] == rows[1]
+    for found in (stopped, straight):
+        assert json.loads(found.pop("result.json")).pop("model") in ("stopped", "straight")
+    assert stopped == straight
+
+
+# --- Prediction ------------------------------------------------------------------------------
+
+
+def test_predict_from_arguments_a_file_and_standard_input(minibert, folder, tmp_path, monkeypatch):
+    texts = ["good great day", "awful plot", "a lovely film and so bright"]
+    expected = minibert(f"predict --model {folder}/teacher", *texts)
+    lines = [line.split("\t") for line in expected.out.splitlines()]
+    assert [line[0] for line in lines] == ["praise", "blame", "praise"]
+    assert [line[2] for line in lines] == texts
+    assert all(0.5 < float(line[1]) <= 1 for line in lines)
+    (tmp_path / "texts").write_text("\n".join(texts) + "\n")
+    assert minibert(f"predict --model {folder}/teacher --file texts") == expected
+    with open(tmp_path / "texts") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        assert minibert(f"predict --model {folder}/teacher --file -") == expected
+
+
+def test_predict_names_the_line_that_it_cannot_read(minibert, folder, tmp_path):
+    for content, said in (
+        (b"good\n\nbad\n", "line 2: the text is empty"),
+        (b"good\n\xff\n", "line 2: byte 0xff is not UTF-8"),
+        (b"", "the file is empty"),
+    ):
+        (tmp_path / "texts").write_bytes(content)
+        answer = minibert(f"predict --model {folder}/teacher --file texts")
+        assert answer.code == 3
+        assert said in answer.said
+
+
+def test_predict_prints_scores_of_a_regression(minibert, tmp_path):
+    config = tiny.config().with_labels(("score",), "regression")
+    Bert.from_config(config, "regression", tiny.tokenizer()).save_pretrained(tmp_path / "scores")
+    answer = minibert("predict --model scores --json", "a good film")
+    (row,) = answer.document["predictions"]
+    assert row.keys() == {"text", "score"}
+    plain = minibert("predict --model scores", "a good film")
+    assert plain.out == f"{row['score']:.4f}\ta good film\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(folder):
+    """`minibert predict … | head -1`."""
+    texts = ["good"] * 3000
+    command = [sys.executable, "-c", CHILD, "predict", "--model", f"{folder}/teacher", *texts]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline().startswith("praise")
+        child.stdout.close()
+        assert "Traceback" not in child.stderr.read()
+
+
+def test_pairs_of_sentences(minibert, folder, tmp_path):
+    """A column of second sentences is used: the same first with another second differs."""
+    rows = tiny.examples(40, 1)
+    lines = [f"the film\t{r.first}\t{tiny.NAMES[int(r.label or 0)]}" for r in rows]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("sentence1\tsentence2\tlabel\n" + "\n".join(lines) + "\n")
+    answer = minibert(
+        f"finetune --model {folder}/model --data . {SMALL} --epochs 12 --out run --json"
+    )
+    assert answer.code == 0, answer.err
+    assert answer.document["metrics"]["accuracy"] > 0.7
+    answer = minibert("evaluate --model run --data dev.tsv --json --max-length 20")
+    assert answer.document["metrics"]["accuracy"] > 0.7
+
+
+def test_a_class_the_model_does_not_know(minibert, folder, tmp_path):
+    tiny.write_table(tmp_path / "dev.tsv", (Example("a film", None, 1),), ("x", "neutral"))
+    answer = minibert(f"evaluate --model {folder}/teacher --data dev.tsv")
+    assert answer.code == 3
+    assert "dev.tsv, line 2: the label is 'neutral', but the classes are blame, praise" in (
+        answer.said
+    )
