@@ -70,7 +70,7 @@ def word_groups(starts_word_S: Tensor, maskable_S: Tensor) -> Tensor:
     Shapes
         starts_word_S  bool [S]  True where a piece does not begin with ##
         maskable_S     bool [S]  False for [CLS], [SEP] and padding
-        return         int64 [S]  group numbers from 0, or -1
+        return         int64 [S]  a number per word, or -1
 
     Source
         google-research/bert, create_pretraining_data.py (do_whole_word_mask).
@@ -80,9 +80,9 @@ def word_groups(starts_word_S: Tensor, maskable_S: Tensor) -> Tensor:
 
     >>> word_groups(torch.tensor([True, True, False, True]),
     ...             torch.tensor([False, True, True, True]))
-    tensor([-1,  1,  1,  2])
+    tensor([-1,  2,  2,  3])
     """
-    return torch.where(maskable_S, starts_word_S.long().cumsum(0) - 1, -1)
+    return torch.where(maskable_S, starts_word_S.long().cumsum(0), -1)
 
 
 def replaced_tokens(

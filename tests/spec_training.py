@@ -222,7 +222,7 @@ def words(starts: list[bool], maskable: list[bool]) -> list[list[int]]:
     """The positions of each word's pieces, words of special tokens left out"""
     found: list[list[int]] = []
     for s, start in enumerate(starts):
-        if start:
+        if start or not found:
             found.append([])
         found[-1].append(s)
     return [kept for word in found if (kept := [s for s in word if maskable[s]])]

@@ -12,7 +12,7 @@ import pytest
 import spec_training as spec
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from proof import (
     EPS,
@@ -21,6 +21,7 @@ from proof import (
     check_slope,
     differing,
     distance,
+    fewer,
     gradients,
     holds,
     normal,
@@ -46,7 +47,6 @@ from minibert.encoder import BlockTrace, EncoderTrace, encode_traced
 from minibert.losses import soft_cross_entropy
 from minibert.parameters import LinearWeights, initial_weights, weight_shapes
 
-fewer = settings(max_examples=settings.default.max_examples // 4)  # for what is slow
 
 
 def kept(lengths: list[int], tokens: int) -> Tensor:
@@ -292,7 +292,7 @@ def test_grouped_heads_rejects(mistake, law):
     rejects(law, mistake, grouped_heads, [heads_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_grouped_heads_gradient(seed):
     scores, heads = heads_case(seed)
@@ -493,7 +493,7 @@ HIDDEN_LAWS = [
 
 
 @pytest.mark.parametrize("law", HIDDEN_LAWS)
-@fewer
+@fewer(4)
 @given(case=st.builds(hidden_case, seeds, st.just(1.0), st.sampled_from([2, 3])))
 def test_hidden_loss_law(law, case):
     holds(law, hidden_loss, case)
@@ -580,7 +580,7 @@ def test_hidden_loss_rejects(mistake, law):
 
 
 @pytest.mark.parametrize("mode", ["masked", "tinybert"])
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_hidden_loss_gradient(mode, seed):
     case = hidden_case(seed)
@@ -675,7 +675,7 @@ def attention_spec(case: AttentionCase, mode: str) -> Tensor:
 
 
 @pytest.mark.parametrize("mode", ["masked", "tinybert"])
-@fewer
+@fewer(4)
 @given(case=attention_cases)
 def test_attention_loss_is_its_spec(mode, case):
     error = distance(attention_loss(*case, mode), attention_spec(case, mode))
@@ -810,7 +810,7 @@ ATTENTION_LAWS = [
 
 
 @pytest.mark.parametrize("law", ATTENTION_LAWS)
-@fewer
+@fewer(4)
 @given(case=st.builds(attention_case, seeds, st.sampled_from([1.0, 80.0]), st.sampled_from([1, 3])))
 def test_attention_loss_law(law, case):
     holds(law, attention_loss, case)
@@ -965,7 +965,7 @@ TINYBERT_ATTENTION_LAWS = [
 
 
 @pytest.mark.parametrize("law", TINYBERT_ATTENTION_LAWS)
-@fewer
+@fewer(4)
 @given(case=st.builds(attention_case, seeds))
 def test_attention_loss_of_tinybert_law(law, case):
     holds(law, in_tinybert_mode, case)
@@ -1001,7 +1001,7 @@ def test_attention_loss_of_tinybert_rejects(mistake, law):
 
 
 @pytest.mark.parametrize("mode", ["masked", "tinybert"])
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_attention_loss_gradient(mode, seed):
     case = attention_case(seed, group=3)
@@ -1177,7 +1177,7 @@ def test_prediction_loss_rejects(mistake, law):
 
 
 @pytest.mark.parametrize("mode", ["masked", "tinybert"])
-@fewer
+@fewer(4)
 @given(case=prediction_cases, seed=seeds)
 def test_prediction_loss_gradient(mode, case, seed):
     check_slope(
@@ -1258,7 +1258,7 @@ ALL = TermWeights()
 
 
 @pytest.mark.parametrize("mode", ["masked", "tinybert"])
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_intermediate_terms_is_its_spec(mode, seed):
     case = pair_case(seed)
@@ -1300,7 +1300,7 @@ def official_distillation_loss(student, teacher, keep, projection):
     return loss
 
 
-@fewer
+@fewer(4)
 @given(seed=seeds, step=st.sampled_from([1, 2, 4]))
 def test_distillation_loss_is_the_reference(seed, step):
     """TinyBERT's first stage as a whole: value, and the gradient of everything the student has."""
@@ -1393,7 +1393,7 @@ INTERMEDIATE_LAWS = [
 
 
 @pytest.mark.parametrize("law", INTERMEDIATE_LAWS)
-@fewer
+@fewer(4)
 @given(seed=seeds, rule=st.sampled_from(["uniform", "top", "bottom", (6, 1, 1)]))
 def test_intermediate_terms_law(law, seed, rule):
     holds(law, intermediate_terms, pair_case(seed, rule=rule))
@@ -1607,7 +1607,7 @@ DISTILLATION_LAWS = [
 
 
 @pytest.mark.parametrize("law", DISTILLATION_LAWS)
-@fewer
+@fewer(4)
 @given(case=st.builds(terms_case, seeds))
 def test_distillation_loss_law(law, case):
     holds(law, distillation_loss, case)

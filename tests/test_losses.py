@@ -7,7 +7,7 @@ import pytest
 import spec_training as spec
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from proof import (
     EPS,
@@ -16,6 +16,7 @@ from proof import (
     check_slope,
     differing,
     distance,
+    fewer,
     gradients,
     holds,
     normal,
@@ -38,7 +39,6 @@ from minibert.losses import (
 
 SCALES = [1e-3, 1.0, 30.0]
 TEMPERATURES = [0.5, 1.0, 3.0, 20.0]
-fewer = settings(max_examples=settings.default.max_examples // 4)  # for what is slow
 
 
 def choices(seed: int, high: int, *shape: int) -> Tensor:
@@ -71,7 +71,7 @@ def hard_bound(logits: Tensor) -> float:
 
 
 hard_cases = st.builds(
-    hard_case, seeds, st.sampled_from([1, 2, 7]), st.sampled_from([2, 3, 11]),
+    hard_case, seeds, st.sampled_from([1, 2, 7]), st.sampled_from([1, 2, 3, 11]),
     st.sampled_from(SCALES),
 )
 
@@ -232,7 +232,7 @@ def test_cross_entropy_rejects(mistake, law):
     rejects(law, mistake, cross_entropy, [hard_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(case=hard_cases, seed=seeds)
 def test_cross_entropy_gradient(case, seed):
     labels = case.labels
@@ -331,7 +331,7 @@ def test_mlm_loss_rejects(mistake, law):
     rejects(law, mistake, mlm_loss, [mlm_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_mlm_loss_gradient(seed):
     logits, labels = mlm_case(seed)
@@ -410,7 +410,7 @@ def test_nsp_loss_rejects(mistake, law):
     rejects(law, mistake, nsp_loss, [nsp_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_nsp_loss_gradient(seed):
     logits, labels = nsp_case(seed)
@@ -507,7 +507,7 @@ def test_span_loss_rejects(mistake, law):
     rejects(law, mistake, span_loss, [span_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_span_loss_gradient(seed):
     start, end, first, last = span_case(seed)
@@ -610,7 +610,7 @@ def test_squared_error_rejects(mistake, law):
     rejects(law, mistake, squared_error, [error_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(case=error_cases, seed=seeds)
 def test_squared_error_gradient(case, seed):
     check_slope(squared_error, spec.squared_error, case, seed)
@@ -839,7 +839,7 @@ def test_kl_divergence_rejects(mistake, law):
     rejects(law, mistake, kl_divergence, [soft_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(case=soft_cases, seed=seeds)
 def test_kl_divergence_gradient(case, seed):
     check_slope(
@@ -999,7 +999,7 @@ def test_soft_cross_entropy_rejects(mistake, law):
     rejects(law, mistake, soft_cross_entropy, [soft_case(seed) for seed in range(5)])
 
 
-@fewer
+@fewer(4)
 @given(case=soft_cases, seed=seeds)
 def test_soft_cross_entropy_gradient(case, seed):
     check_slope(
@@ -1128,7 +1128,7 @@ def test_l2_penalty_rejects(mistake, law):
     rejects(law, mistake, l2_penalty, [penalty_case(seed) for seed in range(3)])
 
 
-@fewer
+@fewer(4)
 @given(case=penalty_cases, seed=seeds)
 def test_l2_penalty_gradient(case, seed):
     check_slope(
@@ -1220,7 +1220,7 @@ def test_sparse_training_loss_rejects(mistake, law):
     rejects(law, mistake, sparse_training_loss, [sparse_case(seed) for seed in range(3)])
 
 
-@fewer
+@fewer(4)
 @given(case=sparse_cases, seed=seeds)
 def test_sparse_training_loss_gradient(case, seed):
     check_slope(

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pytest
 import spec_training as spec
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from proof import EPS, as_tensor, check, differing, distance, holds, normal, rejects, seeds
+from proof import EPS, as_tensor, check, differing, distance, fewer, holds, normal, rejects, seeds
 from torch import Tensor
 
 from minibert.config import BertConfig
@@ -39,7 +39,6 @@ from minibert.parameters import (
     weight_shapes,
 )
 
-fewer = settings(max_examples=settings.default.max_examples // 4)  # for what is slow
 FORMS = ["momentum", "google", "kingma", "adamw", "adam_l2"]
 RATE = 0.01
 
@@ -110,7 +109,7 @@ runs = st.builds(run_case, seeds, st.sampled_from([1e-9, 1e-7, 1.0, 1e6]))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@fewer
+@fewer(4)
 @given(seed=seeds, scale=st.sampled_from([1e-7, 1.0, 1e6]))
 def test_adam_step_is_its_spec(form, seed, scale):
     run = run_case(seed, scale)._replace(options=adam_form(form)._replace(weight_decay=0.3))
@@ -401,14 +400,14 @@ L2_LAWS = [
 
 @pytest.mark.parametrize("form", ["momentum", "google", "kingma"])
 @pytest.mark.parametrize("law", ANY_FORM_LAWS)
-@fewer
+@fewer(4)
 @given(seed=seeds, scale=st.sampled_from([1e-7, 1.0, 1e6]))
 def test_adam_step_law(law, form, seed, scale):
     holds(law, adam_step, run_case(seed, scale, form=form))
 
 
 @pytest.mark.parametrize("law", CORRECTED_LAWS + UNCORRECTED_LAWS + DECOUPLED_LAWS + L2_LAWS)
-@fewer
+@fewer(4)
 @given(run=runs)
 def test_adam_step_law_of_its_form(law, run):
     holds(law, adam_step, run)
@@ -573,7 +572,7 @@ def test_adam_step_rejects(mistake, law):
     rejects(law, mistake, adam_step, cases)
 
 
-@fewer
+@fewer(4)
 @given(seed=seeds)
 def test_adam_step_finds_the_least_squares_solution(seed):
     """Not a proof of the formula, but of the direction: with a falling rate it arrives."""
@@ -921,7 +920,7 @@ def curve(schedule, case: Times, last: int | None = None) -> list[float]:
 
 
 @pytest.mark.parametrize("schedule", ALL_SCHEDULES)
-@fewer
+@fewer(4)
 @given(warmup=st.integers(0, 30), total=st.integers(0, 60))
 def test_schedule_is_its_spec(schedule, warmup, total):
     """Also where the warm-up is 0, as long as the training, or longer."""
@@ -1064,7 +1063,7 @@ SCHEDULE_LAWS = {
 @pytest.mark.parametrize(
     ("schedule", "law"), [(f, law) for f, laws in SCHEDULE_LAWS.items() for law in laws]
 )
-@fewer
+@fewer(4)
 @given(case=times)
 def test_schedule_law(schedule, law, case):
     holds(law, schedule, case)
