@@ -269,6 +269,10 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
 
     Raises
         CheckpointError  there is no such file, or it is damaged.
+
+    >>> stored_tensors(Path("no such file"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    minibert.config.CheckpointError: no such file is missing, damaged or no safetensors: ...
     """
     try:
         file = safe_open(path, framework="pt")
@@ -292,6 +296,16 @@ def save_weights(path: Path, weights: BertWeights) -> None:
 
     Raises
         OSError  the disk is full or forbids it.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from minibert.config import BertConfig
+    >>> from minibert.parameters import initial_weights, weight_shapes
+    >>> shapes = weight_shapes(BertConfig(vocab_size=7, hidden_size=12, num_hidden_layers=1))
+    >>> weights = initial_weights(shapes, 0.02, torch.Generator().manual_seed(0))
+    >>> with TemporaryDirectory() as folder:
+    ...     save_weights(Path(folder) / "model.safetensors", weights)
+    ...     stored_tensors(Path(folder) / "model.safetensors")["pooler.dense.bias"].shape
+    (12,)
     """
     has_head = any((weights.mlm, weights.nsp, weights.classifier, weights.span))
     prefix = "bert." if has_head else ""
@@ -299,4 +313,7 @@ def save_weights(path: Path, weights: BertWeights) -> None:
         key_of(name, prefix): tensor.detach().cpu().contiguous()
         for name, tensor in named_tensors(weights)
     }
-    save_file(tensors, path, metadata={"format": "pt"})
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from None

@@ -68,6 +68,7 @@ class Encoding(NamedTuple):
 
     @property
     def ids(self) -> list[int]:
+        """The ids alone, what the model reads."""
         return [token.id for token in self.tokens]
 
 
@@ -113,22 +114,40 @@ def category(character: str) -> str:
 
 
 def is_space(character: str) -> bool:
+    r"""What separates words: Unicode's separators, tab and line ends.
+
+    >>> is_space("\u3000"), is_space("_")
+    (True, False)
+    """
     return character in "\t\n\r" or category(character).startswith("Z")
 
 
 def is_dropped(character: str) -> bool:
-    """Control, format and private-use characters, and the replacement character."""
+    r"""Control, format and private-use characters, and the replacement character.
+
+    >>> is_dropped("\u200d"), is_dropped("x")
+    (True, False)
+    """
     return character == "\ufffd" or category(character) in ("Cc", "Cf", "Co")
 
 
 def is_punctuation(character: str) -> bool:
-    """Unicode's punctuation, and all of ASCII that is neither letter, digit, space nor control."""
+    """Unicode's punctuation, and all of ASCII that is neither letter, digit, space nor control.
+
+    >>> is_punctuation("$"), is_punctuation("¿"), is_punctuation("€")
+    (True, True, False)
+    """
     if character < "\x7f":
         return character > " " and not character.isalnum()
     return category(character).startswith("P")
 
 
 def is_chinese(character: str) -> bool:
+    """Characters that are a word each: the blocks of Chinese ideographs, but no kana, no hangul.
+
+    >>> is_chinese("書"), is_chinese("か")
+    (True, False)
+    """
     if character < "\u3400":  # nearly all text ends here, and quickly
         return False
     return any(first <= ord(character) <= last for first, last in CHINESE)
