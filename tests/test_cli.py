@@ -125,7 +125,7 @@ def test_every_option_is_explained_or_explains_itself(name):
 def test_all_commands_are_listed(minibert):
     answer = minibert("--help")
     assert answer.code == 0
-    assert COMMANDS == ["distill", "evaluate", "fill-mask", "finetune", "inspect", "predict"]
+    assert {"distill", "evaluate", "fill-mask", "finetune", "inspect", "predict"} <= set(COMMANDS)
     for name in COMMANDS:
         assert re.search(rf"^  {name} +\S.*[^.]\.$", answer.out, re.M), "a sentence, not cut off"
 
@@ -350,21 +350,7 @@ def test_a_damaged_run(minibert, folder):
     assert minibert(line + " --overwrite").code == 0
 
 
-@pytest.mark.parametrize(
-    "room",
-    [
-        0,
-        300,
-        3000,
-        pytest.param(
-            12000,
-            marks=pytest.mark.xfail(
-                strict=True, reason="checkpoint.save_weights raises SafetensorError, not OSError"
-            ),
-        ),
-        20000,
-    ],
-)
+@pytest.mark.parametrize("room", [0, 300, 3000, 12000, 20000])
 def test_a_full_disk(room, minibert, folder, tmp_path):
     """1, a sentence, and no half-written file; when there is room again the run goes on."""
     line = finetuning(folder, "--out run")

@@ -124,8 +124,7 @@ def check_finite(trainable: Trainable, terms: dict[str, float], step: int, norm:
         return
     causes_first = sorted(terms, key="loss".__eq__)  # "loss" is the sum of the others
     culprits = [f"{k} is {terms[k]}" for k in causes_first if not math.isfinite(terms[k])]
-    gradients = named_tensors(views_of(trainable.gradient_P, trainable.shapes))
-    for name, gradient in gradients:
+    for name, gradient in named_tensors(views_of(trainable.gradient_P, trainable.shapes)):
         if not finite(gradient):
             culprits.append(f"the gradient of {name} is infinite or NaN")
     culprits.append(f"the gradient norm is {norm}")
@@ -133,6 +132,19 @@ def check_finite(trainable: Trainable, terms: dict[str, float], step: int, norm:
         f"step {step}: {culprits[0]}, but must be finite; the update was not made, and the last "
         "saved state stays; try a smaller --lr, or --dtype float32"
     )
+
+
+def check_weights(trainable: Trainable, step: int) -> None:
+    """Stop before weights that an update made infinite are measured or saved.
+
+    Raises
+        NotFinite  a weight is infinite or NaN.
+    """
+    if not finite(trainable.parameters_P):
+        raise NotFinite(
+            f"step {step}: the update made a weight infinite or NaN; the last saved state stays; "
+            "try a smaller --lr"
+        )
 
 
 def finite(x: Tensor) -> bool:
@@ -230,11 +242,8 @@ def train(
                 measuring = last or due(options.evaluate_every, progress.step)
                 stopping = stop.number  # read once: a signal may come between any two lines
                 saving = last or stopping or due(options.save_every, progress.step)
-                if (measuring or saving) and not finite(trainable.parameters_P):
-                    raise NotFinite(
-                        f"step {progress.step}: the update made a weight infinite or NaN; the last "
-                        "saved state stays; try a smaller --lr"
-                    )
+                if measuring or saving:
+                    check_weights(trainable, progress.step)
                 if measuring:
                     row = measure(epoch) | {"seconds": round(time.monotonic() - started, 2)}
                     append_metrics(folder, row)
