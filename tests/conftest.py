@@ -1,6 +1,7 @@
 """What every test shares: one thread, repeatable Hypothesis, and the two optional real inputs."""
 
 import os
+import signal
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -11,6 +12,8 @@ import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 torch.set_num_threads(1)
+# Whoever starts the tests in the background of a shell has Ctrl-C ignored; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile(
     "default",
     deadline=None,

@@ -718,6 +718,7 @@ def test_an_id_that_cannot_be_fetched_says_what_was_tried(
         raise ConnectionError("Name or service not known\nlong story")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError) as caught:
         hub.model_folder("google-bert/bert-base-uncased")
