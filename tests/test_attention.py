@@ -775,7 +775,7 @@ def test_dropout_falls_on_the_probabilities():
     expected = merged @ case.weights.output.weight_OI.T + case.weights.output.bias_O
     assert torch.equal(trace.probabilities_BNSR, plain.probabilities_BNSR)
     check(distance(trace.output_BSD, expected), BOUND, "output after dropout")
-    assert torch.equal(multi_head_attention(*case, rate, None).output_BSD, plain.output_BSD)
+    assert torch.equal(multi_head_attention(*case, rate).output_BSD, plain.output_BSD)
 
 
 def test_multi_head_attention_refuses_a_remainder():
