@@ -230,6 +230,12 @@ def test_head_counts_that_do_not_divide_name_the_legal_ones(teacher):
         assert len(table(teacher, f"2x12x{heads}")) == 4
 
 
+def test_head_counts_need_not_divide_where_no_scores_are_compared(teacher):
+    skipped = dataclasses.replace(OPTIONS.intermediate, epochs=0)
+    rows = table(teacher, "2x12x4", intermediate=skipped)
+    assert rows[2] == ("attention", "off", "4 heads, the teacher 6")
+
+
 @pytest.mark.parametrize(
     ("layers", "path"),
     [

@@ -94,8 +94,9 @@ def losses_that_apply(
         layers = layer_map(student.num_hidden_layers, teacher.num_hidden_layers, options.layers)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+    staged = options.intermediate.epochs > 0
     own, other = student.num_attention_heads, teacher.num_attention_heads
-    if options.term_weights.attention and other % own:
+    if staged and options.term_weights.attention and other % own:
         legal = [n for n in range(1, other + 1) if other % n == 0]
         raise CheckpointError(
             f"{own} student heads cannot share {other} teacher heads evenly; choose one of {legal} "
@@ -104,11 +105,10 @@ def losses_that_apply(
     widths = f"{student.hidden_size} wide, the teacher {teacher.hidden_size}"
     projected = "; a learned map between" if student.hidden_size != teacher.hidden_size else ""
     heads = f"{own} heads, the teacher {other}"
-    if own != other:
+    if own != other and other % own == 0:
         heads += f"; each learns the mean of {other // own}"
     path = ", ".join(f"{m} ← {g}" for m, g in enumerate(layers, start=1))
     weights = options.term_weights
-    staged = options.intermediate.epochs > 0
 
     def use(weight: float) -> str:
         return f"weight {weight:g}" if weight and staged else "off"
