@@ -48,7 +48,6 @@ from minibert.losses import soft_cross_entropy
 from minibert.parameters import LinearWeights, initial_weights, weight_shapes
 
 
-
 def kept(lengths: list[int], tokens: int) -> Tensor:
     return torch.arange(tokens) < torch.tensor(lengths)[:, None]
 
