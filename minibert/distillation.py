@@ -140,6 +140,9 @@ def hidden_loss(
     tensor([4.])
     """
     _check_mode(mode)
+    if mode == "masked":
+        # hidden before it is mapped, so that not even a NaN in the padding reaches a gradient
+        hidden_BSD = torch.where(keep_BS[:, :, None], hidden_BSD, 0)
     mapped_BSE = hidden_BSD if projection is None else linear(hidden_BSD, *projection)
     if mapped_BSE.shape != teacher_hidden_BSE.shape:
         raise ValueError(
@@ -150,7 +153,6 @@ def hidden_loss(
     difference_BSE = at_least_float32(mapped_BSE) - target_BSE
     if mode == "tinybert":
         return (difference_BSE * difference_BSE).mean((1, 2))
-    # hidden before it is squared, so that not even a NaN in the padding reaches the gradient
     difference_BSE = torch.where(keep_BS[:, :, None], difference_BSE, 0)
     summed_B = (difference_BSE * difference_BSE).mean(-1).sum(-1)
     return summed_B / keep_BS.sum(-1).clamp(min=1)

@@ -21,9 +21,9 @@ from minibert.encoder import EncoderTrace, encode, encode_traced
 from minibert.files import save_folder
 from minibert.functional import softmax
 from minibert.heads import mlm_logits, nsp_logits, pooled, sequence_logits
-from minibert.hub import VOCABULARY_FILES, model_folder
+from minibert.hub import model_folder
 from minibert.parameters import BertWeights, initial_weights, named_tensors, with_tensors
-from minibert.pretrained import HEADS, check_head, head_shapes, load_model
+from minibert.pretrained import HEADS, check_head, head_shapes, load_model, vocabulary_notes
 
 
 class Guess(NamedTuple):
@@ -107,12 +107,9 @@ class Bert:
         config, weights, head, report = load_model(
             folder, head, new_head, labels, seed, dtype, fit_dense
         )
-        tokenizer = None
-        if any((folder / file).exists() for file in VOCABULARY_FILES[:2]):
-            tokenizer = Tokenizer.from_folder(folder)
-        else:
-            note = "neither vocab.txt nor tokenizer.json is there, so the model cannot read text"
-            report = report._replace(notes=(*report.notes, note))
+        notes = vocabulary_notes(folder)
+        tokenizer = None if notes else Tokenizer.from_folder(folder)
+        report = report._replace(notes=(*report.notes, *notes))
         return cls(config, weights, head, tokenizer, report)
 
     def save_pretrained(self, folder: str | Path) -> None:

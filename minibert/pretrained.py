@@ -17,6 +17,7 @@ from minibert.checkpoint import (
 )
 from minibert.config import BertConfig, CheckpointError
 from minibert.files import read_config, stored_in
+from minibert.hub import VOCABULARY_FILES
 from minibert.parameters import BertWeights, initial_weights, named_tensors, weight_shapes
 
 
@@ -169,7 +170,15 @@ def inspect_folder(folder: Path, head: str | None = None) -> Inspection:
         report = load_weights(stored, shapes)[1]
     except CheckpointError as fault:
         error = f"{folder}: {fault}{_advice(stored, shapes, head)}"
+    report = report._replace(notes=(*report.notes, *vocabulary_notes(folder)))
     return Inspection(config, head, stored, report, error)
+
+
+def vocabulary_notes(folder: Path) -> tuple[str, ...]:
+    """A remark where a folder has no vocabulary."""
+    if any((folder / file).exists() for file in VOCABULARY_FILES[:2]):
+        return ()
+    return ("neither vocab.txt nor tokenizer.json is there, so the model cannot read text",)
 
 
 def check_head(head: str) -> None:

@@ -613,3 +613,43 @@ def test_a_class_the_model_does_not_know(minibert, folder, tmp_path):
     assert "dev.tsv, line 2: the label is 'neutral', but the classes are blame, praise" in (
         answer.said
     )
+
+
+def test_finetune_keeps_a_head_that_fits_and_says_which_head_it_trains(minibert, folder):
+    kept = minibert(f"finetune --model {folder}/teacher --data {folder}/data {SMALL} --lr 1e-9")
+    assert f"{folder}/teacher has a head for blame, praise: it is trained further" in kept.err
+    before = minibert(f"evaluate --model {folder}/teacher --data {folder}/data --json")
+    after = minibert(f"evaluate --model runs/finetune --data {folder}/data --json")
+    assert after.document == before.document
+    fresh = minibert(f"finetune --model {folder}/mlm --data {folder}/data {SMALL} --out other")
+    assert "a new head for blame, praise is drawn from seed 0" in fresh.err
+
+
+def test_evaluate_refuses_a_model_of_other_classes(minibert, folder, tmp_path):
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\ngood film\t1\n", encoding="utf-8")
+    answer = minibert(f"evaluate --model {folder}/teacher --data dev.tsv --task sst2")
+    assert answer.code == 3
+    assert "labels are blame, praise, but those of sst2 are negative, positive" in answer.said
+
+
+def test_predict_takes_pairs_and_refuses_what_is_none(minibert, folder):
+    two = minibert(f"predict --model {folder}/teacher --pair --json", "the film\tgood")
+    one = minibert(f"predict --model {folder}/teacher --json", "the film")
+    assert two.document["predictions"][0]["label"] == "praise"
+    assert (
+        two.document["predictions"][0]["probabilities"]
+        != one.document["predictions"][0]["probabilities"]
+    )
+    for text, said in (("good", "no single tab"), (" ", "text 1 is empty")):
+        answer = minibert(f"predict --model {folder}/teacher --pair", text)
+        assert answer.code == 2
+        assert said in answer.said
+
+
+def test_inspect_says_that_a_vocabulary_is_missing(minibert, folder, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / "model" / name).read_bytes())
+    answer = minibert("inspect . --json")
+    assert answer.document["notes"] == [
+        "neither vocab.txt nor tokenizer.json is there, so the model cannot read text"
+    ]

@@ -1711,3 +1711,19 @@ def test_a_distillation_loss_of_half_precision_is_computed_in_float32(formula, c
     found = formula(*half, mode)
     assert found.dtype == torch.float32
     assert torch.equal(found, formula(*(cast(part, torch.float32) for part in half), mode))
+
+
+def test_not_even_a_nan_in_the_padding_reaches_a_gradient():
+    generator = torch.Generator().manual_seed(0)
+    hidden_BSD = torch.randn(2, 3, 5, generator=generator)
+    hidden_BSD[:, 2] = math.nan
+    hidden_BSD.requires_grad_()
+    weight_OI = torch.randn(7, 5, generator=generator).requires_grad_()
+    projection = LinearWeights(weight_OI, torch.zeros(7))
+    keep_BS = torch.tensor([[True, True, False]] * 2)
+    target_BSE = torch.randn(2, 3, 7, generator=generator)
+    hidden_loss(hidden_BSD, target_BSE, projection, keep_BS).sum().backward()
+    assert weight_OI.grad is not None
+    assert hidden_BSD.grad is not None
+    assert weight_OI.grad.isfinite().all()
+    assert hidden_BSD.grad.isfinite().all()

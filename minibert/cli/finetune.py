@@ -58,8 +58,8 @@ def finetune(
     """
     place, precision = prepare(device, threads, dtype)
     from minibert.data.readers import read_dataset
-    from minibert.model import Bert
     from minibert.training.finetune import finetune as train_on_labels
+    from minibert.training.finetune import starting_model
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
     from minibert.training.runs import check_run, finish_run, open_run
@@ -72,10 +72,9 @@ def finetune(
     train_set = read_dataset(train_path, task, limit=limit)
     names = train_set.task.label_names
     dev_set = read_dataset(dev_path, train_set.task.name, names or None)
-    head = "regression" if train_set.task.regression else "classification"
-    bert = Bert.from_pretrained(model, new_head=head, labels=names or None, seed=seed)
     display.say(train_set.summary())
     display.say(dev_set.summary())
+    bert = starting_model(model, train_set.task, seed, display)
     options = training_options_from(
         training, epochs=epochs, lr=lr, seed=seed, dtype=precision
     )

@@ -11,11 +11,13 @@ from minibert.cli.options import compute_options, prepare
 @click.argument("texts", nargs=-1)
 @click.option("--model", required=True, help="model folder, or an id on huggingface.co")
 @click.option("--file", "path", help="a file with one text a line; - for standard input")
+@click.option("--pair", is_flag=True, help="each text is two sentences with a tab between them")
 @compute_options
 def predict(
     texts: tuple[str, ...],
     model: str,
     path: str | None,
+    pair: bool,
     seed: int,
     device: str,
     dtype: str,
@@ -38,17 +40,24 @@ def predict(
     from minibert.model import Bert
 
     inputs = list(texts) if texts else read_texts(str(path))
+    for number, text in enumerate(inputs, start=1):
+        if not text.strip():
+            raise click.UsageError(f"text {number} is empty; give words to judge")
+        if pair and text.count("\t") != 1:
+            raise click.UsageError(f"text {number} has no single tab between two sentences")
+    first = [text.partition("\t")[0] for text in inputs] if pair else inputs
+    second = [text.partition("\t")[2] for text in inputs] if pair else None
     bert = Bert.from_pretrained(model).to(place, precision)
     try:
         if bert.head == "regression":
-            scores = bert.logits(inputs)[:, 0].tolist()
+            scores = bert.logits(first, second)[:, 0].tolist()
             rows = [
                 {"text": text, "score": score} for text, score in zip(inputs, scores, strict=True)
             ]
         else:
             rows = [
                 {"text": text, "label": said.label, "probabilities": said.probabilities}
-                for text, said in zip(inputs, bert.classify(inputs), strict=True)
+                for text, said in zip(inputs, bert.classify(first, second), strict=True)
             ]
     except ValueError as error:
         raise CheckpointError(f"{model}: {error}") from None

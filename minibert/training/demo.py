@@ -6,6 +6,7 @@ teacher's answers to a pool of texts without labels instead.
 """
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -113,5 +114,5 @@ def run_demo(out: Path, seed: int, display: Display, device: str = "cpu") -> dic
         "metrics": rows[-1]["metrics"],
         "model": str(out),
         "models": rows,
-        "next": f'minibert predict --model {out} "{corpus.held_out[0].first}"',
+        "next": shlex.join(["minibert", "predict", "--model", str(out), corpus.held_out[0].first]),
     }

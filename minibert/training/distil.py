@@ -6,6 +6,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +63,6 @@ def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) 
         CheckpointError  it has no classifier, other labels, or knows no more than a constant.
     """
     metrics = evaluated(teacher, dev_set, max_length)
-    names = tuple(teacher.config.id2label.values())
-    generic = tuple(f"LABEL_{index}" for index in range(len(names)))
-    if not task.regression and names not in (generic, task.label_names):
-        raise CheckpointError(
-            f"the teacher's labels are {', '.join(names)}, but those of the data are "
-            f"{', '.join(task.label_names)}, in this order; a teacher must be trained on them"
-        )
     labels_X = labels_of(dev_set)
     blind = 0.0
     if "accuracy" in metrics and task.select_by == "accuracy":
@@ -309,5 +303,8 @@ def distil_and_compare(
     result = distil(teacher, student, train_set.examples, dev_set, out, options, display, device)
     models["student, distilled"] = out
     rows = compared(models, dev_set, options.max_length, options.prediction.dtype, device)
-    command = f'minibert predict --model {out} "{dev_set.examples[0].first}"'
-    return result | {"models": rows, "next": command}
+    try_it = ["minibert", "predict", "--model", str(out), dev_set.examples[0].first]
+    if train_set.task.pair:
+        try_it[-1] += f"\t{dev_set.examples[0].second}"
+        try_it.insert(-1, "--pair")
+    return result | {"models": rows, "next": shlex.join(try_it)}

@@ -151,11 +151,12 @@ def evaluated(
         )
     names = [name.lower() for name in config.id2label.values()]
     expected = [name.lower() for name in task.label_names]
-    if names != expected and sorted(names) == sorted(expected):
+    nameless = names == [f"label_{i}" for i in range(wanted)] or all(map(str.isdigit, expected))
+    if names != expected and not (nameless or task.regression):
         raise CheckpointError(
             f"the model's labels are {', '.join(names)}, but those of {task.name} are "
-            f"{', '.join(expected)}: another order; mend id2label in its config.json, if it is "
-            "wrong, or give --task classify and data with the names of the classes"
+            f"{', '.join(expected)}, in this order; evaluate a model of this task, or mend "
+            "id2label in its config.json, if that is wrong"
         )
     encodings = encodings_of(dataset, model.tokenizer, max_length)
     logits_XC = all_logits(encodings, model.weights, config, dtype)

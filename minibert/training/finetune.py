@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from minibert.data.readers import Dataset
+from minibert.data.readers import Dataset, Task
+from minibert.files import read_config
+from minibert.hub import model_folder
 from minibert.model import Bert
 from minibert.parameters import BertWeights
 from minibert.training.evaluation import all_logits, encodings_of, labels_of, measured
@@ -14,6 +16,25 @@ from minibert.training.loop import TrainingOptions, train
 from minibert.training.objectives import LabelObjective
 from minibert.training.progress import Display
 from minibert.training.trainable import Trainable
+
+
+def starting_model(name: str, task: Task, seed: int, display: Display) -> Bert:
+    """The model to fine-tune: with its own head, if that has the labels of the task, or a new one.
+
+    Raises
+        CheckpointError  there is no such model, or it is damaged.
+    """
+    folder = model_folder(name)
+    config = read_config(folder)
+    head = "regression" if task.regression else "classification"
+    labels = task.label_names or ("score",)
+    own = tuple(config.id2label.values())
+    fitting = len(own) == 1 if task.regression else own == labels
+    if "BertForSequenceClassification" in config.architectures and fitting:
+        display.say(f"{name} has a head for {', '.join(own)}: it is trained further")
+        return Bert.from_pretrained(folder, head)
+    display.say(f"a new head for {', '.join(labels)} is drawn from seed {seed}")
+    return Bert.from_pretrained(folder, new_head=head, labels=labels, seed=seed)
 
 
 def finetune(
