@@ -401,13 +401,12 @@ def hidden_offsets_cost_their_square(formula, case):
 
 
 def hidden_padding_changes_neither_value_nor_slope(formula, case):
-    """Whatever stands there: the student's numbers are loud, the teacher's are NaN."""
-    noise = normal(8, 3, 2, case.hidden.shape[2], scale=1e4)
+    """Whatever stands there, even NaN on both sides."""
     longer = HiddenCase(
-        torch.cat([case.hidden, noise], 1),
-        torch.cat([case.teacher, torch.full((3, 2, 7), math.nan, dtype=torch.float64)], 1),
+        F.pad(case.hidden, (0, 0, 0, 2), value=math.nan),
+        F.pad(case.teacher, (0, 0, 0, 2), value=math.nan),
         case.projection,
-        torch.cat([case.keep, torch.zeros(3, 2, dtype=torch.bool)], 1),
+        F.pad(case.keep, (0, 2), value=False),
     )
     found = []
     for part in (case, longer):
@@ -550,6 +549,11 @@ def hidden_teacher_not_detached(hidden, teacher, projection, keep):
     return torch.where(keep, gaps, 0).sum(1) / keep.sum(1)
 
 
+def padding_hidden_after_the_map(hidden, teacher, projection, keep):
+    gaps = F.linear(hidden, *projection) - teacher.detach()
+    return torch.where(keep[..., None], gaps, 0).square().mean(2).sum(1) / keep.sum(1)
+
+
 def padding_hidden_after_squaring(hidden, teacher, projection, keep):
     gaps = squares(hidden, teacher, projection).mean(2)
     return torch.where(keep, gaps, 0).sum(1) / keep.sum(1)
@@ -571,6 +575,7 @@ def padding_hidden_after_squaring(hidden, teacher, projection, keep):
         (projection_without_bias, an_exact_image_costs_nothing),
         (cosine_of_the_states, hidden_offsets_cost_their_square),
         (hidden_teacher_not_detached, its_slopes_are_those_of_least_squares),
+        (padding_hidden_after_the_map, hidden_padding_changes_neither_value_nor_slope),
         (padding_hidden_after_squaring, hidden_padding_changes_neither_value_nor_slope),
     ],
 )
