@@ -36,7 +36,7 @@ def demo_models(vocabulary_size: int) -> tuple[BertConfig, BertConfig]:
         num_attention_heads=4,
         intermediate_size=256,
         max_position_embeddings=MAX_LENGTH,
-        initializer_range=0.05,  # 0.02 suits a width of 768; from it, some seeds never start
+        initializer_range=0.05,  # 0.02 suits a width of 768; from it, a run may never start
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     ).with_labels(TASK.label_names)
@@ -86,7 +86,7 @@ def run_demo(out: Path, seed: int, display: Display, device: str = "cpu") -> dic
         batch_size=32,
         max_length=MAX_LENGTH,
     )
-    start = new_student(student_config, teacher.weights, seed, options.init_embeddings)
+    start = new_student(student_config, teacher.weights, seed)  # nothing of the teacher in it
     finetune(
         Bert(student_config, start._replace(fit_dense=None), "classification", tokenizer),
         label_set, dev_set, out / "labels", TrainingOptions(epochs=20, lr=1e-3, seed=seed),
