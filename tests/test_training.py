@@ -288,6 +288,20 @@ def test_a_run_is_the_steps_of_the_book(schedule, tmp_path):
     assert [row["lr"] for row in read_metrics(tmp_path)] == [rates[2], rates[5]]
 
 
+def test_a_row_has_the_means_of_its_own_epoch(tmp_path):
+    losses: list[float] = []
+
+    def record(step, terms, weights):
+        losses.append(float(terms["loss"].detach()))
+        return terms
+
+    options = dataclasses.replace(OPTIONS, accumulate=1, evaluate_every=None, l2=0.0)
+    run(tmp_path, spoil=record, options=options)
+    found = [row["train"]["loss"] for row in read_metrics(tmp_path)]
+    assert found == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], abs=1e-12)
+    assert abs(found[0] - found[1]) > 1e-3
+
+
 # --- Exact resume ----------------------------------------------------------------------------
 
 
@@ -547,6 +561,15 @@ def test_weights_that_overflow_are_not_saved(lr, tmp_path):
     options = dataclasses.replace(OPTIONS, lr=lr, warmup=0.0, epochs=1, evaluate_every=1)
     with pytest.raises(NotFinite, match="smaller --lr"):
         run(tmp_path, options=options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_overflow_are_not_saved_where_nothing_is_measured(tmp_path):
+    """The first stage of a distillation measures no answers that would show it."""
+    model = tiny.classifier()
+    options = dataclasses.replace(OPTIONS, lr=1e39, warmup=0.0, save_every=1)
+    with pytest.raises(NotFinite, match="step 1: the update made a weight infinite or NaN"):
+        train(labels_objective(model), Trainable(model.weights), options, tmp_path, "a", Watched())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -951,7 +974,9 @@ def test_a_model_that_does_not_fit_the_task_is_refused():
     swapped = dataclasses.replace(
         model, config=model.config.with_labels(("Praise", "Blame"), model.config.problem_type)
     )
-    with pytest.raises(CheckpointError, match=r"praise, blame, but .* blame, praise, in this order"):
+    with pytest.raises(
+        CheckpointError, match=r"praise, blame, but .* blame, praise, in this"
+    ):
         evaluated(swapped, data, 20)
     with pytest.raises(CheckpointError, match="has no vocabulary"):
         evaluated(dataclasses.replace(model, tokenizer=None), data, 20)
