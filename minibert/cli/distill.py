@@ -119,6 +119,8 @@ def distill(
             "--embedding-weight, --hidden-weight and --attention-weight are all 0, so the first "
             "stage has nothing to learn; leave it out with --intermediate-epochs 0"
         )
+    if teacher is None and threads is None:
+        threads = 1  # the demo's matrices are so small that sharing them costs more than it saves
     place, precision = prepare(device, threads, dtype)
     from minibert.distillation import TermWeights
     from minibert.training.comparison import comparison_lines
