@@ -745,6 +745,29 @@ def test_a_write_that_fails_anywhere_can_be_made_good(
     assert outcome(tmp_path) == uninterrupted
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Flush, rename, flush the folder: in any other order a power cut could leave half a file."""
+    calls = []
+
+    def logged(name):
+        original = getattr(os, name)
+
+        def call(*arguments, **named):
+            number = os.stat(arguments[0]).st_ino  # of a path, or of an open file
+            found = [p.name for p in (tmp_path, *tmp_path.iterdir()) if p.stat().st_ino == number]
+            calls.append((name, *found))
+            return original(*arguments, **named)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, logged(name))
+    new = Trainable(tiny.classifier().weights), torch.Generator(), Progress(STEPS)
+    save_state(tmp_path / STATE, *new)
+    staged = f".{STATE}.saving"
+    assert calls == [("fsync", staged), ("replace", staged), ("fsync", tmp_path.name)]
+
+
 def test_damaged_metrics_are_named(tmp_path):
     append_metrics(tmp_path, {"phase": "tiny", "step": 1})
     for line in ("{", "[]", "3", '{"phase": "tiny"}', '{"step": "two"}'):
@@ -974,9 +997,7 @@ def test_a_model_that_does_not_fit_the_task_is_refused():
     swapped = dataclasses.replace(
         model, config=model.config.with_labels(("Praise", "Blame"), model.config.problem_type)
     )
-    with pytest.raises(
-        CheckpointError, match=r"praise, blame, but .* blame, praise, in this"
-    ):
+    with pytest.raises(CheckpointError, match=r"praise, blame, but .* blame, praise, in this"):
         evaluated(swapped, data, 20)
     with pytest.raises(CheckpointError, match="has no vocabulary"):
         evaluated(dataclasses.replace(model, tokenizer=None), data, 20)
