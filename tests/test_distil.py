@@ -131,7 +131,6 @@ def test_answers_are_computed_once(teacher, tmp_path, monkeypatch):
         cached_logits(path, encodings, teacher, torch.float32)
 
 
-@pytest.mark.xfail(strict=True, reason="cached_logits lets safetensors' own error through")
 def test_a_full_disk_while_answers_are_cached_is_an_error_of_the_disk(teacher, tmp_path):
     encodings = encodings_of(tiny.dataset(64, 1), teacher.tokenizer, MAX_LENGTH)
     with room_for(100), pytest.raises(OSError, match=r"logits\.safetensors cannot be written"):

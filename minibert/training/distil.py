@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.objectives import IntermediateObjective, PredictionObjective
 from minibert.training.progress import Display
+from minibert.training.runs import written_whole
 from minibert.training.students import new_student, student_config
 from minibert.training.trainable import Trainable
 
@@ -128,10 +128,8 @@ def cached_logits(
         if logits_XC.shape == (n, n_labels):
             return logits_XC
     logits_XC = all_logits(encodings, teacher.weights, teacher.config, dtype)
-    staged = path.with_name(f".{path.name}.saving")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"logits": logits_XC}, staged)
-    os.replace(staged, path)
+    with written_whole(path) as staged:
+        save_file({"logits": logits_XC}, staged)
     return logits_XC
 
 
