@@ -216,6 +216,9 @@ def load_weights(
 ) -> tuple[BertWeights, LoadReport]:
     """Read exactly the weights of `shapes` (from `weight_shapes`) out of a file, as `dtype`.
 
+    Accuracy
+        |error| <= eps / 2 |x|, eps that of `dtype`; exact if the file's type is no wider than it
+
     Raises
         CheckpointError  a weight is missing, unexpected, of another size or type, or not finite;
                          a copy of a tied weight differs from it; positions are not in order.

@@ -4,7 +4,8 @@ B batch · S tokens · R = S · D the student's width · E the teacher's · N th
 H the teacher's heads · C classes · L the student's layers.
 
 Every loss is one number per sample, so L(s, t) = Σ_i L_i(s_i, t_i) is a plain sum, and a batch may
-be cut into parts without changing it. Two modes:
+be cut into parts without changing it. All are computed in float32 at least, and eps under Accuracy
+is that precision's unless it says another. Two modes:
 
 masked    (default) means over real tokens only: padding changes nothing.
 tinybert  as the official code computes: means over all positions, so padded tokens are compared
@@ -83,6 +84,9 @@ def grouped_heads(teacher_scores_BHSR: Tensor, n_heads: int) -> Tensor:
     Source
         Ours: TinyBERT pairs heads one to one and has no answer for other counts.
 
+    Accuracy
+        |error| <= (H/N + 1)/2 eps mean |score| and the smallest normal number, in the dtype given
+
     Raises
         ValueError  N does not divide H; the message names the counts that do.
 
@@ -132,6 +136,10 @@ def hidden_loss(
     Differs
         the paper has one matrix for embeddings and one for layers; its code shares one, with bias.
 
+    Accuracy
+        |error| <= mean(2 |d| e + e²) + (3 + S E/2) L eps,  d = W h + b - t,
+        e = (D + 1) eps (Σ |W| |h| + |b|), eps that of the projection's dtype; 0 without one
+
     Raises
         ValueError  the widths do not fit, or no such mode.
 
@@ -154,8 +162,8 @@ def hidden_loss(
     if mode == "tinybert":
         return (difference_BSE * difference_BSE).mean((1, 2))
     difference_BSE = torch.where(keep_BS[:, :, None], difference_BSE, 0)
-    summed_B = (difference_BSE * difference_BSE).mean(-1).sum(-1)
-    return summed_B / keep_BS.sum(-1).clamp(min=1)
+    summed_B = (difference_BSE * difference_BSE).mean(2).sum(1)
+    return summed_B / keep_BS.sum(1).clamp(min=1)
 
 
 def attention_loss(
@@ -165,9 +173,8 @@ def attention_loss(
 
     Formula
         masked    1/(N n²) Σ_n Σ_{s, r kept} (a_nsr - t_nsr)²,  n² = pairs of kept tokens
-        tinybert  1/(N S R) Σ_n Σ_{s, r}     (a'_nsr - t'_nsr)²,  x' = 0 where r is hidden or
-                  x <= -100, else x. Padded keys add nothing but count in the mean; padded
-                  queries are compared like real ones.
+        tinybert  1/(N S R) Σ_n Σ_{s, r} (a' - t')²,  x' = 0 where r is hidden or x <= -100,
+                  else x. Padded keys count in the mean, as 0; padded queries like real ones.
 
     Shapes
         scores_BNSR          float [B, N, S, R]  QKᵀ/√K before mask and softmax
@@ -180,6 +187,9 @@ def attention_loss(
 
     Differs
         code that compares probabilities, or scores with a -10000 mask in them, is another loss.
+
+    Accuracy
+        |error| <= mean(2 |a - t| e + e²) + (3 + NSR/2) L eps, e of `grouped_heads`; tinybert: H = N
 
     Raises
         ValueError  N does not divide H, or no such mode.
@@ -228,6 +238,9 @@ def prediction_loss(
         TinyBERT's code compares regression outputs with the labels, which its authors call a bug
         (Pretrained-Language-Model issue 128). No factor T².
 
+    Accuracy
+        |error| <= that of `soft_cross_entropy` (1/C of it in tinybert), or 2 L eps where C = 1
+
     Raises
         ValueError  no such mode, the shapes differ, or (C > 1) the temperature is not above 0.
 
@@ -240,12 +253,12 @@ def prediction_loss(
             f"prediction_loss: student {list(logits_BC.shape)} and teacher "
             f"{list(teacher_logits_BC.shape)} differ; both must have one output per class"
         )
-    if logits_BC.shape[-1] == 1:
+    if logits_BC.shape[1] == 1:
         target_BC = at_least_float32(teacher_logits_BC.detach())
         difference_B = (at_least_float32(logits_BC) - target_BC)[:, 0]
         return difference_B * difference_B
     loss_B = soft_cross_entropy(teacher_logits_BC, logits_BC, temperature)
-    return loss_B / logits_BC.shape[-1] if mode == "tinybert" else loss_B
+    return loss_B / logits_BC.shape[1] if mode == "tinybert" else loss_B
 
 
 class DistillationTerms(NamedTuple):
@@ -292,6 +305,9 @@ def intermediate_terms(
     Source
         Jiao et al. 2020, arXiv:1909.10351, section 3; general_distill.py of the official code.
 
+    Accuracy
+        |error| <= the sum of what the losses of the layers promise
+
     Raises
         ValueError  widths, heads, layers or mode do not fit.
 
@@ -334,6 +350,9 @@ def distillation_loss(terms: DistillationTerms, weights: TermWeights) -> Tensor:
 
     Source
         Jiao et al. 2020, arXiv:1909.10351, section 3 (the sum over layers with λ_m = 1).
+
+    Accuracy
+        |error| <= 3 eps Σ_k |weight_k| |term_ki|, and the smallest normal number
 
     Raises
         ValueError  there is no term at all.

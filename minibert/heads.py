@@ -27,6 +27,9 @@ def pooled(hidden_BSD: Tensor, weights: LinearWeights) -> Tensor:
     Differs
         TinyBERT's classifier takes a ReLU of it once more.
 
+    Accuracy
+        |error| <= (1 - y²) (D + 1)/2 eps (Σ |w| |h_0| + |b|) + 3/2 eps |y|, eps that of the dtype
+
     >>> pooled(torch.zeros(1, 3, 2), LinearWeights(torch.eye(2), torch.zeros(2)))
     tensor([[0., 0.]])
     """
@@ -49,6 +52,9 @@ def mlm_logits(
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 3.1; google-research/bert, run_pretraining.py.
+
+    Accuracy
+        |error| <= the roundings of each step, enlarged by the steps after it: laws/rounding.py
 
     Raises
         ValueError  the widths do not fit.
@@ -78,6 +84,9 @@ def nsp_logits(pooled_BD: Tensor, weights: LinearWeights) -> Tensor:
     Source
         google-research/bert, run_pretraining.py (get_next_sentence_output).
 
+    Accuracy
+        |error| <= (D + 1)/2 eps (Σ |w| |p| + |b|), eps that of the dtype
+
     >>> nsp_logits(torch.ones(1, 2), LinearWeights(torch.eye(2), torch.zeros(2)))
     tensor([[1., 1.]])
     """
@@ -102,6 +111,9 @@ def sequence_logits(
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 4.1.
 
+    Accuracy
+        |error| <= (D + 1)/2 eps (Σ |w| |p| + |b|), eps that of the dtype
+
     >>> sequence_logits(torch.ones(1, 2), LinearWeights(torch.eye(2), torch.zeros(2)))
     tensor([[1., 1.]])
     """
@@ -125,6 +137,9 @@ def regression_values(
 
     Source
         Devlin et al. 2019 evaluate STS-B so; `transformers`' problem_type "regression".
+
+    Accuracy
+        |error| <= (D + 1)/2 eps (Σ |w| |p| + |b|), eps that of the dtype
 
     Raises
         ValueError  the head has more than one row.
@@ -157,6 +172,9 @@ def token_logits(
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 5.3 (named entities).
 
+    Accuracy
+        |error| <= (D + 1)/2 eps (Σ |w| |h| + |b|), eps that of the dtype
+
     >>> token_logits(torch.ones(1, 3, 2), LinearWeights(torch.ones(5, 2), torch.zeros(5))).shape
     torch.Size([1, 3, 5])
     """
@@ -175,6 +193,9 @@ def span_logits(hidden_BSD: Tensor, weights: LinearWeights) -> tuple[Tensor, Ten
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 4.2.
+
+    Accuracy
+        |error| <= (D + 1)/2 eps (Σ |w| |h| + |b|), eps that of the dtype
 
     >>> start_BS, end_BS = span_logits(torch.ones(1, 3, 2),
     ...                                LinearWeights(torch.eye(2), torch.zeros(2)))
@@ -203,6 +224,9 @@ def multiple_choice_logits(
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 4.4 (SWAG).
+
+    Accuracy
+        |error| <= (D + 1)/2 eps (Σ |w| |p| + |b|), eps that of the dtype
 
     Raises
         ValueError  the texts do not divide into questions of C choices.

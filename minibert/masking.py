@@ -15,6 +15,7 @@ def masked_count(n_tokens: int, rate: float = 0.15, most: int = 20) -> int:
 
     Formula
         min(most, max(1, round(rate · n)));  a half goes to the even number, as Python 3 rounds
+        At least one, also at rate 0: a sequence without a word to guess would teach nothing.
 
     Shapes
         n_tokens  int  tokens of the sequence, [CLS] and [SEP] counted
@@ -128,6 +129,7 @@ def mask_tokens(
 
     Formula
         chosen = `masked_count` tokens by `chosen_tokens`, hidden by `replaced_tokens`
+        Every piece has a draw of its own, also the pieces of one word.
 
     Shapes
         ids_S     int64 [S]  without padding

@@ -208,6 +208,9 @@ def truncated_normal(
     Differs
         the PyTorch ports draw a plain normal, which has tails beyond two widths.
 
+    Accuracy
+        |error| <= 0.51 eps |x| for float32 and less: drawn in float64, and rounded once
+
     >>> truncated_normal((2,), 0.02, torch.Generator().manual_seed(0), torch.float32).abs() < 0.04
     tensor([True, True])
     """

@@ -23,31 +23,27 @@ from minibert.config import CheckpointError
 
 UNKNOWN = "[UNK]"
 SPECIALS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
-LONGEST_WORD = 100
 
 # Every mark, punctuation and format character that Unicode gained after 8.0, up to 17.0. Whatever
 # lies in these ranges was none of the three in 8.0, and so counts as a letter in `category`.
-GAINED_AFTER_8 = """
-    61d-61d 7fd-7fd 890-8e2 9fd-9fe a76-a76 afa-aff b55-b55 c04-c3c c77-c77 c84-c84 d00-d00 d3b-d3c
-    d81-d81 eba-eba ece-ece 180f-1886 1abf-1aeb 1b4e-1b4f 1b7d-1b7f 1df6-1dfb 2e43-2e5d a82c-a82c
-    a8c5-a8c5 a8ff-a8ff a9bd-a9bd 10d24-10f89 11070-11074 110c2-110cd 111cf-111cf 1123e-11241
-    1133b-1133b 113bb-1145e 11660-1166c 116b9-116b9 1182f-11fff 12ff1-1612f 16d6d-16f4f 16fe2-16fe4
-    1cf00-1cf46 1e000-1e6f5 1e944-1e95f
-"""
-CATEGORY_IN_8 = {
-    chr(code): "Lo"
-    for first, last in (span.split("-") for span in GAINED_AFTER_8.split())
-    for code in range(int(first, 16), int(last, 16) + 1)
-} | {"\u166d": "Po", "\u1734": "Mn", "\U0001171e": "Mn", "\U000111c9": "Po"}  # changed since
+GAINED_AFTER_8 = re.compile(
+    "["
+    r"\u061d\u07fd\u0890-\u08e2\u09fd-\u09fe\u0a76\u0afa-\u0aff\u0b55\u0c04-\u0c3c\u0c77\u0c84"
+    r"\u0d00\u0d3b-\u0d3c\u0d81\u0eba\u0ece\u180f-\u1886\u1abf-\u1aeb\u1b4e-\u1b4f\u1b7d-\u1b7f"
+    r"\u1df6-\u1dfb\u2e43-\u2e5d\ua82c\ua8c5\ua8ff\ua9bd\U00010d24-\U00010f89"
+    r"\U00011070-\U00011074\U000110c2-\U000110cd\U000111cf\U0001123e-\U00011241\U0001133b"
+    r"\U000113bb-\U0001145e\U00011660-\U0001166c\U000116b9\U0001182f-\U00011fff"
+    r"\U00012ff1-\U0001612f\U00016d6d-\U00016f4f\U00016fe2-\U00016fe4\U0001cf00-\U0001cf46"
+    r"\U0001e000-\U0001e6f5\U0001e944-\U0001e95f"
+    "]"
+)
+CHANGED_SINCE_8 = {"\u166d": "Po", "\u1734": "Mn", "\U0001171e": "Mn", "\U000111c9": "Po"}
 
-CHINESE = (  # the library's list: it starts the fifth block at 2B920, where Unicode has 2B820
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B81F),
-    (0x2B920, 0x2CEAF),
-    (0x2F800, 0x2FA1F),
+CHINESE = re.compile(  # the library's list: Unicode starts the sixth block at 2B820, not 2B920
+    "["
+    r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b81f"
+    r"\U0002b920-\U0002ceaf\U0002f800-\U0002fa1f"
+    "]"
 )
 
 
@@ -110,7 +106,9 @@ def category(character: str) -> str:
     >>> category("!"), category("\u0301"), category("\u08e0")  # the last is a mark since 9.0
     ('Po', 'Mn', 'Lo')
     """
-    return CATEGORY_IN_8.get(character) or unicodedata.category(character)
+    if GAINED_AFTER_8.match(character):
+        return "Lo"
+    return CHANGED_SINCE_8.get(character) or unicodedata.category(character)
 
 
 def is_space(character: str) -> bool:
@@ -150,7 +148,7 @@ def is_chinese(character: str) -> bool:
     """
     if character < "\u3400":  # nearly all text ends here, and quickly
         return False
-    return any(first <= ord(character) <= last for first, last in CHINESE)
+    return CHINESE.match(character) is not None
 
 
 def decompose(text: str) -> list[tuple[str, bool]]:
@@ -246,7 +244,7 @@ def longest_match(word: str, vocabulary: Collection[str]) -> list[str]:
     >>> longest_match("unaffable", {"un", "una", "##aff", "##ff", "##able"})
     ['una', '##ff', '##able']
     """
-    if len(word) > LONGEST_WORD:
+    if len(word) > 100:
         return [UNKNOWN]
     pieces: list[str] = []
     start = 0

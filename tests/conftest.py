@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -23,7 +24,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("many", parent=settings.get_profile("default"), max_examples=5000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+# A mutant is mostly killed by the first few cases, and thousands of them are tried.
+settings.register_profile("mutation", parent=settings.get_profile("default"), max_examples=15)
+under_mutation = "mutation" if os.environ.get("MUTANT_UNDER_TEST") else "default"
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", under_mutation))
 
 
 def folder_from(variable: str) -> Path:
@@ -43,3 +47,23 @@ def data_dir() -> Path:
 def teacher_dir() -> Path:
     """A folder with a real BERT encoder: config.json, model.safetensors, tokenizer files."""
     return folder_from("MINIBERT_TEACHER")
+
+
+@pytest.fixture
+def minibert(monkeypatch, capsys, tmp_path):
+    """Run a command line in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    from command import Answer
+
+    from minibert import cli
+
+    def run(line: str, *more: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["minibert", *line.split(), *more])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return Answer(stopped.value.code or 0, *capsys.readouterr())
+
+    return run

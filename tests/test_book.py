@@ -4,8 +4,6 @@
 """
 
 import ast
-import doctest
-import importlib
 import io
 import re
 import sys
@@ -13,7 +11,6 @@ import tokenize
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -113,9 +110,13 @@ def test_every_module_at_the_top_has_its_place():
 
 
 def test_specs_know_nothing_but_math():
-    for path in TESTS.glob("spec*.py"):
+    """And a spec of text nothing but Unicode's tables; that of a later part, the one before."""
+    known = {"math", "typing", "collections.abc", "unicodedata", "minibert.laws.spec"}
+    paths = list((ROOT / "minibert" / "laws").glob("spec*.py"))
+    assert paths
+    for path in paths:
         modules = re.findall(r"^(?:from|import) (\S+)", path.read_text("utf-8"), re.MULTILINE)
-        assert set(modules) <= {"math", "typing", "collections.abc", "spec"}, path.name
+        assert set(modules) <= known, path.name
 
 
 # ----------------------------------------------------------------------------- names of torch
@@ -208,9 +209,9 @@ def test_nothing_is_changed_in_place(name):
             assert plain, f"{name}.py:{node.lineno} changes a tensor in place"
 
 
-@pytest.mark.parametrize("name", [name for name in BOOK if name != "wordpiece"])
+@pytest.mark.parametrize("name", BOOK)
 def test_no_number_hides_at_module_level(name):
-    """A constant of a formula stands in the formula. WordPiece's Unicode blocks are data."""
+    """A constant of a formula stands in the formula, where a test can see it changed."""
     for node in tree(name).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             for part in ast.walk(node.value):
@@ -269,144 +270,6 @@ def test_lines_fit_a_page(name):
     for number, line in enumerate(source(name).split("\n"), 1):
         columns = sum(not unicodedata.combining(character) for character in line)
         assert columns <= MOST_COLUMNS, f"{name}.py:{number} has {columns} columns"
-
-
-# ----------------------------------------------------------------------------------- docstrings
-
-
-class Documented(NamedTuple):
-    """A public function with its docstring in sections: "" is the summary."""
-
-    module: str
-    node: ast.FunctionDef
-    doc: str
-    sections: dict[str, list[str]]
-
-    @property
-    def where(self) -> str:
-        return f"{self.module}.{self.node.name}"
-
-
-SECTIONS = ("Formula", "Shapes", "Source", "Differs", "Raises")
-
-
-def sections_of(doc: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"": []}
-    here = ""
-    for line in doc.split("\n"):
-        if line in SECTIONS:
-            assert line not in found, f"two sections {line}"
-            here = line
-        elif line.startswith(">>>"):
-            here = "example"
-        found.setdefault(here, [])
-        if line.strip() and line not in SECTIONS:
-            found[here].append(line)
-    return found
-
-
-def documented(module: str, body: list[ast.stmt]) -> Iterator[Documented]:
-    for node in body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            doc = ast.get_docstring(node) or ""
-            yield Documented(module, node, doc, sections_of(doc))
-
-
-FUNCTIONS = [function for name in BOOK for function in documented(name, tree(name).body)]
-METHODS = [
-    method
-    for name in BOOK
-    for node in tree(name).body
-    if isinstance(node, ast.ClassDef)
-    for method in documented(name, node.body)
-]
-named = {"ids": lambda function: function.where}
-
-
-@pytest.mark.parametrize("name", BOOK)
-def test_examples_say_what_happens(name):
-    module = importlib.import_module(f"minibert.{name}")
-    runner = doctest.DocTestRunner(verbose=False)
-    report = io.StringIO()
-    for test in doctest.DocTestFinder().find(module):
-        runner.run(test, out=report.write)
-    assert runner.failures == 0, report.getvalue()
-    assert runner.tries > 0, f"{name}.py has no example"
-
-
-@pytest.mark.parametrize("function", FUNCTIONS, **named)
-def test_a_function_says_what_it_returns_and_shows_an_example(function):
-    assert function.sections[""], f"{function.where} has no docstring"
-    assert "example" in function.sections, f"{function.where} has no example"
-    length = len(function.doc.split("\n"))
-    assert length <= MOST_LINES_OF_A_DOCSTRING, f"{function.where}: {length} lines of docstring"
-
-
-@pytest.mark.parametrize("function", METHODS, **named)
-def test_a_method_says_what_it_does(function):
-    assert function.sections[""], f"{function.where} has no docstring"
-    assert len(function.doc.split("\n")) <= MOST_LINES_OF_A_DOCSTRING
-
-
-@pytest.mark.parametrize("name", BOOK)
-def test_a_module_and_its_classes_say_what_they_are(name):
-    module = tree(name)
-    assert ast.get_docstring(module), f"{name}.py has no docstring"
-    for node in module.body:
-        if isinstance(node, ast.ClassDef):
-            assert ast.get_docstring(node), f"{name}.{node.name} has no docstring"
-
-
-@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f.module in FORMULAS], **named)
-def test_a_formula_names_its_source_and_its_shapes(function):
-    assert function.sections.get("Source"), f"{function.where} has no Source"
-    arguments = [a for a in function.node.args.args if a.annotation]
-    tensors = {a.arg for a in arguments if re.search(r"\bTensor\b", ast.unparse(a.annotation))}
-    if tensors:
-        missing = tensors - shape_names(function)
-        assert not missing, f"{function.where}: Shapes does not name {sorted(missing)}"
-        assert "return" in shape_names(function), f"{function.where}: Shapes has no return"
-
-
-def shape_names(function: Documented) -> set[str]:
-    """The first column of Shapes; two spaces end it, a deeper line goes on."""
-    rows = [line[4:] for line in function.sections.get("Shapes", [])]
-    first = [re.split(r"  +", row)[0] for row in rows if not row.startswith(" ")]
-    return {name for column in first for name in column.split(", ")}
-
-
-@pytest.mark.parametrize("function", [f for f in FUNCTIONS if "Shapes" in f.sections], **named)
-def test_shapes_speak_of_arguments(function):
-    spec = function.node.args
-    arguments = {a.arg for a in (*spec.posonlyargs, *spec.args, *spec.kwonlyargs)}
-    strangers = shape_names(function) - arguments - {"return"}
-    assert not strangers, f"{function.where}: Shapes names {sorted(strangers)}, no argument"
-
-
-def raised_by(function: ast.FunctionDef, module: ast.Module, seen: frozenset[str]) -> set[str]:
-    """The exceptions that a function raises itself or through a private function of its module."""
-    private = {
-        node.name: node
-        for node in module.body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("_")
-    }
-    found = set()
-    for node in ast.walk(function):
-        if isinstance(node, ast.Raise) and node.exc is not None:
-            exception = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-            found.add(ast.unparse(exception))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            helper = node.func.id
-            if helper in private and helper not in seen:
-                found |= raised_by(private[helper], module, seen | {helper})
-    return found
-
-
-@pytest.mark.parametrize("function", FUNCTIONS + METHODS, **named)
-def test_what_is_raised_is_said(function):
-    for exception in raised_by(function.node, tree(function.module), frozenset()):
-        said = "\n".join(function.sections.get("Raises", []))
-        assert exception in said, f"{function.where} raises {exception} and does not say so"
 
 
 # --------------------------------------------------------------------------------------- tests

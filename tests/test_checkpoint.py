@@ -1,10 +1,13 @@
-"""Which key is which weight, what may be passed over, and what must never load."""
+"""What the laws of `checkpoint` do not say: messages, files of all kinds, folders and names."""
 
 import json
 import os
 import pickle
+import re
 import struct
 import warnings
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -17,16 +20,20 @@ from minibert import hub
 from minibert.checkpoint import (
     KEY_OF_PATH,
     PATH_OF_KEY,
+    KeyReport,
+    LoadReport,
     Stored,
     key_of,
     load_weights,
     match_keys,
     path_of,
+    save_weights,
     shortened,
     stored_tensors,
 )
 from minibert.config import BertConfig, CheckpointError
 from minibert.files import read_config, read_json, save_folder, stored_in
+from minibert.laws.checkpoint import PARTS, apart, config_of, in_memory, model_of, old_name
 from minibert.parameters import (
     BertWeights,
     flatten,
@@ -36,37 +43,24 @@ from minibert.parameters import (
     weight_shapes,
 )
 
-CONFIG = BertConfig(
-    vocab_size=11,
-    hidden_size=6,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=10,
-    max_position_embeddings=7,
-    type_vocab_size=3,
-    id2label={0: "a", 1: "b", 2: "c"},
-)
+CONFIG = config_of(2)
 PICKLE = r"pytorch_model\.bin is a pickle"
-PARTS = ("pooler", "mlm", "nsp", "classifier", "span")
-SHAPES = weight_shapes(CONFIG, PARTS, fit_width=8)
-FULL = initial_weights(SHAPES, 0.02, torch.Generator().manual_seed(1))
-KEYS = {key_of(path): tensor for path, tensor in named_tensors(FULL)}
-
-
-def in_memory(tensors: dict[str, Tensor]) -> dict[str, Stored]:
-    return {
-        key: Stored(tuple(t.shape), str(t.dtype).removeprefix("torch."), lambda t=t: t)
-        for key, t in tensors.items()
-    }
+MODEL = model_of(2, PARTS, fitted=True, seed=1)
+SHAPES, FULL, KEYS, _ = MODEL
 
 
 def same(first: BertWeights, second: BertWeights) -> bool:
-    one, two = dict(named_tensors(first)), dict(named_tensors(second))
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    return apart(first, second) == 0
 
 
 def loads_as(tensors: dict[str, Tensor], shapes: BertWeights = SHAPES) -> BertWeights:
     return load_weights(in_memory(tensors), shapes)[0]
+
+
+def refused(tensors: dict[str, Tensor], message: str, shapes: BertWeights = SHAPES) -> None:
+    """With this message and no other word."""
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
+        loads_as(tensors, shapes)
 
 
 def write_safetensors(folder: Path, tensors: dict[str, Tensor] = KEYS) -> Path:
@@ -78,12 +72,31 @@ def write_safetensors(folder: Path, tensors: dict[str, Tensor] = KEYS) -> Path:
 # --- the table
 
 
-def test_the_table_is_reversible() -> None:
-    assert len(KEY_OF_PATH) == len(PATH_OF_KEY)
-    paths = [path for path, _ in named_tensors(weight_shapes(BertConfig(), PARTS, fit_width=9))]
-    assert len(paths) == 12 * 16 + 5 + 2 + 5 + 4 * 2
-    for prefix in ("bert.", ""):
-        assert [path_of(key_of(path, prefix)) for path in paths] == paths
+def defaults_of(function: Callable[..., object]) -> dict[str, object]:
+    parameters = signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def test_only_these_arguments_have_defaults() -> None:
+    assert defaults_of(key_of) == {"prefix": "bert."}
+    assert defaults_of(load_weights) == {"dtype": torch.float32}
+    assert defaults_of(shortened) == {"most": 16}
+    for function in (path_of, match_keys, stored_tensors, save_weights):
+        assert defaults_of(function) == {}
+    assert KeyReport("a", "used") == ("a", "used", "", "")
+    assert LoadReport() == ((), ())
+
+
+def test_the_table_holds_every_weight_once() -> None:
+    assert len(KEY_OF_PATH) == len(PATH_OF_KEY) == 4 + 4 * 2 + 12 * 2
+    names = [path for path, _ in named_tensors(weight_shapes(BertConfig(), PARTS, fit_width=9))]
+    assert len(names) == 12 * 16 + 5 + 2 + 5 + 4 * 2
+
+
+def test_a_path_of_nothing_has_no_key() -> None:
+    for path in ("", "blocks", "blocks.0.attention.query", "blocks.00.output.weight_OI"):
+        with pytest.raises(KeyError):
+            key_of(path)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +106,7 @@ def test_the_table_is_reversible() -> None:
         "bert.encoder.layer.00.output.dense.weight",
         "bert.encoder.layer..output.dense.weight",
         "bert.encoder.layer.#.output.dense.weight",
+        "bert.encoder.layer.1000000.output.dense.weight",
         "bert.bert.pooler.dense.weight",
         "pooler.dense.gamma",
         "distilbert.transformer.layer.0.attention.q_lin.weight",
@@ -103,107 +117,113 @@ def test_other_names_have_no_path(key: str) -> None:
     assert path_of(key) is None
 
 
-# --- the traps
+@pytest.mark.parametrize("number", ["0", "1", "9", "10", "999999"])
+def test_a_layer_may_have_up_to_six_digits(number: str) -> None:
+    path = f"blocks.{number}.output.bias_O"
+    assert path_of(f"encoder.layer.{number}.output.dense.bias") == path
+    assert key_of(path, "") == f"encoder.layer.{number}.output.dense.bias"
 
 
-@pytest.mark.parametrize("prefix", ["bert.", ""])
-def test_the_prefix_may_be_there_or_not(prefix: str) -> None:
-    renamed = {prefix + key.removeprefix("bert."): KEYS[key] for key in KEYS if key[:5] == "bert."}
-    others = {key: tensor for key, tensor in KEYS.items() if key[:5] != "bert."}
-    weights, report = load_weights(in_memory(renamed | others), SHAPES)
+# --- what the report says
+
+
+def rows_of(tensors: dict[str, Tensor], shapes: BertWeights = SHAPES) -> dict[str, KeyReport]:
+    return {row.key: row for row in match_keys(in_memory(tensors), shapes).rows}
+
+
+def test_an_old_name_is_told_with_the_one_of_today() -> None:
+    old = {old_name(key): tensor for key, tensor in KEYS.items()}
+    weights, report = load_weights(in_memory(old), SHAPES)
     assert same(weights, FULL)
-    assert {row.status for row in report.rows} == {"used"}
+    assert [row.key for row in report.of("renamed")] == sorted(set(old) - set(KEYS))
+    last = report.of("renamed")[-1]
+    assert last.note == "the name today is cls.predictions.transform.LayerNorm.weight"
+    assert {row.note for row in report.of("used")} == {""}
 
 
-def test_gamma_and_beta_are_renamed_under_layer_norm_and_nowhere_else() -> None:
-    def old(key: str) -> str:
-        if ".LayerNorm." not in key:
-            return key
-        return key.replace(".LayerNorm.weight", ".LayerNorm.gamma").replace(
-            ".LayerNorm.bias", ".LayerNorm.beta"
-        )
-
-    weights, report = load_weights(in_memory({old(k): t for k, t in KEYS.items()}), SHAPES)
-    assert same(weights, FULL)
-    assert [row.key for row in report.of("renamed")] == sorted(
-        old(key) for key in KEYS if "LayerNorm" in key
-    )
-    assert (
-        report.of("renamed")[-1].note
-        == "the name today is cls.predictions.transform.LayerNorm.weight"
-    )
-    elsewhere = KEYS | {"bert.pooler.dense.beta": torch.zeros(6)}
-    with pytest.raises(CheckpointError, match=r"unexpected: bert\.pooler\.dense\.beta"):
-        loads_as(elsewhere)
-
-
-def test_one_weight_under_two_names_is_refused() -> None:
-    twice = KEYS | {"bert.embeddings.LayerNorm.gamma": torch.ones(6)}
-    with pytest.raises(CheckpointError, match=r"is the same weight"):
-        loads_as(twice)
-
-
-@pytest.mark.parametrize("name", ["embeddings.position_ids", "bert.embeddings.position_ids"])
-@pytest.mark.parametrize("shape", [(7,), (1, 7)])
-def test_position_ids_are_ignored_if_they_count_up(name: str, shape: tuple[int, ...]) -> None:
-    stored = in_memory(KEYS | {name: torch.arange(7).view(shape)})
-    weights, report = load_weights(stored, SHAPES)
-    assert same(weights, FULL)
-    assert [row.key for row in report.of("ignored")] == [name]
-
-
-@pytest.mark.parametrize("ids", [torch.arange(1, 8), torch.arange(6), torch.zeros(1, 7)])
-def test_position_ids_in_another_order_are_refused(ids: Tensor) -> None:
-    with pytest.raises(CheckpointError, match=r"position_ids is not the buffer 0, 1, 2"):
-        loads_as(KEYS | {"embeddings.position_ids": ids})
-
-
-def test_a_tied_decoder_may_be_missing_or_equal_but_not_different() -> None:
-    words, bias = KEYS["bert.embeddings.word_embeddings.weight"], KEYS["cls.predictions.bias"]
-    copy = {
-        "cls.predictions.decoder.weight": words.clone(),
-        "cls.predictions.decoder.bias": bias.clone(),
+def test_every_row_that_is_no_weight_says_why() -> None:
+    words = KEYS["bert.embeddings.word_embeddings.weight"]
+    harmless = {
+        "embeddings.position_ids": torch.arange(7),
+        "fit_denses.0.weight": torch.ones(1),
+        "cls.predictions.decoder.weight": words,
+        "cls.predictions.decoder.bias": KEYS["cls.predictions.bias"],
     }
-    weights, report = load_weights(in_memory(KEYS | copy), SHAPES)
-    assert same(weights, FULL)
-    assert {row.key for row in report.of("ignored")} == set(copy)
-    for key, tensor in copy.items():
-        with pytest.raises(CheckpointError, match=f"{key} is not a copy of"):
-            loads_as(KEYS | copy | {key: tensor + 1e-6})
-        with pytest.raises(CheckpointError, match=f"misfit: {key}"):
-            loads_as(KEYS | copy | {key: tensor[1:].clone()})
-
-
-def test_the_decoder_bias_stands_in_for_the_bias() -> None:
-    bias = torch.randn(11, generator=torch.Generator().manual_seed(3))
-    tensors = KEYS | {"cls.predictions.decoder.bias": bias}
-    del tensors["cls.predictions.bias"]
-    weights, report = load_weights(in_memory(tensors), SHAPES)
-    assert weights.mlm is not None
-    assert torch.equal(weights.mlm.bias_V, bias)
-    assert [row.key for row in report.of("renamed")] == ["cls.predictions.decoder.bias"]
+    rows = rows_of(KEYS | harmless)
+    assert [rows[key].status for key in harmless] == ["ignored"] * 4
+    assert [rows[key].note for key in harmless] == [
+        "the buffer 0, 1, 2, …",
+        "projections of another distillation",
+        "a copy of bert.embeddings.word_embeddings.weight",
+        "a copy of cls.predictions.bias",
+    ]
+    assert [rows[key].path for key in harmless][:2] == ["", ""]
 
 
 def test_parts_that_were_not_asked_for_are_ignored_and_named() -> None:
     shapes = weight_shapes(CONFIG, ())
-    extra = {"cls.predictions.decoder.weight": torch.zeros(1), "fit_denses.0.weight": torch.ones(1)}
-    weights, report = load_weights(in_memory(KEYS | extra), shapes)
-    assert weights.pooler is None
-    ignored = {row.key: row.note for row in report.of("ignored")}
-    assert set(ignored) == {k for k in KEYS if not k.startswith(("bert.emb", "bert.enc"))} | set(
-        extra
-    )
-    assert ignored["fit_dense.weight"] == "the model was not asked for its part 'fit_dense'"
-    assert "'mlm'" in ignored["cls.predictions.decoder.weight"]
+    rows = rows_of(KEYS | {"cls.predictions.decoder.weight": torch.zeros(1)}, shapes)
+    notes = {key: row.note for key, row in rows.items() if row.status == "ignored"}
+    body = ("bert.embeddings", "bert.encoder")
+    assert set(notes) == {key for key in rows if not key.startswith(body)}
+    assert notes["fit_dense.weight"] == "the model was not asked for its part 'fit_dense'"
+    decoder = "cls.predictions.decoder.weight"
+    assert notes[decoder] == "the model was not asked for its part 'mlm'"
 
 
-# --- faults: every one is found, and named
+def test_only_fit_denses_with_a_number_belong_to_another_distillation() -> None:
+    names = ["fit_denses.0.weight", "fit_denses.12.bias", "fit_denses.x.bias", "fit_denses.0.gain"]
+    rows = rows_of(KEYS | {name: torch.ones(1) for name in names})
+    statuses = [rows[name].status for name in names]
+    assert statuses == ["ignored", "ignored", "unexpected", "unexpected"]
+
+
+def test_the_faults_are_told_in_one_sentence() -> None:
+    rows = [KeyReport("a", "misfit", "x", "too long"), KeyReport("b", "missing", "y")]
+    rows += [KeyReport("c", "used", "z"), KeyReport("d", "unexpected", "", "who knows")]
+    report = LoadReport((*rows, KeyReport("e", "missing", "w")))
+    assert report.explained() == "missing: b, e; unexpected: d (who knows); misfit: a (too long)"
+    assert [row.key for row in report.faults] == ["a", "b", "d", "e"]
+    assert [row.key for row in report.of("used", "misfit")] == ["a", "c"]
+    assert LoadReport().explained() == ""
+
+
+def test_a_long_list_is_shortened() -> None:
+    assert shortened(["x"] * 3) == "x, x, x"
+    assert shortened(["x"] * 16) == ", ".join(["x"] * 16)
+    assert shortened(["x"] * 18) == ", ".join(["x"] * 16) + " and 2 more"
+    assert shortened([]) == ""
+
+
+# --- refusals: every fault is found, and named
+
+
+def test_one_weight_under_two_names_is_refused() -> None:
+    key = "bert.embeddings.LayerNorm.weight"
+    message = f"unexpected: {key} (bert.embeddings.LayerNorm.gamma is the same weight)"
+    refused(KEYS | {"bert.embeddings.LayerNorm.gamma": torch.ones(6)}, message)
+
+
+@pytest.mark.parametrize("ids", [torch.arange(1, 8), torch.arange(6), torch.zeros(1, 7)])
+@pytest.mark.parametrize("name", ["embeddings.position_ids", "bert.embeddings.position_ids"])
+def test_position_ids_in_another_order_are_refused(ids: Tensor, name: str) -> None:
+    message = f"{name} is not the buffer 0, 1, 2, …, as it is in every BERT"
+    refused(KEYS | {name: ids}, message)
+
+
+def test_a_copy_that_differs_is_refused() -> None:
+    for name, original in (
+        ("weight", "bert.embeddings.word_embeddings.weight"),
+        ("bias", "cls.predictions.bias"),
+    ):
+        copy = f"cls.predictions.decoder.{name}"
+        message = f"{copy} is not a copy of {original}, as it is in every BERT"
+        refused(KEYS | {copy: KEYS[original] + 1e-6}, message)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_each_missing_weight_is_named(key: str) -> None:
-    with pytest.raises(CheckpointError, match=f"^missing: {key}$"):
-        loads_as({name: tensor for name, tensor in KEYS.items() if name != key})
+    refused({name: tensor for name, tensor in KEYS.items() if name != key}, f"missing: {key}")
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -213,8 +233,9 @@ def test_each_weight_of_another_size_or_type_is_named(key: str) -> None:
     for wrong in (longer, flat, KEYS[key].to(torch.int8), KEYS[key].to(torch.float8_e4m3fn)):
         if wrong.shape == KEYS[key].shape and wrong.dtype == KEYS[key].dtype:
             continue
-        with pytest.raises(CheckpointError, match=rf"^misfit: {key} \([a-z0-9_]+ of size \["):
-            loads_as(KEYS | {key: wrong})
+        kind, size = str(wrong.dtype).removeprefix("torch."), list(wrong.shape)
+        needed = f"but must be floats of size {list(KEYS[key].shape)}"
+        refused(KEYS | {key: wrong}, f"misfit: {key} ({kind} of size {size}, {needed})")
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -222,33 +243,39 @@ def test_each_weight_of_another_size_or_type_is_named(key: str) -> None:
 def test_each_weight_that_is_not_finite_is_named(key: str, value: float) -> None:
     poisoned = KEYS[key].clone()
     poisoned.view(-1)[-1] = value
-    with pytest.raises(CheckpointError, match=f"^not finite .*: {key}$"):
-        loads_as(KEYS | {key: poisoned})
+    refused(KEYS | {key: poisoned}, f"not finite (NaN or infinity): {key}")
 
 
 def test_a_number_that_float32_cannot_hold_is_not_finite() -> None:
     key = "bert.pooler.dense.bias"
-    with pytest.raises(CheckpointError, match="not finite"):
-        loads_as(KEYS | {key: torch.full((6,), 1e300, dtype=torch.float64)})
+    large = torch.full((6,), 1e300, dtype=torch.float64)
+    refused(KEYS | {key: large}, f"not finite (NaN or infinity): {key}")
+    loaded, _ = load_weights(in_memory(KEYS | {key: large}), SHAPES, torch.float64)
+    assert loaded.pooler is not None
+    assert torch.equal(loaded.pooler.bias_O, large)
+
+
+def test_many_weights_that_are_not_finite_are_shortened() -> None:
+    refused(
+        {key: tensor * float("nan") for key, tensor in KEYS.items()},
+        f"not finite (NaN or infinity): {shortened(sorted(KEYS))}",
+    )
 
 
 def test_an_unknown_key_and_a_layer_too_many_are_named() -> None:
     layer = "bert.encoder.layer.2.output.dense.bias"
-    with pytest.raises(CheckpointError) as caught:
-        loads_as(KEYS | {layer: torch.zeros(6), "lora.A": torch.zeros(1)})
-    assert layer in str(caught.value)
-    assert "lora.A (no weight of a BERT with this config)" in str(caught.value)
+    note = "(no weight of a BERT with this config)"
+    message = f"unexpected: {layer} {note}, bert.pooler.dense.beta {note}, lora.A {note}"
+    more = dict.fromkeys((layer, "lora.A", "bert.pooler.dense.beta"), torch.zeros(6))
+    refused(KEYS | more, message)
 
 
 def test_all_faults_are_told_at_once_and_many_are_shortened() -> None:
     tensors = {"a": torch.zeros(1), "bert.pooler.dense.bias": torch.zeros(1)}
-    report = match_keys(in_memory(tensors), SHAPES)
-    text = report.explained()
-    assert text.startswith("missing: ")
-    assert "unexpected: a" in text
-    assert "misfit: bert.pooler.dense.bias (float32 of size [1], but must be floats" in text
-    assert f"and {len(KEYS) - 1 - 16} more" in text
-    assert shortened(["x"] * 3) == "x, x, x"
+    text = match_keys(in_memory(tensors), SHAPES).explained()
+    assert text.startswith("missing: bert.embeddings.word_embeddings.weight, ")
+    assert f" and {len(KEYS) - 1 - 16} more; unexpected: a (no weight of" in text
+    assert "; misfit: bert.pooler.dense.bias (float32 of size [1], but must be floats" in text
 
 
 def test_no_number_is_read_before_all_sizes_fit() -> None:
@@ -275,6 +302,17 @@ def test_other_floats_are_converted_and_the_report_says_so(dtype: torch.dtype) -
     assert load_weights(stored, SHAPES, dtype)[1].notes == ()
 
 
+def test_types_that_are_mixed_have_a_note_each() -> None:
+    mixed = KEYS | {
+        "classifier.bias": torch.zeros(3).half(),
+        "qa_outputs.bias": torch.ones(2).double(),
+    }
+    notes = load_weights(in_memory(mixed), SHAPES)[1].notes
+    assert notes == tuple(
+        f"1 tensors of {name} were read as float32" for name in ("float16", "float64")
+    )
+
+
 # --- files
 
 
@@ -285,6 +323,12 @@ def test_a_folder_round_trip_is_exact(tmp_path: Path) -> None:
     assert same(load_weights(stored_in(folder), SHAPES)[0], FULL)
     loaded = read_config(folder)
     assert loaded.to_dict() == CONFIG.to_dict() | {"dtype": "float32"}
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+    path = tmp_path / "no folder" / "model.safetensors"
+    with pytest.raises(OSError, match=f"^{re.escape(str(path))} cannot be written: .*No such file"):
+        save_weights(path, FULL)
 
 
 def test_views_of_one_flat_tensor_are_saved_like_any_other(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import click
 import pytest
 import tiny
 import torch
+from command import ROOT, documented, shape_of
 from test_training import files_in, room_for
 
 from minibert import cli
@@ -23,49 +23,8 @@ from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
 from minibert.training.progress import Display
 
-ROOT = Path(__file__).parent.parent
 COMMANDS = sorted(cli.cli.commands)
 SMALL = "--epochs 2 --batch-size 8 --lr 0.02 --max-length 20 --device cpu"
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """Standard output, which must be exactly one JSON document on one line."""
-        assert self.out.count("\n") == 1, self.out
-
-        def refuse(name: str) -> None:
-            raise AssertionError(f"{name} is no JSON")
-
-        return json.loads(self.out, parse_constant=refuse)
-
-    @property
-    def said(self) -> str:
-        """The error, which must be one line after whatever was reported before."""
-        last = self.err.splitlines()[-1]
-        assert last.startswith("minibert: "), self.err
-        assert "Traceback" not in self.err
-        return last.removeprefix("minibert: ")
-
-
-@pytest.fixture
-def minibert(monkeypatch, capsys, tmp_path):
-    """Run a command line in this process, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def run(line: str, *more: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["minibert", *line.split(), *more])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return Answer(stopped.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +118,6 @@ def test_help_and_usage_errors_do_not_load_torch(line):
 
 
 # --- JSON ------------------------------------------------------------------------------------
-
-
-def shape_of(value: Any) -> Any:
-    """The keys and types of a document; a list is told by its first element."""
-    if isinstance(value, dict):
-        return {key: shape_of(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [shape_of(value[0])] if value else []
-    return type(value).__name__
-
-
-def documented(command: str) -> Any:
-    """The example of a command in docs/cli.md."""
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    return json.loads(re.search(rf"### {command}\n\n```json\n(.*?)```", text, re.S)[1])
 
 
 def test_evaluate_prints_the_documented_document(minibert, folder):

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from proof import EPS_32, check, distance
 from safetensors.torch import load_file
 from test_training import Watched, files_in, room_for, stop_after
 
 from minibert.config import CheckpointError
 from minibert.data.readers import TASKS, DataError, Dataset, Example
 from minibert.distillation import TermWeights
+from minibert.laws.measure import distance
 from minibert.model import Bert
 from minibert.parameters import flatten, named_tensors
 from minibert.training.distil import (
@@ -31,6 +31,8 @@ from minibert.training.finetune import finetune
 from minibert.training.loop import Interrupted, TrainingOptions
 from minibert.training.objectives import IntermediateObjective
 from minibert.training.students import new_student, student_config
+
+EPS_32 = 2.0**-23
 
 MAX_LENGTH = 20
 OPTIONS = DistilOptions(
@@ -115,7 +117,7 @@ def test_the_cached_answers_are_those_of_evaluation(teacher, tmp_path):
     expected = all_logits(encodings, teacher.weights, teacher.config)
     assert torch.equal(cached, expected)
     alone = torch.stack([teacher.logits([e.first])[0] for e in tiny.examples(64, 1)])
-    check(distance(cached, alone), 200 * EPS_32, "and those of the model itself, text by text")
+    assert distance(cached, alone) <= 200 * EPS_32, "and those of the model itself, text by text"
 
 
 def test_answers_are_computed_once(teacher, tmp_path, monkeypatch):
@@ -342,7 +344,7 @@ def test_transformers_opens_the_student(teacher, tmp_path):
     with torch.no_grad():
         logits = theirs.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits
     # two layers of a dozen float32 operations each, on numbers of about 10
-    check(distance(student.logits(texts), logits), 500 * EPS_32, "logits")
+    assert distance(student.logits(texts), logits) <= 500 * EPS_32, "logits"
     assert theirs.config.id2label == {0: "blame", 1: "praise"}
 
 

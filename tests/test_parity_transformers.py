@@ -29,7 +29,17 @@ from minibert.heads import (
 )
 from minibert.losses import cross_entropy, mlm_loss, nsp_loss, span_loss, squared_error
 from minibert.model import Bert
-from minibert.parameters import BertWeights, named_tensors, with_tensors
+from minibert.optim import adam_form, adam_step, initial_adam_state, linear_schedule
+from minibert.parameters import (
+    BertWeights,
+    decayed_length,
+    flat_layout,
+    flatten,
+    is_decayed,
+    named_tensors,
+    views_of,
+    with_tensors,
+)
 from minibert.pretrained import HEADS, head_named_in
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers: nothing here is downloaded
@@ -250,6 +260,57 @@ def test_only_the_word_vector_of_padding_learns_differently(tmp_path: Path) -> N
     assert close(words_VD.grad[1:], reference_VD[1:], 1e-12)
     assert reference_VD[0].abs().max() == 0
     assert words_VD.grad[0].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("form", ["kingma", "adamw"])
+@pytest.mark.parametrize("head", ["classification", "pretraining"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_twenty_steps_of_training_agree_in_float64(
+    tmp_path: Path, name: str, head: str, form: str
+) -> None:
+    """torch's Adam and AdamW on their model, ours on the flat tensor of ours: the same weights.
+
+    Each step has a batch and a learning rate of its own. The comparison is of every weight after
+    every step, and of the losses on the way. Only the bias of the keys may wander: softmax takes
+    it out again, so its gradient is nothing but rounding, which Adam enlarges to rate · g / eps.
+    """
+    model, bert = both(tmp_path, name, head)
+    options = adam_form(form)
+    assert options.eps == 1e-8
+    layout = flat_layout(bert.weights)
+    flat, border = flatten(bert.weights), decayed_length(layout)
+    states = [initial_adam_state(part) for part in (flat[:border], flat[border:])]
+    groups = [
+        [p for key, p in model.named_parameters() if is_decayed(path_of(key)) == decayed]
+        for decayed in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}],
+        eps=1e-8,
+        weight_decay=options.weight_decay,
+    )
+    for step in range(20):
+        rate = 1e-3 * linear_schedule(step, 3, 20)
+        inputs = inputs_for(bert.config, rows=4, seed=step)
+        leaf = flat.clone().requires_grad_()
+        _, loss = ours(head, inputs, views_of(leaf, bert.weights), bert.config)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        kept, plain = options, options._replace(weight_decay=0.0)
+        front, states[0] = adam_step(flat[:border], gradient[:border], states[0], rate, kept)
+        back, states[1] = adam_step(flat[border:], gradient[border:], states[1], rate, plain)
+        flat = torch.cat((front, back))
+
+        _, expected = theirs(model, head, inputs, bert.config)
+        assert close(loss, expected, 1e-10), f"loss of step {step}"
+        optimizer.zero_grad()
+        expected.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        weights = dict(named_tensors(views_of(flat, bert.weights)))
+        for key, parameter in model.named_parameters():
+            bound = 1e-6 if key.endswith("key.bias") else 1e-10
+            assert close(weights[path_of(key)], parameter.detach(), bound), f"{key}, step {step}"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

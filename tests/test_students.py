@@ -8,11 +8,13 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from proof import EPS, EPS_32, check, distance, normal
 
 from minibert.config import BertConfig, CheckpointError
+from minibert.laws.measure import EPS, distance, normal
 from minibert.parameters import EmbeddingWeights, LayerNormWeights, named_tensors
 from minibert.training.students import default_heads, new_student, projected_tables, student_config
+
+EPS_32 = 2.0**-23
 
 TEACHER = BertConfig(
     vocab_size=99, hidden_size=384, num_hidden_layers=6, num_attention_heads=12
@@ -173,7 +175,7 @@ def test_directions_are_orthonormal(seed, width):
     student, teacher = projected(seed, width)
     u_ED = directions(student, teacher)
     # rounding to float32 moves the rows by EPS_32/2 · |x|, and the condition of X is below 10
-    check(distance(u_ED.T @ u_ED, torch.eye(width, dtype=torch.float64)), 100 * EPS_32, "UᵀU = 1")
+    assert distance(u_ED.T @ u_ED, torch.eye(width, dtype=torch.float64)) <= 100 * EPS_32, "UᵀU = 1"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -183,10 +185,10 @@ def test_the_first_columns_vary_most(seed):
     assert (variances[:-1] >= variances[1:]).all()
     assert float(variances[0] / variances[-1]) > 3, "and the case tells them apart"
     total = teacher.word_VD.double().var(0).sum()
-    check(abs(float(variances.sum() / total - 1)), 20 * EPS_32, "a rotation keeps the variance")
+    assert abs(float(variances.sum() / total - 1)) <= 20 * EPS_32, "a rotation keeps the variance"
     products = student.word_VD.double().T @ student.word_VD.double()
     off = products - products.diag().diag()
-    check(float(off.abs().max() / products.max()), 100 * EPS_32, "columns are uncorrelated")
+    assert float(off.abs().max() / products.max()) <= 100 * EPS_32, "columns are uncorrelated"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -199,20 +201,20 @@ def test_the_word_table_is_scikit_learns_pca(seed):
     ours = student.word_VD.double()
     signs = (ours * theirs).sum(0).sign()
     bound = EPS_32 * float(theirs.abs().max())
-    check(distance(ours, theirs * signs), bound, "equal up to the sign of each column")
+    assert distance(ours, theirs * signs) <= bound, "equal up to the sign of each column"
     for table, given_table in (
         (student.position_PD, teacher.position_PD),
         (student.type_TD, teacher.type_TD),
     ):
         rotated = given_table.double() @ torch.from_numpy(pca.components_).T * signs
-        check(distance(table.double(), rotated), 20 * EPS_32, "the same directions, no mean")
+        assert distance(table.double(), rotated) <= 20 * EPS_32, "the same directions, no mean"
 
 
 def test_distances_are_kept_at_full_width():
     student, teacher = projected(width=E)
     ours, theirs = (torch.cdist(t.word_VD.double(), t.word_VD.double()) for t in (student, teacher))
     # two rows, each rounded to float32
-    check(distance(ours, theirs), 4 * EPS_32 * float(teacher.word_VD.abs().max()) * E, "distance")
+    assert distance(ours, theirs) <= 4 * EPS_32 * float(teacher.word_VD.abs().max()) * E, "distance"
 
 
 def test_nothing_else_keeps_more_of_the_table():
@@ -236,7 +238,7 @@ def test_the_projection_is_repeatable_and_its_signs_are_fixed():
     mirrored = teacher._replace(word_VD=2 * teacher.word_VD.mean(0) - teacher.word_VD)
     turned = projected_tables(as_weights(tables(50, D)), as_weights(mirrored))
     bound = 100 * EPS_32 * float(first.word_VD.abs().max())
-    check(distance(turned.word_VD, -first.word_VD), bound, "the directions do not depend on signs")
+    assert distance(turned.word_VD, -first.word_VD) <= bound, "signs do not matter"
 
 
 def test_the_norm_stays_that_of_the_student_and_nothing_is_changed():

@@ -21,13 +21,13 @@ import numpy
 import pytest
 import tiny
 import torch
-from proof import check, distance, normal
 from torch import Tensor
 
 from minibert import optim
 from minibert.config import CheckpointError
 from minibert.data.batches import collate
 from minibert.encoder import encode
+from minibert.laws.measure import distance, normal
 from minibert.model import Bert
 from minibert.optim import adam_form, initial_adam_state
 from minibert.parameters import (
@@ -219,8 +219,8 @@ def test_accumulated_gradient_is_that_of_the_big_batch(kind, accumulate):
         objective = TokenMean(**fields)
     gap, loss_gap, gradient = big_and_accumulated(objective, accumulate, l2=0.01)
     assert float(gradient.abs().max()) > 0.01
-    check(gap, 1e-12, "gradient")
-    check(loss_gap, 1e-12, "loss terms")
+    assert gap <= 1e-12, "gradient"
+    assert loss_gap <= 1e-12, "loss terms"
 
 
 def test_parts_that_weigh_the_same_would_be_wrong(monkeypatch):
@@ -248,7 +248,7 @@ def test_gradient_equals_a_plain_backward_pass():
     options = TrainingOptions(dtype=torch.float64, accumulate=3, l2=0.01)
     terms = accumulate_gradient(objective, range(N_ROWS), trainable, options, None)
     for name, ours in named_tensors(views_of(trainable.gradient_P, weights)):
-        check(distance(ours, leaves[name].grad), 1e-12, name)
+        assert distance(ours, leaves[name].grad) <= 1e-12, name
     assert terms["loss"] == pytest.approx(float(loss + penalty), abs=1e-12)
     assert terms["l2"] == pytest.approx(float(penalty), abs=1e-12)
 
@@ -284,7 +284,7 @@ def test_a_run_is_the_steps_of_the_book(schedule, tmp_path):
             step += 1
     assert max(norms) > 0.5 > min(norms), "some gradients are clipped and some are not"
     for name, ours in named_tensors(trainable.finished_weights()):
-        check(distance(ours, theta[name]), 1e-9, name)
+        assert distance(ours, theta[name]) <= 1e-9, name
     assert [row["lr"] for row in read_metrics(tmp_path)] == [rates[2], rates[5]]
 
 
@@ -948,7 +948,7 @@ def test_logits_come_in_the_order_of_the_inputs():
     together = all_logits(encodings, model.weights, model.config)
     alone = torch.cat([all_logits([one], model.weights, model.config) for one in encodings])
     assert together.shape == (70, 2)
-    check(distance(together, alone), 1e-5, "one text alone, or among others with padding")
+    assert distance(together, alone) <= 1e-5, "one text alone, or among others with padding"
 
 
 def test_an_answer_that_is_not_finite_is_refused():

@@ -18,6 +18,7 @@ from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
 from minibert.cli.predict import predict
+from minibert.cli.verify import verify
 
 # How torch says it, on a GPU and on a CPU, in errors that are also raised for all else.
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
@@ -32,7 +33,7 @@ def cli() -> None:
     """BERT and TinyBERT from scratch: read it, check it, distil with it."""
 
 
-for command in (distill, finetune, evaluate, predict, fill_mask, inspect):
+for command in (distill, finetune, evaluate, predict, fill_mask, inspect, verify):
     cli.add_command(command)
 
 

@@ -9,9 +9,9 @@ g gradient · η learning rate · w, T end of warm-up, end of training.
 """
 
 from collections.abc import Callable
-from math import cos, exp, floor, fsum, hypot, inf, pi, sqrt
+from math import cos, erf, exp, floor, fsum, hypot, inf, pi, sqrt
 
-from spec import Matrix, Vector, linear, log_softmax
+from minibert.laws.spec import Matrix, Vector, linear, log_softmax
 
 IGNORED = -100
 
@@ -125,13 +125,34 @@ def prediction_loss(student: Vector, teacher: Vector, T: float, mode: str) -> fl
     return soft_cross_entropy(teacher, student, T) / (len(student) if mode == "tinybert" else 1)
 
 
+def intermediate_terms(
+    student: tuple[list[Matrix], list[list[Matrix]]],
+    teacher: tuple[list[Matrix], list[list[Matrix]]],
+    keep: list[bool],
+    g: list[int],
+    projection: tuple[Matrix, Vector] | None,
+    mode: str,
+) -> Vector:
+    """Embedding, hidden and attention term; either side gives h_0 … h_L and A_1 … A_L"""
+    (H, A), (U, B) = student, teacher
+    embedding = hidden_loss(H[0], U[0], projection, keep, mode)
+    pairs = list(enumerate(g, 1))
+    hidden = fsum(hidden_loss(H[m], U[g_m], projection, keep, mode) for m, g_m in pairs)
+    attention = fsum(attention_loss(A[m - 1], B[g_m - 1], keep, mode) for m, g_m in pairs)
+    return [embedding, hidden, attention]
+
+
+def distillation_loss(terms: list[float | None], weights: Vector) -> float:
+    """Σ_k weight_k term_k, a missing term adding nothing"""
+    return fsum(w * term for w, term in zip(weights, terms, strict=True) if term is not None)
+
+
 # optim: one parameter
 
 
 def adam_path(
     θ: float,
-    gradient: Callable[[int], float],
-    steps: int,
+    gradients: Vector,
     η: float,
     β1: float,
     β2: float,
@@ -145,15 +166,37 @@ def adam_path(
     m_t = (1 - β1) Σ_i β1^(t-i) g_i,  v_t = (1 - β2) Σ_i β2^(t-i) g_i²
     """
     path, past = [], []
-    for t in range(1, steps + 1):
-        past.append(gradient(t) + (0 if decoupled else decay * θ))
-        m = (1 - β1) * fsum(β1 ** (t - i) * g for i, g in enumerate(past, 1))
-        v = (1 - β2) * fsum(β2 ** (t - i) * g * g for i, g in enumerate(past, 1))
+    for t, g in enumerate(gradients, 1):
+        past.append(g + (0 if decoupled else decay * θ))
+        m = (1 - β1) * fsum(β1 ** (t - i) * g_i for i, g_i in enumerate(past, 1))
+        v = (1 - β2) * fsum(β2 ** (t - i) * g_i**2 for i, g_i in enumerate(past, 1))
         if corrected:
             m, v = m / (1 - β1**t), v / (1 - β2**t)
         θ = θ - η * m / (sqrt(v) + ε) - (η * decay * θ if decoupled else 0)
         path.append(θ)
     return path
+
+
+def adam_step(
+    θ: float,
+    g: float,
+    m: float,
+    v: float,
+    t: int,
+    η: float,
+    β1: float,
+    β2: float,
+    ε: float,
+    corrected: bool,
+    decay: float,
+    decoupled: bool,
+) -> tuple[float, float, float]:
+    """Step t alone, from the running means before it: the new θ, m and v"""
+    g = g if decoupled else g + decay * θ
+    m, v = β1 * m + (1 - β1) * g, β2 * v + (1 - β2) * g**2
+    m_hat, v_hat = (m / (1 - β1**t), v / (1 - β2**t)) if corrected else (m, v)
+    step = m_hat / (sqrt(v_hat) + ε) + (decay * θ if decoupled else 0)
+    return θ - η * step, m, v
 
 
 def global_norm(gradients: list[Vector]) -> float:
@@ -194,6 +237,40 @@ def inverse_square_root_schedule(t: int, w: int, T: int) -> float:
     """min(t^(-1/2), t w^(-3/2)) √w"""
     w, t = max(w, 1), t if w else max(t, 1)
     return min(1 / sqrt(t), t * w**-1.5) * sqrt(w) if t else 0.0
+
+
+# training: rows of which each counts for something
+
+
+def mean_loss(losses: Vector, c: list[int], θ: Vector, λ: float) -> float:
+    """Σ_r c_r L_r / Σ_r c_r + λ ‖θ‖², 0 for the mean over nothing"""
+    total = sum(c)
+    mean = fsum(c_r * L_r for c_r, L_r in zip(c, losses, strict=True)) / total if total else 0.0
+    return mean + l2_penalty(θ, λ)
+
+
+def mean_gradient(gradients: list[Vector], c: list[int], θ: Vector, λ: float) -> Vector:
+    """Σ_r c_r g_r / Σ_r c_r + 2 λ θ, number by number"""
+    total = sum(c) or 1
+    columns = zip(*gradients, strict=True)
+    sums = [fsum(c_r * g_r for c_r, g_r in zip(c, column, strict=True)) for column in columns]
+    return [s / total + 2 * λ * x for s, x in zip(sums, θ, strict=True)]
+
+
+# parameters: one number
+
+
+def truncated_normal(u: float, std: float) -> float:
+    """std x where a share u of the normal distribution between -2 and 2 lies below x.
+
+    Found by halving the interval, so that nothing but the distribution function is needed.
+    """
+    wanted = (2 * u - 1) * erf(sqrt(2))
+    low, high = -2.0, 2.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if erf(middle / sqrt(2)) < wanted else (low, middle)
+    return std * middle
 
 
 # masking
@@ -263,7 +340,8 @@ def next_sentence_pairs(
     """Collect sentences; when they fill the target or the document ends, make a pair of them."""
     pairs = []
     for number, document in enumerate(documents):
-        waiting, chunk, target = list(document), [], 0
+        chunk: list[list[int]] = []
+        waiting, target = list(document), 0
         while waiting:
             if not chunk:
                 target = integer(2, most) if chance(short_rate) else most

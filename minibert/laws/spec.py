@@ -59,13 +59,20 @@ def gelu_tanh(x: float) -> float:
 
 
 def layer_norm(x: Vector, g: Vector, b: Vector, eps: float) -> Vector:
-    """y_i = g_i (x_i - μ) / √(σ² + ε) + b_i,  μ = 1/D Σ x_i,  σ² = 1/D Σ (x_i - μ)²"""
+    """y_i = g_i (x_i - μ) / √(σ² + ε) + b_i,  μ = 1/D Σ x_i,  σ² = 1/D Σ (x_i - μ)²
+
+    x_i - μ is written 1/D Σ_j (x_i - x_j): μ itself would be rounded to the size of x.
+    """
     D = len(x)
-    mu = fsum(x) / D
-    sigma2 = fsum((x_i - mu) ** 2 for x_i in x) / D
-    return [
-        g_i * (x_i - mu) / sqrt(sigma2 + eps) + b_i for x_i, g_i, b_i in zip(x, g, b, strict=True)
-    ]
+    d = [fsum(x_i - x_j for x_j in x) / D for x_i in x]
+    sigma2 = fsum(d_i**2 for d_i in d) / D
+    return [g_i * d_i / sqrt(sigma2 + eps) + b_i for d_i, g_i, b_i in zip(d, g, b, strict=True)]
+
+
+def normed(x: Vector, w: Weights, eps: float) -> Vector:
+    """LayerNorm with gain and bias from a structure"""
+    g, b = w
+    return layer_norm(x, g, b, eps)
 
 
 def dropout(x: Vector, k: list[bool], rate: float) -> Vector:
@@ -83,14 +90,30 @@ def embedding(ids: list[int], table: Matrix) -> Matrix:
 # attention: one sentence at a time; bias[s][r] is 0 where query s sees key r, else -inf
 
 
+def split_heads(X: Matrix, N: int) -> list[Matrix]:
+    """head n of x is x_nK … x_(n+1)K-1"""
+    K = len(X[0]) // N
+    return [[x[n * K : (n + 1) * K] for x in X] for n in range(N)]
+
+
+def merge_heads(H: list[Matrix]) -> Matrix:
+    """The parts of a token, one of each head, one after the other"""
+    return [[x_i for head in H for x_i in head[s]] for s in range(len(H[0]))]
+
+
 def scores(Q: Matrix, K: Matrix) -> Matrix:
     """q_s · k_r / √d_k"""
     return [[dot(q, k) / sqrt(len(q)) for k in K] for q in Q]
 
 
+def probabilities(A: Matrix, bias: Matrix) -> Matrix:
+    """softmax(a_s + bias_s) over the keys r"""
+    return [softmax(add(a_s, bias_s)) for a_s, bias_s in zip(A, bias, strict=True)]
+
+
 def attention(Q: Matrix, K: Matrix, V: Matrix, bias: Matrix) -> Matrix:
     """softmax(Q Kᵀ / √d_k + bias) V"""
-    P = [softmax(add(row, bias_s)) for row, bias_s in zip(scores(Q, K), bias, strict=True)]
+    P = probabilities(scores(Q, K), bias)
     columns = [list(column) for column in zip(*V, strict=True)]
     return [[dot(p, column) for column in columns] for p in P]
 
@@ -129,7 +152,7 @@ def embeddings(ids: list[int], types: list[int], w: Weights, eps: float) -> Matr
         add(add(word, w.position_PD[s]), kind)
         for s, (word, kind) in enumerate(zip(words, kinds, strict=True))
     ]
-    return [layer_norm(x, *w.norm, eps) for x in summed]
+    return [normed(x, w.norm, eps) for x in summed]
 
 
 def feed_forward(x: Vector, w: Weights, hidden_act: str) -> Vector:
@@ -141,8 +164,8 @@ def feed_forward(x: Vector, w: Weights, hidden_act: str) -> Vector:
 def block(X: Matrix, bias: Matrix, w: Weights, N: int, eps: float, hidden_act: str) -> Matrix:
     """a = LayerNorm(x + Attention(x));  y = LayerNorm(a + FeedForward(a))"""
     attended = multi_head_attention(X, X, bias, w.attention, N)
-    A = [layer_norm(add(x, a), *w.attention_norm, eps) for x, a in zip(X, attended, strict=True)]
-    return [layer_norm(add(a, feed_forward(a, w, hidden_act)), *w.output_norm, eps) for a in A]
+    A = [normed(add(x, a), w.attention_norm, eps) for x, a in zip(X, attended, strict=True)]
+    return [normed(add(a, feed_forward(a, w, hidden_act)), w.output_norm, eps) for a in A]
 
 
 def encode(
@@ -172,7 +195,7 @@ def pooled(X: Matrix, w: Weights) -> Vector:
 def mlm_logits(h: Vector, w: Weights, words: Matrix, eps: float, hidden_act: str) -> Vector:
     """t = LayerNorm(gelu(W h + b));  logit_v = t · word_v + bias_v"""
     gelu = gelu_erf if hidden_act == "gelu" else gelu_tanh
-    t = layer_norm([gelu(a) for a in linear(h, *w.transform)], *w.norm, eps)
+    t = normed([gelu(a) for a in linear(h, *w.transform)], w.norm, eps)
     return [dot(t, word) + b for word, b in zip(words, w.bias_V, strict=True)]
 
 

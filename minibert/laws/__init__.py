@@ -1,0 +1,30 @@
+"""The laws of every formula of the book, written once.
+
+One module per module of the book, in its order. They are used by the tests, with cases that
+Hypothesis looks for; by `minibert verify`, with cases from a generator; and by the docs. `law`
+says what a law is, `measure` how errors are measured, `spec` and `spec_training` state the
+formulas once more as loops over plain floats.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+
+from minibert.laws.law import Law, Mistake, Proof
+
+MODULES = tuple(
+    "config parameters functional attention encoder heads losses distillation optim masking "
+    "wordpiece checkpoint training metrics".split()
+)
+
+
+def proofs() -> Iterator[Proof]:
+    """The proof of every formula, in the order of the book."""
+    for name in MODULES:
+        try:
+            module = import_module(f"minibert.laws.{name}")
+        except ModuleNotFoundError:
+            continue
+        yield from (value for value in vars(module).values() if isinstance(value, Proof))
+
+
+__all__ = ["Law", "Mistake", "Proof", "proofs"]

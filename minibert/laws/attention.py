@@ -1,0 +1,1651 @@
+"""Laws of `attention`: heads, masks, scores, probabilities, and many heads side by side."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minibert.attention import (
+    attention_probabilities,
+    attention_scores,
+    causal_bias,
+    merge_heads,
+    multi_head_attention,
+    padding_bias,
+    split_heads,
+)
+from minibert.functional import linear
+from minibert.laws import rounding, spec
+from minibert.laws.law import Draw, Proof
+from minibert.laws.measure import (
+    EPS,
+    as_lists,
+    as_tensor,
+    differing,
+    distance,
+    gradients,
+    normal,
+    order_of,
+    seed_of,
+    slopes,
+    tensor,
+)
+from minibert.parameters import AttentionWeights, LinearWeights, named_tensors, with_tensors
+
+# B, N, S, R and K all differ and are prime, so that no swapped axis fits by chance.
+B, N, S, R, K = 2, 3, 5, 7, 11
+NOTHING_ROUNDED = "it moves numbers and rounds none"
+NOTHING_COMPUTED = "it is 0 or -inf, which no precision rounds"
+NO_NUMBER_GOES_IN = "no real number goes in, so there is none to derive by"
+
+
+def parts_of(structure: Any) -> list[Tensor]:
+    """The tensors of a named structure, to be moved all at once."""
+    return [part for _, part in named_tensors(structure)]
+
+
+def with_parts(structure: Any, parts: Sequence[Any]) -> Any:
+    """The structure with other tensors, or lists of floats, in its places."""
+    names = [name for name, _ in named_tensors(structure)]
+    return with_tensors(structure, dict(zip(names, parts, strict=True)))
+
+
+# ----------------------------------------------------------------------------------- split_heads
+
+
+class SplitCase(NamedTuple):
+    x: Tensor
+    n_heads: int
+
+
+def split_case(draw: Draw) -> SplitCase:
+    shape, n_heads = draw.choice([((2, 5, 33), 3), ((3, 2, 10), 5), ((1, 3, 6), 6), ((2, 7, 4), 1)])
+    return SplitCase(tensor(draw, shape), n_heads)
+
+
+SPLIT_HEADS = Proof(split_heads, split_case, without={"accuracy": NOTHING_ROUNDED})
+
+
+def spec_of_split(x, n_heads):
+    return [spec.split_heads(sentence, n_heads) for sentence in x]
+
+
+@SPLIT_HEADS.spec
+def a_head_is_its_part_of_every_vector(formula, case):
+    expected = as_tensor(spec_of_split(case.x.tolist(), case.n_heads))
+    return differing(formula(*case), expected), 0
+
+
+@SPLIT_HEADS.reference
+def heads_are_torchs_chunks(formula, case):
+    return differing(formula(*case), torch.stack(case.x.chunk(case.n_heads, -1), 1)), 0
+
+
+@SPLIT_HEADS.law
+def head_n_is_slice_n(formula, case):
+    heads, width = formula(*case), case.x.shape[-1] // case.n_heads
+    slices = [case.x[..., n * width : (n + 1) * width] for n in range(case.n_heads)]
+    return sum(differing(heads[:, n], part) for n, part in enumerate(slices)), 0
+
+
+@SPLIT_HEADS.law
+def tokens_keep_their_order(formula, case):
+    order = order_of(case.x.shape[1])
+    left = formula(case.x[:, order], case.n_heads)
+    return differing(left, formula(*case)[:, :, order]), 0
+
+
+@SPLIT_HEADS.law
+def sentences_keep_their_order(formula, case):
+    return differing(formula(case.x.flip(0), case.n_heads), formula(*case).flip(0)), 0
+
+
+@SPLIT_HEADS.law
+def merging_undoes_splitting(formula, case):
+    return differing(merge_heads(formula(*case)), case.x), 0
+
+
+@SPLIT_HEADS.law
+def one_head_is_everything(formula, case):
+    return differing(formula(case.x, 1)[:, 0], case.x), 0
+
+
+@SPLIT_HEADS.gradient
+def its_gradient_lays_the_heads_side_by_side(formula, case):
+    upstream = normal(7, *formula(*case).shape)
+    (found,) = gradients(lambda x: formula(x, case.n_heads), [case.x], upstream)
+    return differing(found, torch.cat(upstream.unbind(1), -1)), 0
+
+
+@SPLIT_HEADS.gradient
+def its_slope_is_that_of_the_parts(formula, case):
+    return slopes(
+        lambda x: formula(x, case.n_heads), lambda x: spec_of_split(x, case.n_heads), [case.x]
+    )
+
+
+@SPLIT_HEADS.mistake(
+    head_n_is_slice_n,
+    tokens_keep_their_order,
+    a_head_is_its_part_of_every_vector,
+    source="https://github.com/reczoo/FuxiCTR/issues/30",
+)
+def heads_and_tokens_swapped(x, n_heads):
+    """A view to heads without moving the axis: a round trip of views does not notice."""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, n_heads, tokens, width // n_heads)
+
+
+@SPLIT_HEADS.mistake(head_n_is_slice_n, heads_are_torchs_chunks, merging_undoes_splitting)
+def every_nth_feature(x, n_heads):
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, width // n_heads, n_heads).permute(0, 3, 1, 2)
+
+
+@SPLIT_HEADS.mistake(head_n_is_slice_n, merging_undoes_splitting)
+def heads_from_the_end(x, n_heads):
+    return split_heads(x, n_heads).flip(1)
+
+
+@SPLIT_HEADS.mistake(one_head_is_everything)
+def heads_beside_tokens(x, n_heads):
+    return split_heads(x, n_heads).transpose(1, 2)
+
+
+@SPLIT_HEADS.mistake(sentences_keep_their_order)
+def sentences_by_place(x, n_heads):
+    return split_heads(x * torch.arange(1, len(x) + 1)[:, None, None], n_heads)
+
+
+@SPLIT_HEADS.mistake(its_gradient_lays_the_heads_side_by_side, its_slope_is_that_of_the_parts)
+def first_head_not_trained(x, n_heads):
+    heads = split_heads(x, n_heads)
+    return torch.cat((heads[:, :1].detach(), heads[:, 1:]), 1)
+
+
+# ----------------------------------------------------------------------------------- merge_heads
+
+
+def merge_case(draw: Draw) -> Tensor:
+    shape = draw.choice([(2, 3, 5, 11), (3, 5, 2, 2), (1, 6, 3, 1), (2, 1, 7, 4)])
+    return tensor(draw, shape)
+
+
+MERGE_HEADS = Proof(merge_heads, merge_case, without={"accuracy": NOTHING_ROUNDED})
+
+
+def spec_of_merge(x):
+    return [spec.merge_heads(sentence) for sentence in x]
+
+
+@MERGE_HEADS.spec
+def a_token_is_its_parts_in_the_order_of_heads(formula, x):
+    return differing(formula(x), as_tensor(spec_of_merge(x.tolist()))), 0
+
+
+@MERGE_HEADS.reference
+def it_is_torchs_concatenation(formula, x):
+    return differing(formula(x), torch.cat(x.unbind(1), -1)), 0
+
+
+@MERGE_HEADS.law
+def splitting_undoes_merging(formula, x):
+    return differing(split_heads(formula(x), x.shape[1]), x), 0
+
+
+@MERGE_HEADS.law
+def a_head_stays_in_its_slice(formula, x):
+    changed = x.clone()
+    changed[:, -1] += 1
+    moved = (formula(changed) != formula(x)).float()
+    inside = torch.zeros_like(moved)
+    inside[..., -x.shape[-1] :] = 1
+    return differing(moved, inside), 0
+
+
+@MERGE_HEADS.law
+def merged_tokens_keep_their_order(formula, x):
+    order = order_of(x.shape[2])
+    return differing(formula(x[:, :, order]), formula(x)[:, order]), 0
+
+
+@MERGE_HEADS.gradient
+def its_gradient_cuts_into_heads(formula, x):
+    upstream = normal(7, *formula(x).shape)
+    (found,) = gradients(formula, [x], upstream)
+    return differing(found, torch.stack(upstream.chunk(x.shape[1], -1), 1)), 0
+
+
+@MERGE_HEADS.gradient
+def its_slope_is_that_of_the_joined_parts(formula, x):
+    return slopes(formula, spec_of_merge, [x])
+
+
+@MERGE_HEADS.mistake(
+    a_token_is_its_parts_in_the_order_of_heads,
+    merged_tokens_keep_their_order,
+    splitting_undoes_merging,
+    source="https://github.com/jsbaan/transformer-from-scratch/pull/6",
+)
+def merged_without_moving_the_axis(x):
+    batch, heads, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads * width)
+
+
+@MERGE_HEADS.mistake(it_is_torchs_concatenation, a_head_stays_in_its_slice)
+def heads_interleaved(x):
+    batch, heads, tokens, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(batch, tokens, heads * width)
+
+
+@MERGE_HEADS.mistake(it_is_torchs_concatenation, splitting_undoes_merging)
+def heads_merged_from_the_end(x):
+    return merge_heads(x.flip(1))
+
+
+@MERGE_HEADS.mistake(its_gradient_cuts_into_heads, its_slope_is_that_of_the_joined_parts)
+def last_head_not_trained(x):
+    return merge_heads(torch.cat((x[:, :-1], x[:, -1:].detach()), 1))
+
+
+# ---------------------------------------------------------------------------------- padding_bias
+
+
+def random_keep(seed: int, rows: int, columns: int) -> Tensor:
+    """Some hidden, in every row at least one visible, and not the first one by rule."""
+    draws = normal(seed, rows, columns)
+    return (draws > 0) | (draws == draws.amax(-1, keepdim=True))
+
+
+def any_keep(draw: Draw) -> Tensor:
+    """bool [B, R], rows of padding alone and rows without any among them."""
+    rows, columns = draw.choice([(3, 7), (2, 5), (1, 1), (1, 3)])
+    seed, kind = seed_of(draw), draw.choice(["some", "none", "all", "any"])
+    keep = random_keep(seed, rows, columns)
+    if kind == "any":
+        return as_tensor([[draw.integer(0, 1) for _ in range(columns)] for _ in range(rows)]) > 0
+    if kind != "some":
+        keep[0] = kind == "all"
+    return keep
+
+
+PADDING_BIAS = Proof(
+    padding_bias,
+    any_keep,
+    without={"gradient": NO_NUMBER_GOES_IN, "accuracy": NOTHING_COMPUTED},
+)
+
+
+@PADDING_BIAS.spec
+def it_is_0_where_kept_and_minus_infinity_where_not(formula, keep):
+    expected = as_tensor([[spec.hides_padding(row, 1)] for row in keep.tolist()])
+    return differing(formula(keep), expected), 0
+
+
+@PADDING_BIAS.reference
+def it_is_torchs_masked_fill(formula, keep):
+    expected = torch.zeros(keep.shape).masked_fill(~keep, -math.inf)
+    return differing(formula(keep), expected[:, None, None]), 0
+
+
+def hostile_scores(keep: Tensor) -> Tensor:
+    """What is hidden has a score of 1e4, what is kept one of -1e4."""
+    return torch.where(keep, -1e4, 1e4)[:, None, None].expand(-1, N, S, -1)
+
+
+@PADDING_BIAS.law
+def no_score_overcomes_it(formula, keep):
+    """Not even one of 1e4 against visible ones of -1e4."""
+    p = torch.softmax(hostile_scores(keep) + formula(keep), -1)[keep.any(-1)]
+    hidden = ~keep[keep.any(-1)][:, None, None].expand_as(p)
+    return differing(p[hidden], torch.zeros_like(p[hidden])), 0
+
+
+@PADDING_BIAS.law
+def scores_of_kept_tokens_keep_their_bits(formula, keep):
+    scores = normal(3, len(keep), N, S, keep.shape[-1])
+    seen = keep[:, None, None].expand_as(scores)
+    return differing((scores + formula(keep, torch.float64))[seen], scores[seen]), 0
+
+
+@PADDING_BIAS.law
+def two_masks_added_hide_what_either_hides(formula, keep):
+    other = keep.roll(1, -1)
+    return differing(formula(keep) + formula(other), formula(keep & other)), 0
+
+
+@PADDING_BIAS.law
+def padding_alone_leaves_nothing_to_take(formula, keep):
+    nobody = torch.zeros_like(keep)
+    p = attention_probabilities(hostile_scores(keep), formula(nobody))
+    return differing(p, torch.zeros_like(p)), 0
+
+
+@PADDING_BIAS.law
+def all_heads_and_queries_see_the_same_keys(formula, keep):
+    """One row for all of them: two axes of length 1, which broadcast."""
+    batch, n_keys = keep.shape
+    return float(formula(keep).shape != (batch, 1, 1, n_keys)), 0
+
+
+@PADDING_BIAS.mistake(
+    no_score_overcomes_it,
+    padding_alone_leaves_nothing_to_take,
+    source="https://github.com/huggingface/transformers/issues/10484",
+)
+def minus_ten_thousand(keep, dtype=torch.float32):
+    return (1 - keep.to(dtype))[:, None, None] * -10000
+
+
+@PADDING_BIAS.mistake(
+    two_masks_added_hide_what_either_hides,
+    padding_alone_leaves_nothing_to_take,
+    source="https://github.com/huggingface/transformers/pull/17306",
+)
+def the_smallest_number_of_the_dtype(keep, dtype=torch.float32):
+    return (~keep[:, None, None]).to(dtype) * torch.finfo(dtype).min
+
+
+@PADDING_BIAS.mistake(
+    scores_of_kept_tokens_keep_their_bits,
+    it_is_torchs_masked_fill,
+    source="https://github.com/rasbt/LLMs-from-scratch/issues/1061",
+)
+def kept_and_hidden_exchanged(keep, dtype=torch.float32):
+    return padding_bias(~keep, dtype)
+
+
+@PADDING_BIAS.mistake(
+    it_is_0_where_kept_and_minus_infinity_where_not,
+    no_score_overcomes_it,
+    source="https://github.com/lucidrains/memory-compressed-attention/issues/2",
+)
+def plus_infinity(keep, dtype=torch.float32):
+    return -padding_bias(keep, dtype)
+
+
+@PADDING_BIAS.mistake(
+    all_heads_and_queries_see_the_same_keys,
+    it_is_0_where_kept_and_minus_infinity_where_not,
+    source="https://github.com/hyunwoongko/transformer/pull/40",
+)
+def on_the_side_of_the_queries(keep, dtype=torch.float32):
+    return padding_bias(keep, dtype).mT
+
+
+@PADDING_BIAS.mistake(scores_of_kept_tokens_keep_their_bits, no_score_overcomes_it)
+def ones_and_zeros(keep, dtype=torch.float32):
+    return keep[:, None, None].to(dtype)
+
+
+@PADDING_BIAS.mistake(scores_of_kept_tokens_keep_their_bits)
+def logarithm_of_the_mask_plus_a_little(keep, dtype=torch.float32):
+    return torch.log(keep[:, None, None].to(dtype) + 1e-9)
+
+
+# ----------------------------------------------------------------------------------- causal_bias
+
+
+class CausalCase(NamedTuple):
+    n_queries: int
+    n_keys: int
+
+
+def causal_case(draw: Draw) -> CausalCase:
+    return CausalCase(draw.integer(1, 7), draw.integer(1, 7))
+
+
+CAUSAL_BIAS = Proof(
+    causal_bias,
+    causal_case,
+    without={"gradient": NO_NUMBER_GOES_IN, "accuracy": NOTHING_COMPUTED},
+)
+
+
+@CAUSAL_BIAS.spec
+def query_s_sees_the_keys_up_to_its_own_place(formula, case):
+    return differing(formula(*case), as_tensor([[spec.hides_future(*case)]])), 0
+
+
+@CAUSAL_BIAS.reference
+def it_is_torchs_lower_triangle(formula, case):
+    seen = torch.ones(*case).tril(case.n_keys - case.n_queries) > 0
+    expected = torch.zeros(*case).masked_fill(~seen, -math.inf)
+    return differing(formula(*case), expected[None, None]), 0
+
+
+@CAUSAL_BIAS.law
+def the_last_query_sees_every_key(formula, case):
+    return differing(formula(*case)[0, 0, -1], torch.zeros(case.n_keys)), 0
+
+
+@CAUSAL_BIAS.law
+def each_query_sees_one_key_more_than_the_one_before(formula, case):
+    places = torch.arange(case.n_queries) + case.n_keys - case.n_queries + 1
+    return differing((formula(*case)[0, 0] == 0).sum(-1), places.clamp(min=0)), 0
+
+
+@CAUSAL_BIAS.law
+def one_step_is_a_row_of_all_steps(formula, case):
+    """Query r of R, asked when there are r + 1 tokens, sees what it sees among all."""
+    whole = formula(case.n_keys, case.n_keys)[0, 0]
+    steps = [formula(1, r + 1)[0, 0, 0] for r in range(case.n_keys)]
+    return sum(differing(step, whole[r, : r + 1]) for r, step in enumerate(steps)), 0
+
+
+@CAUSAL_BIAS.law
+def a_larger_score_in_the_future_stays_hidden(formula, case):
+    bias = formula(*case)
+    p = attention_probabilities(torch.where(bias == 0, -1e4, 1e4), bias)
+    return float(p[bias != 0].abs().sum()), 0
+
+
+@CAUSAL_BIAS.mistake(the_last_query_sees_every_key, query_s_sees_the_keys_up_to_its_own_place)
+def only_the_past_without_the_present(n_queries, n_keys):
+    return causal_bias(n_queries + 1, n_keys)[:, :, :-1]
+
+
+@CAUSAL_BIAS.mistake(
+    one_step_is_a_row_of_all_steps,
+    each_query_sees_one_key_more_than_the_one_before,
+    it_is_torchs_lower_triangle,
+)
+def places_counted_from_the_start(n_queries, n_keys):
+    seen = torch.ones(n_queries, n_keys).tril() > 0
+    return torch.zeros(n_queries, n_keys).masked_fill(~seen, -math.inf)[None, None]
+
+
+@CAUSAL_BIAS.mistake(
+    each_query_sees_one_key_more_than_the_one_before,
+    source="https://github.com/rasbt/LLMs-from-scratch/issues/1061",
+)
+def past_and_future_exchanged(n_queries, n_keys):
+    return causal_bias(n_queries, n_keys).flip(-1, -2)
+
+
+@CAUSAL_BIAS.mistake(a_larger_score_in_the_future_stays_hidden)
+def minus_ten_thousand_for_the_future(n_queries, n_keys):
+    return causal_bias(n_queries, n_keys).clamp(min=-10000)
+
+
+@CAUSAL_BIAS.mistake(each_query_sees_one_key_more_than_the_one_before)
+def nothing_hidden(n_queries, n_keys):
+    return torch.zeros(1, 1, n_queries, n_keys)
+
+
+# ------------------------------------------------------------------------------ attention_scores
+
+
+class ScoreCase(NamedTuple):
+    query: Tensor
+    key: Tensor
+
+
+def score_case(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> ScoreCase:
+    """K = 11, and one feature alone."""
+    width = draw.choice([K, K, 2, 1])
+    return ScoreCase(
+        normal(seed_of(draw), B, N, S, width, scale=scale, offset=offset),
+        normal(seed_of(draw), B, N, R, width, scale=scale),
+    )
+
+
+def cancelling(draw: Draw) -> ScoreCase:
+    """Every product comes twice, once with each sign, so that the exact score is 0."""
+    query, key = score_case(draw, 30.0)
+    return ScoreCase(torch.cat((query, query), -1), torch.cat((key, -key), -1))
+
+
+def score_bound(case: ScoreCase) -> Tensor:
+    return rounding.scores(*map(rounding.exact, case)).error
+
+
+ATTENTION_SCORES = Proof(attention_scores, score_case)
+
+
+def spec_of_scores(query, key):
+    return [
+        [spec.scores(q, k) for q, k in zip(qs, ks, strict=True)]
+        for qs, ks in zip(query, key, strict=True)
+    ]
+
+
+@ATTENTION_SCORES.spec
+def a_score_is_a_dot_product_over_the_root_of_k(formula, case):
+    expected = as_tensor(spec_of_scores(*(part.tolist() for part in case)))
+    return distance(formula(*case), expected, score_bound(case)), 1
+
+
+@ATTENTION_SCORES.reference
+def it_is_torchs_einsum_over_the_root(formula, case):
+    expected = torch.einsum("bnsk,bnrk->bnsr", *case) / case.key.shape[-1] ** 0.5
+    return distance(formula(*case), expected, score_bound(case)), 2
+
+
+@ATTENTION_SCORES.law
+def zero_features_halve_the_scores(formula, case):
+    """3K zeros beside K features leave q · k and double √K."""
+    padded = formula(*(F.pad(part, (0, 3 * part.shape[-1])) for part in case))
+    return distance(padded, formula(*case) / 2, score_bound(case)), 1
+
+
+@ATTENTION_SCORES.law
+def doubling_query_or_key_doubles_the_score(formula, case):
+    """A power of two leaves every digit in place."""
+    twice = 2 * formula(*case)
+    error = differing(formula(2 * case.query, case.key), twice)
+    return error + differing(formula(case.query, 2 * case.key), twice), 0
+
+
+@ATTENTION_SCORES.law
+def query_and_key_may_change_places(formula, case):
+    return distance(formula(case.key, case.query), formula(*case).mT, score_bound(case).mT), 2
+
+
+@ATTENTION_SCORES.law
+def features_may_be_reordered_together(formula, case):
+    order = order_of(case.query.shape[-1])
+    moved = formula(*(part[..., order] for part in case))
+    return distance(moved, formula(*case), score_bound(case)), 2
+
+
+@ATTENTION_SCORES.law
+def a_score_depends_on_its_query_and_key_alone(formula, case):
+    changed = ScoreCase(case.query.clone(), case.key.clone())
+    changed.query[:, :, 1:] *= -100
+    changed.key[:, :, :-1] += 7
+    left, right = formula(*changed)[..., 0, -1], formula(*case)[..., 0, -1]
+    return distance(left, right, score_bound(case)[..., 0, -1]), 2
+
+
+@ATTENTION_SCORES.law(cases=seed_of, cost=20)
+def scores_of_independent_features_have_variance_one(formula, seed):
+    """For every K. 300 queries share 300 keys, so the products are not quite independent."""
+    gaps = [abs(float(formula(*normal(seed, 2, 1, 1, 300, width)).var()) - 1) for width in (2, 64)]
+    return max(gaps), 6 * math.sqrt(4 / 300)
+
+
+@ATTENTION_SCORES.gradient
+def its_gradients_are_products_over_the_root(formula, case):
+    """dQ = u K / √K,  dK = uᵀ Q / √K"""
+    upstream, root = normal(8, B, N, S, R), math.sqrt(case.key.shape[-1])
+    to_query, to_key = gradients(formula, case, upstream)
+    error = distance(to_query, upstream @ case.key / root)
+    return error + distance(to_key, upstream.mT @ case.query / root), 200 * EPS
+
+
+@ATTENTION_SCORES.gradient(cost=3)
+def its_slope_is_that_of_dot_products_over_the_root(formula, case):
+    one = [part[:1, :2] for part in case]
+    return slopes(formula, spec_of_scores, one)
+
+
+@ATTENTION_SCORES.accuracy(
+    {
+        "normal": score_case,
+        "tiny": lambda draw: score_case(draw, 1e-15),
+        "scores of ±1e4": lambda draw: score_case(draw, 100.0),
+        "a large offset": lambda draw: score_case(draw, 1.0, 1e4),
+        "cancelling terms": cancelling,
+        "equal": lambda draw: ScoreCase(torch.ones(1, 1, 3, K) / 3, torch.ones(1, 1, 2, K) * 1e4),
+    }
+)
+def a_score_is_exact_up_to_the_size_of_its_terms(formula, case):
+    expected = as_tensor(spec_of_scores(*(part.double().tolist() for part in case)))
+    return distance(formula(*case), expected, score_bound(case)), 1
+
+
+@ATTENTION_SCORES.mistake(
+    zero_features_halve_the_scores,
+    a_score_is_a_dot_product_over_the_root_of_k,
+    scores_of_independent_features_have_variance_one,
+    its_gradients_are_products_over_the_root,
+    source="https://github.com/mlc-ai/mlc-llm/pull/3426",
+)
+def unscaled(query, key):
+    return query @ key.mT
+
+
+@ATTENTION_SCORES.mistake(
+    zero_features_halve_the_scores,
+    it_is_torchs_einsum_over_the_root,
+    scores_of_independent_features_have_variance_one,
+    its_slope_is_that_of_dot_products_over_the_root,
+)
+def divided_by_k(query, key):
+    return query @ key.mT / query.shape[-1]
+
+
+@ATTENTION_SCORES.mistake(
+    a_score_is_a_dot_product_over_the_root_of_k,
+    source="https://github.com/karpathy/ng-video-lecture/pull/6",
+)
+def divided_by_the_root_of_d(query, key):
+    """As if the heads had not been split."""
+    return query @ key.mT / math.sqrt(query.shape[-1] * query.shape[1])
+
+
+@ATTENTION_SCORES.mistake(
+    a_score_is_a_dot_product_over_the_root_of_k,
+    zero_features_halve_the_scores,
+    source="https://github.com/tenstorrent/tt-metal/pull/56789",
+)
+def divided_by_the_root_of_the_number_of_heads(query, key):
+    return query @ key.mT / math.sqrt(query.shape[1])
+
+
+@ATTENTION_SCORES.mistake(query_and_key_may_change_places)
+def divided_by_the_root_of_the_number_of_keys(query, key):
+    return query @ key.mT / math.sqrt(key.shape[-2])
+
+
+@ATTENTION_SCORES.mistake(doubling_query_or_key_doubles_the_score)
+def cosines(query, key):
+    return F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).mT
+
+
+@ATTENTION_SCORES.mistake(features_may_be_reordered_together)
+def features_in_two_orders(query, key):
+    return attention_scores(query, key.flip(-1))
+
+
+@ATTENTION_SCORES.mistake(a_score_depends_on_its_query_and_key_alone)
+def keys_centred(query, key):
+    return attention_scores(query, key - key.mean(-2, keepdim=True))
+
+
+@ATTENTION_SCORES.mistake(
+    a_score_is_exact_up_to_the_size_of_its_terms, a_score_is_a_dot_product_over_the_root_of_k
+)
+def scale_of_twelve_bits(query, key):
+    return query @ key.mT * (1 / math.sqrt(query.shape[-1]) * (1 + 2.0**-4))
+
+
+@ATTENTION_SCORES.mistake(
+    its_gradients_are_products_over_the_root, its_slope_is_that_of_dot_products_over_the_root
+)
+def keys_not_trained(query, key):
+    return attention_scores(query, key.detach())
+
+
+# ----------------------------------------------------------------------- attention_probabilities
+
+
+class MaskedCase(NamedTuple):
+    scores: Tensor
+    bias: Tensor
+
+
+KINDS = ("padding", "causal", "any", "hidden")
+
+
+def mask_of(kind: str, seed: int) -> Tensor:
+    """An additive mask in float64; only with "hidden" there are queries that see no key."""
+    if kind == "causal":
+        return causal_bias(S, R, torch.float64)
+    if kind == "any":
+        keep = random_keep(seed, B * S, R)
+        return torch.where(keep, 0.0, -math.inf).double().view(B, 1, S, R)
+    keep = random_keep(seed, B, R)
+    keep[0] &= kind != "hidden"
+    return padding_bias(keep, torch.float64)
+
+
+def masked_case(
+    draw: Draw, scale: float = 1.0, offset: float = 0.0, kinds: tuple[str, ...] = KINDS
+) -> MaskedCase:
+    scores = normal(seed_of(draw), B, N, S, R, scale=scale, offset=offset)
+    return MaskedCase(scores, mask_of(draw.choice(kinds), seed_of(draw)))
+
+
+def seeing(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> MaskedCase:
+    return masked_case(draw, scale, offset, KINDS[:3])
+
+
+def seen_of(case: MaskedCase) -> Tensor:
+    """bool [B, N, S, R]"""
+    return (case.bias == 0).expand_as(case.scores)
+
+
+def probability_bound(case: MaskedCase) -> Tensor:
+    given = rounding.exact(case.scores)
+    return rounding.softmax(given._replace(value=given.value + case.bias.double())).error
+
+
+ATTENTION_PROBABILITIES = Proof(attention_probabilities, masked_case)
+
+
+def rows_of_bias(bias: Tensor) -> list[Any]:
+    """One mask a sentence, in full: [B][S][R]."""
+    return bias[:, 0].expand(-1, S, R).expand(B, S, R).tolist()
+
+
+def spec_of_probabilities(scores, bias):
+    return [
+        [spec.probabilities(head, row) for head in heads]
+        for heads, row in zip(scores, bias, strict=False)
+    ]
+
+
+@ATTENTION_PROBABILITIES.spec
+def they_are_the_softmax_of_what_is_seen(formula, case):
+    lists = case.scores.tolist(), rows_of_bias(case.bias)
+    expected = as_tensor(spec_of_probabilities(*lists))
+    return distance(formula(*case), expected, probability_bound(case)), 1
+
+
+@ATTENTION_PROBABILITIES.reference
+def they_are_torchs_softmax_where_a_key_is_seen(formula, case):
+    seen = seen_of(case).any(-1)
+    expected = F.softmax(case.scores + case.bias, -1)[seen]
+    return distance(formula(*case)[seen], expected, probability_bound(case)[seen]), 2
+
+
+@ATTENTION_PROBABILITIES.law
+def rows_sum_to_one_or_are_all_zero(formula, case):
+    p, expected = formula(*case), seen_of(case).any(-1).double()
+    return distance(p.sum(-1), expected) + float((p < 0).sum()), 2 * R * EPS
+
+
+@ATTENTION_PROBABILITIES.law
+def hidden_keys_get_nothing_whatever_their_score(formula, case):
+    seen = seen_of(case)
+    p = formula(torch.where(seen, case.scores - 1e4, 1e4), case.bias)
+    return float(p[~seen].abs().sum()), 0
+
+
+@ATTENTION_PROBABILITIES.law
+def scores_of_hidden_keys_change_no_bit(formula, case):
+    changed = torch.where(seen_of(case), case.scores, -case.scores - 100)
+    return differing(formula(changed, case.bias), formula(*case)), 0
+
+
+@ATTENTION_PROBABILITIES.law
+def a_query_that_sees_nothing_takes_nothing(formula, case):
+    bias = torch.full((B, 1, S, 1), -math.inf).double()
+    return differing(formula(case.scores, bias), torch.zeros_like(case.scores)), 0
+
+
+@ATTENTION_PROBABILITIES.law
+def ratios_of_visible_keys_ignore_the_mask(formula, case):
+    """What is hidden goes to the others in proportion."""
+    seen, free = seen_of(case), formula(case.scores, torch.zeros_like(case.bias))
+    left = torch.where(seen, free, 0)
+    expected = left / left.sum(-1, keepdim=True).clamp(min=1e-300)
+    return distance(formula(*case), expected), 8 * R * EPS
+
+
+@ATTENTION_PROBABILITIES.law
+def a_number_added_to_all_scores_of_a_query_cancels(formula, case):
+    moved = case.scores + normal(3, B, N, S, 1)
+    return distance(formula(moved, case.bias), formula(*case)), 64 * EPS
+
+
+@ATTENTION_PROBABILITIES.law
+def the_mask_alone_shares_equally(formula, case):
+    seen = seen_of(case).double()
+    expected = seen / seen.sum(-1, keepdim=True).clamp(min=1)
+    return differing(formula(torch.zeros_like(case.scores), case.bias), expected), 0
+
+
+@ATTENTION_PROBABILITIES.law
+def half_precision_probabilities_are_float32_rounded_once(formula, case):
+    error = 0.0
+    for dtype in (torch.float16, torch.bfloat16):
+        half = [part.to(dtype) for part in case]
+        error += differing(formula(*half), formula(*(part.float() for part in half)).to(dtype))
+    return error, 0
+
+
+@ATTENTION_PROBABILITIES.gradient
+def its_jacobian_is_that_of_softmax_and_0_where_hidden(formula, case):
+    """da = p (u - Σ p u)"""
+    upstream, seen = normal(8, B, N, S, R), seen_of(case)
+    (found,) = gradients(lambda scores: formula(scores, case.bias), [case.scores], upstream)
+    p = torch.where(seen, F.softmax(case.scores + case.bias, -1), 0)
+    closed = p * (upstream - (p * upstream).sum(-1, keepdim=True))
+    return distance(found, closed) + float(found[~seen].abs().sum()), 50 * EPS
+
+
+@ATTENTION_PROBABILITIES.gradient(cost=4)
+def its_slope_is_that_of_the_softmax_of_what_is_seen(formula, case):
+    bias = rows_of_bias(case.bias)
+    return slopes(
+        lambda scores: formula(scores, case.bias[:1]),
+        lambda scores: spec_of_probabilities(scores, bias),
+        [case.scores[:1, :2]],
+    )
+
+
+@ATTENTION_PROBABILITIES.accuracy(
+    {
+        "normal": seeing,
+        "tiny": lambda draw: seeing(draw, 1e-30),
+        "large": lambda draw: seeing(draw, 50.0),
+        "scores of ±1e4": lambda draw: seeing(draw, 1e4),
+        "equal": lambda draw: seeing(draw, 0.0, 3.0),
+        "a large offset": lambda draw: seeing(draw, 1.0, 1e4),
+        "fully masked": lambda draw: masked_case(draw, kinds=("hidden",)),
+    },
+    torch_twin=lambda scores, bias: F.softmax(scores + bias, -1),
+)
+def each_probability_keeps_its_digits_under_the_mask(formula, case):
+    lists = case.scores.double().tolist(), rows_of_bias(case.bias)
+    expected = as_tensor(spec_of_probabilities(*lists))
+    return distance(formula(*case), expected, probability_bound(case)), 1
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    rows_sum_to_one_or_are_all_zero,
+    ratios_of_visible_keys_ignore_the_mask,
+    source="https://github.com/huggingface/pytorch-image-models/pull/2236",
+)
+def mask_after_softmax(scores, bias):
+    return torch.where(bias == 0, torch.softmax(scores, -1), 0)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    hidden_keys_get_nothing_whatever_their_score,
+    they_are_torchs_softmax_where_a_key_is_seen,
+    source="https://github.com/georg-wolflein/good-features/pull/1",
+)
+def mask_multiplied(scores, bias):
+    return torch.softmax(scores * (bias == 0), -1)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    hidden_keys_get_nothing_whatever_their_score,
+    a_query_that_sees_nothing_takes_nothing,
+    source="https://github.com/huggingface/transformers/issues/10484",
+)
+def mask_of_minus_ten_thousand(scores, bias):
+    return torch.softmax(scores + bias.clamp(min=-1e4), -1)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    scores_of_hidden_keys_change_no_bit, hidden_keys_get_nothing_whatever_their_score
+)
+def mask_of_minus_ten(scores, bias):
+    return torch.softmax(scores + bias.clamp(min=-10), -1)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    the_mask_alone_shares_equally,
+    its_jacobian_is_that_of_softmax_and_0_where_hidden,
+    source="https://github.com/rasbt/LLMs-from-scratch/issues/1061",
+)
+def mask_inverted(scores, bias):
+    return attention_probabilities(scores, torch.where(bias == 0, -math.inf, 0.0))
+
+
+@ATTENTION_PROBABILITIES.mistake(scores_of_hidden_keys_change_no_bit, the_mask_alone_shares_equally)
+def mask_ignored(scores, bias):
+    return torch.softmax(scores, -1)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    a_query_that_sees_nothing_takes_nothing,
+    they_are_the_softmax_of_what_is_seen,
+    source="https://github.com/pytorch/pytorch/pull/131060",
+)
+def nan_for_a_query_that_sees_nothing(scores, bias):
+    return torch.softmax(scores + bias, -1)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    rows_sum_to_one_or_are_all_zero,
+    a_number_added_to_all_scores_of_a_query_cancels,
+    source="https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/146",
+)
+def softmax_over_the_queries(scores, bias):
+    return torch.softmax(scores + bias.clamp(min=-1e4), -2)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    half_precision_probabilities_are_float32_rounded_once,
+    each_probability_keeps_its_digits_under_the_mask,
+)
+def summed_in_half_precision(scores, bias):
+    masked = scores + bias
+    weights = torch.exp(masked - masked.amax(-1, keepdim=True).clamp(min=-6e4))
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1)
+
+
+@ATTENTION_PROBABILITIES.mistake(
+    its_jacobian_is_that_of_softmax_and_0_where_hidden,
+    its_slope_is_that_of_the_softmax_of_what_is_seen,
+)
+def denominator_not_trained(scores, bias):
+    weights = torch.where(bias == 0, torch.exp(scores), 0)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-300).detach()
+
+
+# -------------------------------------------------------- scaled dot-product attention as a whole
+
+
+class Case(NamedTuple):
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    return attention_probabilities(attention_scores(query, key), bias) @ value
+
+
+def attention_case(
+    draw: Draw,
+    scale: float = 1.0,
+    value_scale: float = 1.0,
+    kinds: tuple[str, ...] = KINDS[:3],
+) -> Case:
+    return Case(
+        normal(seed_of(draw), B, N, S, K, scale=scale),
+        normal(seed_of(draw), B, N, R, K, scale=scale),
+        normal(seed_of(draw), B, N, R, K, scale=value_scale),
+        mask_of(draw.choice(kinds), seed_of(draw)),
+    )
+
+
+def rounded_attention(
+    query: rounding.Rounded, key: rounding.Rounded, value: rounding.Rounded, bias: Tensor
+) -> rounding.Rounded:
+    scores = rounding.scores(query, key)
+    masked = scores._replace(value=scores.value + bias.double())
+    return rounding.product(rounding.softmax(masked), value)
+
+
+def attention_bound(case: Case) -> Tensor:
+    query, key, value = (rounding.exact(part) for part in case[:3])
+    return rounded_attention(query, key, value, case.bias).error
+
+
+ATTENTION = Proof(
+    attend,
+    attention_case,
+    of=(attention_scores, attention_probabilities),
+    name="scaled_dot_product_attention",
+)
+
+
+def spec_of_attention(query, key, value, bias):
+    """`spec.attention` over sentences and heads."""
+    return [
+        [spec.attention(q, k, v, row) for q, k, v in zip(qs, ks, vs, strict=True)]
+        for qs, ks, vs, row in zip(query, key, value, bias, strict=False)
+    ]
+
+
+@ATTENTION.spec(cost=2)
+def it_is_the_weighted_mean_of_values(formula, case):
+    lists = [part.tolist() for part in case[:3]]
+    expected = as_tensor(spec_of_attention(*lists, rows_of_bias(case.bias)))
+    return distance(formula(*case), expected, attention_bound(case)), 1
+
+
+@ATTENTION.reference
+def it_is_torchs_scaled_dot_product_attention(formula, case):
+    expected = F.scaled_dot_product_attention(*case[:3], attn_mask=case.bias)
+    return distance(formula(*case), expected, attention_bound(case)), 2
+
+
+def visible(case: Case) -> Tensor:
+    """bool [B, N, S, R]"""
+    return (case.bias == 0).expand(B, N, S, R)
+
+
+def in_full(case: Case) -> Case:
+    return case._replace(bias=case.bias.expand(B, 1, S, R))
+
+
+@ATTENTION.law
+def results_lie_between_visible_values(formula, case):
+    seen, y = visible(case)[..., None], formula(*case)
+    value = case.value[:, :, None]  # B N 1 R K
+    low = torch.where(seen, value, math.inf).amin(-2)
+    high = torch.where(seen, value, -math.inf).amax(-2)
+    outside = torch.relu(low - y) + torch.relu(y - high)
+    return distance(outside, torch.zeros_like(y), attention_bound(case)), 1
+
+
+@ATTENTION.law
+def constant_values_pass_through(formula, case):
+    constant = case._replace(value=case.value[:, :, :1].expand_as(case.value))
+    y = formula(*constant)
+    return distance(y, case.value[:, :, :1].expand_as(y), attention_bound(constant)), 1
+
+
+@ATTENTION.law
+def the_order_of_keys_does_not_matter(formula, case):
+    order, bias = order_of(R), in_full(case).bias
+    moved = Case(case.query, case.key[:, :, order], case.value[:, :, order], bias[..., order])
+    return distance(formula(*moved), formula(*case), attention_bound(case)), 2
+
+
+@ATTENTION.law
+def the_order_of_queries_is_kept(formula, case):
+    order, full = order_of(S), in_full(case)
+    moved = full._replace(query=case.query[:, :, order], bias=full.bias[:, :, order])
+    bound = attention_bound(full)[:, :, order]
+    return distance(formula(*moved), formula(*full)[:, :, order], bound), 2
+
+
+@ATTENTION.law
+def hidden_keys_have_no_influence(formula, case):
+    """Changing keys and values that no query sees changes no bit."""
+    hidden = ~visible(case).any(2)[..., None]  # B N R 1
+    changed = case._replace(
+        key=torch.where(hidden, 1e4, case.key), value=torch.where(hidden, -1e4, case.value)
+    )
+    return differing(formula(*changed), formula(*case)), 0
+
+
+@ATTENTION.law
+def hiding_a_key_is_deleting_it(formula, case):
+    keep = visible(case)[0, 0, -1]  # what the last query of the first sentence sees
+    deleted = Case(
+        case.query[:1, :, -1:],
+        case.key[:1, :, keep],
+        case.value[:1, :, keep],
+        torch.zeros(1, 1, 1, int(keep.sum()), dtype=torch.float64),
+    )
+    bound = attention_bound(case)[:1, :, -1:]
+    return distance(formula(*case)[:1, :, -1:], formula(*deleted), bound), 2
+
+
+@ATTENTION.law
+def adding_one_vector_to_all_keys_cancels(formula, case):
+    moved = case._replace(key=case.key + 3 * normal(4, K))
+    return distance(formula(*moved), formula(*case), attention_bound(moved)), 2
+
+
+@ATTENTION.law
+def zero_features_are_half_the_query(formula, case):
+    """3K zeros beside K features leave q · k and double √K: the same as half the query."""
+    padded = Case(F.pad(case.query, (0, 3 * K)), F.pad(case.key, (0, 3 * K)), *case[2:])
+    halved = case._replace(query=case.query / 2)
+    return distance(formula(*padded), formula(*halved), attention_bound(halved)), 2
+
+
+@ATTENTION.law
+def two_keys_are_a_sigmoid(formula, case):
+    key, value = case.key[:, :, :2], case.value[:, :, :2]
+    pair = Case(case.query, key, value, torch.zeros(1, 1, 1, 2, dtype=torch.float64))
+    gap = ((key[:, :, None, 0] - key[:, :, None, 1]) * case.query).sum(-1) / math.sqrt(K)
+    share = 1 / (1 + torch.exp(-gap))[..., None]
+    expected = share * value[:, :, :1] + (1 - share) * value[:, :, 1:]
+    return distance(formula(*pair), expected, attention_bound(pair)), 2
+
+
+@ATTENTION.law
+def a_query_of_zero_takes_the_mean(formula, case):
+    seen = visible(case).double()
+    expected = seen @ case.value / seen.sum(-1, keepdim=True)
+    still = case._replace(query=torch.zeros_like(case.query))
+    return distance(formula(*still), expected, attention_bound(still)), 1
+
+
+@ATTENTION.law
+def doubled_keys_change_nothing(formula, case):
+    twice = [torch.cat((part, part), 2) for part in case[1:3]]
+    doubled = Case(case.query, *twice, torch.cat((case.bias, case.bias), -1))
+    return distance(formula(*doubled), formula(*case), attention_bound(doubled)), 2
+
+
+@ATTENTION.law
+def results_are_linear_in_values(formula, case):
+    other = normal(6, *case.value.shape)
+    left = formula(*case._replace(value=2 * case.value - 3 * other))
+    right = 2 * formula(*case) - 3 * formula(*case._replace(value=other))
+    bound = attention_bound(case._replace(value=2 * case.value.abs() + 3 * other.abs()))
+    return distance(left, right, bound), 2
+
+
+@ATTENTION.law
+def sentences_and_heads_do_not_see_each_other(formula, case):
+    full, changed = in_full(case), [part.clone() for part in in_full(case)]
+    for part in changed[:3]:
+        part[0, 1:] *= -2
+        part[1:] += 1
+    changed[3] = torch.cat((full.bias[:1], full.bias[1:].flip(-1)))
+    return differing(formula(*changed)[0, 0], formula(*full)[0, 0]), 0
+
+
+@ATTENTION.gradient
+def its_gradients_have_a_closed_form(formula, case):
+    """dV = Pᵀ u;  dA = P (u Vᵀ - Σ P u Vᵀ);  dQ = dA K / √K;  dK = dAᵀ Q / √K"""
+    query, key, value, bias = case
+    upstream = normal(8, B, N, S, K)
+    p = F.softmax(query @ key.mT / math.sqrt(K) + bias, -1)
+    to_p = upstream @ value.mT
+    to_scores = p * (to_p - (p * to_p).sum(-1, keepdim=True)) / math.sqrt(K)
+    closed = to_scores @ key, to_scores.mT @ query, p.mT @ upstream
+    found = gradients(lambda *parts: formula(*parts, bias), case[:3], upstream)
+    return sum(map(distance, found, closed)), 1000 * EPS
+
+
+@ATTENTION.gradient(cost=6)
+def its_slope_is_that_of_the_weighted_mean(formula, case):
+    bias = rows_of_bias(case.bias)
+    return slopes(
+        lambda *parts: formula(*parts, case.bias[:1]),
+        lambda *parts: spec_of_attention(*parts, bias),
+        [part[:1, :1] for part in case[:3]],
+    )
+
+
+@ATTENTION.accuracy(
+    {
+        "normal": attention_case,
+        "tiny": lambda draw: attention_case(draw, 1e-15, 1e-15),
+        "scores of ±1e2": lambda draw: attention_case(draw, 6.0),
+        "scores of ±1e4": lambda draw: attention_case(draw, 60.0),
+        "large values": lambda draw: attention_case(draw, 1.0, 1e4),
+        "equal": lambda draw: attention_case(draw, 0.0),
+        "fully masked": lambda draw: attention_case(draw, kinds=("hidden",)),
+    },
+    torch_twin=lambda query, key, value, bias: F.scaled_dot_product_attention(
+        query, key, value, attn_mask=bias
+    ),
+    cost=2,
+)
+def it_is_exact_up_to_the_rounding_of_its_scores(formula, case):
+    lists = [part.double().tolist() for part in case[:3]]
+    expected = as_tensor(spec_of_attention(*lists, rows_of_bias(case.bias)))
+    return distance(formula(*case), expected, attention_bound(case)), 1
+
+
+def weigh(scores: Tensor, bias: Tensor, value: Tensor) -> Tensor:
+    return torch.softmax(scores + bias, -1) @ value
+
+
+def scores_of(query: Tensor, key: Tensor) -> Tensor:
+    return query @ key.mT / math.sqrt(query.shape[-1])
+
+
+@ATTENTION.mistake(
+    zero_features_are_half_the_query,
+    its_gradients_have_a_closed_form,
+    source="https://github.com/mlc-ai/mlc-llm/pull/3426",
+)
+def without_the_root(query, key, value, bias):
+    return weigh(query @ key.mT, bias, value)
+
+
+@ATTENTION.mistake(
+    zero_features_are_half_the_query,
+    two_keys_are_a_sigmoid,
+    it_is_torchs_scaled_dot_product_attention,
+)
+def scaled_by_the_width(query, key, value, bias):
+    return weigh(query @ key.mT / query.shape[-1], bias, value)
+
+
+@ATTENTION.mistake(
+    two_keys_are_a_sigmoid,
+    it_is_the_weighted_mean_of_values,
+    source="https://github.com/karpathy/ng-video-lecture/pull/6",
+)
+def scaled_by_the_model_width(query, key, value, bias):
+    """√D for √K: as if the heads had not been split."""
+    return weigh(query @ key.mT / math.sqrt(query.shape[-1] * query.shape[1]), bias, value)
+
+
+@ATTENTION.mistake(
+    constant_values_pass_through,
+    adding_one_vector_to_all_keys_cancels,
+    source="https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/146",
+)
+def softmax_over_queries(query, key, value, bias):
+    return torch.softmax(scores_of(query, key) + bias.clamp(min=-1e4), -2) @ value
+
+
+@ATTENTION.mistake(
+    constant_values_pass_through,
+    source="https://github.com/huggingface/pytorch-image-models/pull/2236",
+)
+def mask_on_the_probabilities(query, key, value, bias):
+    return torch.where(bias == 0, torch.softmax(scores_of(query, key), -1), 0) @ value
+
+
+@ATTENTION.mistake(
+    results_lie_between_visible_values,
+    it_is_the_weighted_mean_of_values,
+    source="https://github.com/rasbt/LLMs-from-scratch/issues/1061",
+)
+def visible_and_hidden_exchanged(query, key, value, bias):
+    return weigh(scores_of(query, key), torch.where(bias == 0, -1e4, 0.0), value)
+
+
+@ATTENTION.mistake(hidden_keys_have_no_influence, hiding_a_key_is_deleting_it)
+def hidden_by_ten(query, key, value, bias):
+    return weigh(scores_of(query, key), bias.clamp(min=-10), value)
+
+
+@ATTENTION.mistake(
+    hidden_keys_have_no_influence,
+    source="https://github.com/huggingface/transformers/issues/10484",
+)
+def hidden_by_ten_thousand(query, key, value, bias):
+    return weigh(scores_of(query, key), bias.clamp(min=-1e4), value)
+
+
+@ATTENTION.mistake(
+    hiding_a_key_is_deleting_it,
+    source="https://github.com/georg-wolflein/good-features/pull/1",
+)
+def scores_times_the_mask(query, key, value, bias):
+    return torch.softmax(scores_of(query, key) * (bias == 0), -1) @ value
+
+
+@ATTENTION.mistake(hidden_keys_have_no_influence, a_query_of_zero_takes_the_mean)
+def no_mask_at_all(query, key, value, bias):
+    return weigh(scores_of(query, key), 0 * bias.clamp(min=-1), value)
+
+
+@ATTENTION.mistake(results_are_linear_in_values)
+def values_for_keys(query, key, value, bias):
+    return attend(query, value, key, bias)
+
+
+@ATTENTION.mistake(constant_values_pass_through)
+def keys_for_values(query, key, value, bias):
+    return attend(query, key, key, bias)
+
+
+@ATTENTION.mistake(a_query_of_zero_takes_the_mean, it_is_the_weighted_mean_of_values)
+def future_seen_by_one(query, key, value, bias):
+    return attend(query, key, value, bias.roll(1, -2) if bias.shape[-2] > 1 else bias)
+
+
+@ATTENTION.mistake(doubled_keys_change_nothing, two_keys_are_a_sigmoid)
+def scaled_by_the_number_of_keys(query, key, value, bias):
+    return weigh(query @ key.mT / math.sqrt(key.shape[-2]), bias, value)
+
+
+@ATTENTION.mistake(the_order_of_keys_does_not_matter)
+def near_keys_favoured(query, key, value, bias):
+    return weigh(scores_of(query, key) + torch.arange(key.shape[-2]), bias, value)
+
+
+@ATTENTION.mistake(the_order_of_queries_is_kept)
+def later_queries_sharper(query, key, value, bias):
+    return attend(query * torch.arange(query.shape[-2])[:, None], key, value, bias)
+
+
+@ATTENTION.mistake(
+    sentences_and_heads_do_not_see_each_other,
+    source="https://github.com/PetrochukM/PyTorch-NLP/issues/2",
+)
+def softmax_over_the_batch(query, key, value, bias):
+    return torch.softmax(scores_of(query, key) + bias.clamp(min=-1e4), 0) @ value
+
+
+@ATTENTION.mistake(it_is_exact_up_to_the_rounding_of_its_scores)
+def scores_in_eight_bits(query, key, value, bias):
+    scores = scores_of(query, key)
+    return weigh(scores.to(torch.float8_e4m3fn).to(scores.dtype), bias, value)
+
+
+@ATTENTION.mistake(its_gradients_have_a_closed_form, its_slope_is_that_of_the_weighted_mean)
+def scores_not_trained(query, key, value, bias):
+    return attend(query.detach(), key.detach(), value, bias)
+
+
+# -------------------------------------------------------------------------- multi_head_attention
+
+HEADS, WIDTH = 3, 15  # a head is 5 wide
+
+
+class HeadsCase(NamedTuple):
+    hidden: Tensor
+    memory: Tensor
+    bias: Tensor
+    weights: AttentionWeights
+    n_heads: int
+
+
+def attention_weights(seed: int, width: int = WIDTH, scale: float = 1.0) -> AttentionWeights:
+    """No bias is 0, so that forgetting one shows."""
+    size = scale / math.sqrt(width)
+    maps = [
+        LinearWeights(normal(seed + i, width, width, scale=size), normal(seed + 9 + i, width))
+        for i in range(4)
+    ]
+    return AttentionWeights(*maps)
+
+
+def heads_case(
+    draw: Draw, scale: float = 1.0, weight_scale: float = 1.0, kind: str = "padding"
+) -> HeadsCase:
+    return HeadsCase(
+        normal(seed_of(draw), B, S, WIDTH, scale=scale),
+        normal(seed_of(draw), B, R, WIDTH, scale=scale),
+        mask_of(kind, seed_of(draw)),
+        attention_weights(seed_of(draw), scale=weight_scale),
+        HEADS,
+    )
+
+
+def output_of(hidden, memory, bias, weights, n_heads):
+    return multi_head_attention(hidden, memory, bias, weights, n_heads).output_BSD
+
+
+def rounded_heads(
+    hidden: rounding.Rounded,
+    memory: rounding.Rounded,
+    bias: Tensor,
+    weights: AttentionWeights,
+    n_heads: int,
+) -> rounding.Rounded:
+    def heads(x: rounding.Rounded, map_: LinearWeights) -> rounding.Rounded:
+        y = rounding.linear(x, *map_)
+        return y._replace(value=split_heads(y.value, n_heads), error=split_heads(y.error, n_heads))
+
+    query, key = heads(hidden, weights.query), heads(memory, weights.key)
+    taken = rounded_attention(query, key, heads(memory, weights.value), bias)
+    merged = taken._replace(value=merge_heads(taken.value), error=merge_heads(taken.error))
+    return rounding.linear(merged, *weights.output)
+
+
+def heads_bound(case: HeadsCase) -> Tensor:
+    hidden, memory = (rounding.exact(part) for part in case[:2])
+    return rounded_heads(hidden, memory, *case[2:]).error
+
+
+MULTI_HEAD_ATTENTION = Proof(
+    output_of, heads_case, of=(multi_head_attention,), name="multi_head_attention"
+)
+
+
+def spec_of_heads(hidden, memory, bias, weights, n_heads):
+    return [
+        spec.multi_head_attention(x, m, row, weights, n_heads)
+        for x, m, row in zip(hidden, memory, bias, strict=False)
+    ]
+
+
+def lists_of(case: HeadsCase) -> list[Any]:
+    wide = with_parts(case.weights, [part.double() for part in parts_of(case.weights)])
+    given = [part.double().tolist() for part in case[:2]]
+    return [*given, rows_of_bias(case.bias), as_lists(wide), case.n_heads]
+
+
+@MULTI_HEAD_ATTENTION.spec(cost=3)
+def heads_are_slices_of_three_maps_and_a_fourth_joins_them(formula, case):
+    expected = as_tensor(spec_of_heads(*lists_of(case)))
+    return distance(formula(*case), expected, heads_bound(case)), 1
+
+
+@MULTI_HEAD_ATTENTION.reference
+def it_is_torchs_multi_head_attention(formula, case):
+    w, by_token = case.weights, [part.transpose(0, 1) for part in case[:2]]
+    expected, _ = F.multi_head_attention_forward(
+        by_token[0],
+        by_token[1],
+        by_token[1],
+        WIDTH,
+        HEADS,
+        torch.cat([w.query.weight_OI, w.key.weight_OI, w.value.weight_OI]),
+        torch.cat([w.query.bias_O, w.key.bias_O, w.value.bias_O]),
+        None,
+        None,
+        False,
+        0.0,
+        *w.output,
+        key_padding_mask=case.bias[:, 0, 0] != 0,
+    )
+    return distance(formula(*case), expected.transpose(0, 1), heads_bound(case)), 2
+
+
+@MULTI_HEAD_ATTENTION.law
+def n_heads_are_n_single_attentions(formula, case):
+    """Each head alone, on its rows of three maps, then its columns of the fourth: added up."""
+    w, width = case.weights, WIDTH // HEADS
+    expected = w.output.bias_O.expand(B, S, WIDTH)
+    for n in range(HEADS):
+        rows = slice(n * width, (n + 1) * width)
+        q = case.hidden @ w.query.weight_OI[rows].T + w.query.bias_O[rows]
+        k = case.memory @ w.key.weight_OI[rows].T + w.key.bias_O[rows]
+        v = case.memory @ w.value.weight_OI[rows].T + w.value.bias_O[rows]
+        taken = attend(q[:, None], k[:, None], v[:, None], case.bias)[:, 0]
+        expected = expected + taken @ w.output.weight_OI[:, rows].T
+    return distance(formula(*case), expected, heads_bound(case)), 2
+
+
+@MULTI_HEAD_ATTENTION.law
+def heads_may_change_places(formula, case):
+    """Reordering heads in Q, K, V and in the columns of the output map changes nothing."""
+    order = torch.arange(WIDTH).view(HEADS, -1).roll(1, 0).reshape(-1)
+    moved = [LinearWeights(m.weight_OI[order], m.bias_O[order]) for m in case.weights[:3]]
+    output = case.weights.output._replace(weight_OI=case.weights.output.weight_OI[:, order])
+    weights = AttentionWeights(*moved, output)
+    return distance(formula(*case._replace(weights=weights)), formula(*case), heads_bound(case)), 2
+
+
+@MULTI_HEAD_ATTENTION.law
+def the_key_bias_cancels(formula, case):
+    key = case.weights.key
+    moved = case._replace(weights=case.weights._replace(key=key._replace(bias_O=key.bias_O + 5)))
+    return distance(formula(*moved), formula(*case), heads_bound(moved)), 2
+
+
+@MULTI_HEAD_ATTENTION.law
+def equal_values_come_out_whatever_the_scores(formula, case):
+    """Equal memories, W_v = W_o = 1: the value comes out."""
+    one = LinearWeights(torch.eye(WIDTH).double(), torch.zeros(WIDTH).double())
+    memory = case.memory[:, :1].expand_as(case.memory)
+    shown = case._replace(memory=memory, weights=case.weights._replace(value=one, output=one))
+    y = formula(*shown)
+    return distance(y, memory[:, :1].expand_as(y), heads_bound(shown)), 1
+
+
+@MULTI_HEAD_ATTENTION.law
+def sentences_do_not_see_each_other(formula, case):
+    """The first sentence keeps its bits when the second one changes."""
+    hidden, memory = case.hidden.clone(), case.memory.clone()
+    hidden[1], memory[1] = 100 * hidden[1], -memory[1]
+    changed = formula(*case._replace(hidden=hidden, memory=memory))
+    return differing(changed[0], formula(*case)[0]), 0
+
+
+@MULTI_HEAD_ATTENTION.law
+def hidden_memories_change_no_bit(formula, case):
+    seen = (case.bias == 0)[:, 0, 0, :, None]  # B R 1
+    changed = case._replace(memory=torch.where(seen, case.memory, 1e4))
+    return differing(formula(*changed), formula(*case)), 0
+
+
+@MULTI_HEAD_ATTENTION.law
+def memories_may_be_reordered(formula, case):
+    order = order_of(R)
+    moved = case._replace(memory=case.memory[:, order], bias=case.bias[..., order])
+    return distance(formula(*moved), formula(*case), heads_bound(case)), 2
+
+
+@MULTI_HEAD_ATTENTION.law
+def a_query_that_sees_nothing_gives_the_last_bias(formula, case):
+    hidden = case._replace(bias=mask_of("hidden", 3))
+    found = formula(*hidden)[0]
+    return differing(found, case.weights.output.bias_O.expand_as(found)), 0
+
+
+@MULTI_HEAD_ATTENTION.gradient
+def gradients_of_the_last_map_are_products(formula, case):
+    """dW_o = Σ u mᵀ, db_o = Σ u; the key bias, which cancels, has gradient 0."""
+    upstream = normal(8, B, S, WIDTH)
+    found = gradients(
+        lambda *parts: formula(*case[:3], with_parts(case.weights, parts), HEADS),
+        parts_of(case.weights),
+        upstream,
+    )
+    given = with_parts(case.weights, found)
+    still = LinearWeights(torch.eye(WIDTH).double(), torch.zeros(WIDTH).double())
+    merged = output_of(*case[:3], case.weights._replace(output=still), HEADS)
+    expected = torch.einsum("bso,bsi->oi", upstream, merged)
+    error = distance(given.output.weight_OI, expected)
+    error += distance(given.output.bias_O, upstream.sum((0, 1)))
+    return error + float(given.key.bias_O.abs().max()), 2000 * EPS
+
+
+@MULTI_HEAD_ATTENTION.gradient(cost=20)
+def its_slope_is_that_of_the_joined_heads(formula, case):
+    """To the two inputs and to all eight tensors of weights at once."""
+    bias = [rows[:2] for rows in rows_of_bias(case.bias)]
+    return slopes(
+        lambda x, m, *parts: formula(x, m, case.bias[:1], with_parts(case.weights, parts), HEADS),
+        lambda x, m, *parts: spec_of_heads(x, m, bias, with_parts(case.weights, parts), HEADS),
+        [case.hidden[:1, :2], case.memory[:1], *parts_of(case.weights)],
+    )
+
+
+@MULTI_HEAD_ATTENTION.accuracy(
+    {
+        "normal": heads_case,
+        "tiny": lambda draw: heads_case(draw, 1e-15),
+        "large": lambda draw: heads_case(draw, 30.0),
+        "sharp": lambda draw: heads_case(draw, weight_scale=8.0),
+        "equal": lambda draw: heads_case(draw, 0.0),
+        "fully masked": lambda draw: heads_case(draw, kind="hidden"),
+    },
+    cost=3,
+)
+def each_step_keeps_its_digits(formula, case):
+    expected = as_tensor(spec_of_heads(*lists_of(case)))
+    return distance(formula(*case), expected, heads_bound(case)), 1
+
+
+def with_steps(split, merge, scale=None):
+    """multi_head_attention with one step replaced."""
+
+    def formula(hidden, memory, bias, w, n_heads):
+        q, k, v = (
+            split(linear(x, *map_), n_heads)
+            for x, map_ in zip((hidden, memory, memory), w[:3], strict=True)
+        )
+        scores = q @ k.mT / math.sqrt(scale or q.shape[-1])
+        return linear(merge(attention_probabilities(scores, bias) @ v), *w.output)
+
+    return formula
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    n_heads_are_n_single_attentions,
+    heads_may_change_places,
+    source="https://github.com/649453932/Chinese-Text-Classification-Pytorch/issues/53",
+)
+def heads_cut_by_a_view(*case):
+    return with_steps(heads_and_tokens_swapped, lambda x: x.reshape(B, S, WIDTH))(*case)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    n_heads_are_n_single_attentions,
+    heads_may_change_places,
+    it_is_torchs_multi_head_attention,
+    source="https://github.com/ajhalthor/Transformer-Neural-Network/pull/4",
+)
+def heads_merged_by_a_view(*case):
+    return with_steps(split_heads, merged_without_moving_the_axis)(*case)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    n_heads_are_n_single_attentions,
+    heads_are_slices_of_three_maps_and_a_fourth_joins_them,
+    source="https://github.com/FareedKhan-dev/train-llm-from-scratch/pull/3",
+)
+def root_of_the_model_width(*case):
+    return with_steps(split_heads, merge_heads, WIDTH)(*case)
+
+
+@MULTI_HEAD_ATTENTION.mistake(n_heads_are_n_single_attentions, it_is_torchs_multi_head_attention)
+def one_wide_head(hidden, memory, bias, weights, n_heads):
+    return output_of(hidden, memory, bias, weights, 1)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    heads_may_change_places, a_query_that_sees_nothing_gives_the_last_bias
+)
+def no_output_map(hidden, memory, bias, weights, n_heads):
+    one = LinearWeights(torch.eye(WIDTH).double(), torch.zeros(WIDTH).double())
+    return output_of(hidden, memory, bias, weights._replace(output=one), n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    heads_are_slices_of_three_maps_and_a_fourth_joins_them,
+    a_query_that_sees_nothing_gives_the_last_bias,
+)
+def no_last_bias(hidden, memory, bias, weights, n_heads):
+    return output_of(hidden, memory, bias, weights, n_heads) - weights.output.bias_O
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    the_key_bias_cancels, heads_are_slices_of_three_maps_and_a_fourth_joins_them
+)
+def key_and_value_maps_exchanged(hidden, memory, bias, w, n_heads):
+    return output_of(hidden, memory, bias, w._replace(key=w.value, value=w.key), n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(the_key_bias_cancels, gradients_of_the_last_map_are_products)
+def query_and_key_maps_exchanged(hidden, memory, bias, w, n_heads):
+    return output_of(hidden, memory, bias, w._replace(query=w.key, key=w.query), n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    equal_values_come_out_whatever_the_scores, n_heads_are_n_single_attentions
+)
+def values_from_the_asker(hidden, memory, bias, weights, n_heads):
+    asked = torch.cat((hidden, hidden[:, : R - S]), 1)
+    trace = multi_head_attention(hidden, memory, bias, weights, n_heads)
+    values = split_heads(linear(asked, *weights.value), n_heads)
+    return linear(merge_heads(trace.probabilities_BNSR @ values), *weights.output)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    n_heads_are_n_single_attentions,
+    hidden_memories_change_no_bit,
+    source="https://github.com/lsdefine/attention-is-all-you-need-keras/issues/36",
+)
+def mask_of_another_sentence(hidden, memory, bias, weights, n_heads):
+    return output_of(hidden, memory, bias.roll(1, 0), weights, n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    hidden_memories_change_no_bit,
+    memories_may_be_reordered,
+    source="https://github.com/hyunwoongko/transformer/pull/40",
+)
+def mask_on_queries(hidden, memory, bias, weights, n_heads):
+    """Queries are masked as if they were keys: with a finite number nobody sees a NaN."""
+    return output_of(hidden, memory, bias[..., :S].mT.clamp(min=-1e4), weights, n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(a_query_that_sees_nothing_gives_the_last_bias)
+def mean_over_padding(hidden, memory, bias, weights, n_heads):
+    """With every key hidden a finite mask spreads over all of them."""
+    return output_of(hidden, memory, bias.clamp(min=-1e9), weights, n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    sentences_do_not_see_each_other,
+    source="https://github.com/PetrochukM/PyTorch-NLP/issues/2",
+)
+def memories_of_the_neighbour(hidden, memory, bias, weights, n_heads):
+    return output_of(hidden, memory.roll(1, 0), bias, weights, n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(each_step_keeps_its_digits)
+def values_in_eight_bits(hidden, memory, bias, weights, n_heads):
+    rounded = memory.to(torch.float8_e4m3fn).to(memory.dtype)
+    return output_of(hidden, rounded, bias, weights, n_heads)
+
+
+@MULTI_HEAD_ATTENTION.mistake(
+    gradients_of_the_last_map_are_products, its_slope_is_that_of_the_joined_heads
+)
+def last_map_not_trained(hidden, memory, bias, weights, n_heads):
+    still = LinearWeights(*(part.detach() for part in weights.output))
+    return output_of(hidden, memory, bias, weights._replace(output=still), n_heads)

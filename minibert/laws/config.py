@@ -1,0 +1,457 @@
+"""Laws of `config`: what is read from a `config.json` is what is written to it, and no more.
+
+The formula is the class `BertConfig` itself; a mistake is a class that reads, writes or begins
+otherwise.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from minibert.config import BertConfig, CheckpointError
+from minibert.laws.law import Draw, Proof
+
+DEFAULTS: dict[str, Any] = {
+    "architectures": ["BertModel"],
+    "attention_probs_dropout_prob": 0.1,
+    "classifier_dropout": None,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "model_type": "bert",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "problem_type": None,
+    "type_vocab_size": 2,
+    "vocab_size": 30522,
+}
+OTHER_MODELS: list[dict[str, Any]] = [
+    {"model_type": "roberta"},
+    {"model_type": "distilbert"},
+    {"model_type": "albert"},
+    {"model_type": "BERT"},
+    {"position_embedding_type": "relative_key"},
+    {"is_decoder": True},
+    {"add_cross_attention": True},
+    {"tie_word_embeddings": False},
+    {"hidden_act": "relu"},
+]
+# Each is the only thing wrong with its config.
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"hidden_size": 0},
+    {"hidden_size": 768.0},
+    {"hidden_size": "768"},
+    {"num_attention_heads": 7},
+    {"num_hidden_layers": True},
+    {"hidden_dropout_prob": 1.0},
+    {"hidden_dropout_prob": -0.1},
+    {"classifier_dropout": float("nan")},
+    {"layer_norm_eps": 0},
+    {"pad_token_id": 30522},
+    {"problem_type": "ranking"},
+    {"id2label": {"0": "a", "2": "b"}},
+    {"architectures": "BertModel"},
+]
+# What others may write: keys of other libraries, and every kind of value that JSON knows.
+OTHER_KEYS = ("transformers_version", "cell", "gamma", "unknown", "use_cache", "")
+VALUES: tuple[Any, ...] = (
+    None, True, 0, -3, 2**60, 0.5, 1e-12, "", "4.6.0", "ä", [], [1, ["a"]], {}, {"a": {"b": 1}},
+)
+NAMES = ("LABEL_1", "negative", "positive", "0", "", "ä b", "None")
+RATES = (0.0, 0.1, 0.33, 0.99)
+
+
+def fields(draw: Draw) -> dict[str, Any]:
+    """The fields of a config, all within their bounds."""
+    heads = draw.integer(1, 16)
+    names = [draw.choice(NAMES) for _ in range(draw.integer(1, 13))]
+    vocab_size = draw.choice([1, 7, 30522, 2**20])
+    kinds = (None, "regression", "single_label_classification", "multi_label_classification")
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": heads * draw.integer(1, 128),
+        "num_hidden_layers": draw.integer(1, 128),
+        "num_attention_heads": heads,
+        "intermediate_size": draw.integer(1, 65536),
+        "hidden_act": draw.choice(["gelu", "gelu_new", "gelu_pytorch_tanh"]),
+        "hidden_dropout_prob": draw.choice(RATES),
+        "attention_probs_dropout_prob": draw.choice(RATES),
+        "max_position_embeddings": draw.integer(1, 65536),
+        "type_vocab_size": draw.integer(1, 1024),
+        "initializer_range": draw.choice([0, 0.02, 10]),
+        "layer_norm_eps": draw.choice([1e-15, 1e-12, 1e-5, 1]),
+        "pad_token_id": draw.integer(0, vocab_size - 1),
+        "classifier_dropout": draw.choice([None, *RATES]),
+        "problem_type": draw.choice(kinds),
+        "id2label": dict(enumerate(names)),
+        "architectures": tuple(draw.choice(NAMES) for _ in range(draw.integer(1, 2))),
+        "unknown": {
+            draw.choice(OTHER_KEYS): draw.choice(VALUES) for _ in range(draw.integer(0, 4))
+        },
+    }
+
+
+CONFIG = Proof(
+    BertConfig,
+    fields,
+    without={
+        "reference": "the tests ask the config of transformers",
+        "gradient": "a record of sizes depends on nothing",
+        "accuracy": "it reads and writes numbers and rounds none",
+    },
+)
+
+
+def told_apart(a: Any, b: Any) -> bool:
+    """JSON that differs, 1 and 1.0 and true being three things."""
+    return json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)
+
+
+@CONFIG.spec
+def every_default_is_that_of_bert_base_uncased(formula, case):
+    """The numbers of its config.json, and what `transformers` takes where that says nothing."""
+    found = [config.to_dict() for config in (formula(), formula.from_dict({}))]
+    wrong = sum(set(values) != set(DEFAULTS) for values in found)
+    return wrong + sum(
+        told_apart(values.get(key), value) for values in found for key, value in DEFAULTS.items()
+    ), 0
+
+
+@CONFIG.spec
+def every_value_is_written_under_its_key(formula, case):
+    """The keys of `transformers`; labels both ways, their numbers as strings in one."""
+    values = dict(case)
+    labels = values["id2label"]
+    expected = {"model_type": "bert"} | values.pop("unknown") | values
+    expected["architectures"] = list(values["architectures"])
+    expected["id2label"] = {str(index): name for index, name in labels.items()}
+    expected["label2id"] = {name: index for index, name in labels.items()}
+    return float(told_apart(formula(**case).to_dict(), expected)), 0
+
+
+@CONFIG.law
+def what_is_written_is_read_back(formula, case):
+    """Through JSON, which knows no integer keys and no tuples."""
+    config = formula(**case)
+    again = formula.from_dict(json.loads(json.dumps(config.to_dict())))
+    wrong = sum(
+        getattr(again, field.name) != getattr(config, field.name)
+        for field in dataclasses.fields(BertConfig)
+    )
+    return wrong + told_apart(again.to_dict(), config.to_dict()), 0
+
+
+@CONFIG.law
+def unknown_keys_are_kept(formula, case):
+    """Whatever their values are; and they are read from beside ours, never from within."""
+    others = case["unknown"] | {"one more": {"deep": [1, None]}}
+    config = formula.from_dict(formula(**case).to_dict() | others)
+    written = config.to_dict()
+    lost = sum(told_apart(config.unknown.get(key, "lost"), others[key]) for key in others)
+    return lost + sum(told_apart(written.get(key, "lost"), others[key]) for key in others), 0
+
+
+@CONFIG.law
+def labels_keep_the_order_of_their_indices(formula, case):
+    """Also where JSON names them in another order: 10 before 9 before 2, or backwards."""
+    labels = case["id2label"]
+    wrong = 0
+    for order in (sorted(labels, key=str), sorted(labels, reverse=True)):
+        shuffled = {str(index): labels[index] for index in order}
+        config = formula.from_dict({"id2label": shuffled})
+        wrong += list(config.id2label.items()) != list(labels.items())
+        wrong += config.num_labels != len(labels)
+    return wrong, 0
+
+
+@CONFIG.law
+def with_labels_changes_labels_and_nothing_else(formula, case):
+    config, names = formula(**case), ("good", "bad", "0")
+    named = config.with_labels(names, "multi_label_classification")
+    plain = config.with_labels(names)
+    wrong = dict(enumerate(names)) != named.id2label
+    wrong += (named.problem_type, plain.problem_type) != ("multi_label_classification", None)
+    return wrong + sum(
+        getattr(named, field.name) != getattr(config, field.name)
+        for field in dataclasses.fields(BertConfig)
+        if field.name not in ("id2label", "problem_type")
+    ), 0
+
+
+@CONFIG.law
+def a_number_of_labels_makes_names(formula, case):
+    """LABEL_0, LABEL_1, …; names that are given go before it."""
+    count, labels = len(case["id2label"]), case["id2label"]
+    config = formula.from_dict({"num_labels": count})
+    wrong = config.id2label != {index: f"LABEL_{index}" for index in range(count)}
+    named = formula.from_dict({"id2label": labels, "num_labels": count + 1, "label2id": {"x": 0}})
+    return float(wrong) + (named.id2label != labels), 0
+
+
+@CONFIG.law
+def a_heads_own_dropout_goes_first(formula, case):
+    """0 is a rate like any other, and only None means that of the hidden states."""
+    own, hidden = case["classifier_dropout"], case["hidden_dropout_prob"]
+    return float(formula(**case).head_dropout != (hidden if own is None else own)), 0
+
+
+@CONFIG.law
+def heads_share_the_width(formula, case):
+    config = formula(**case)
+    return abs(config.head_width * config.num_attention_heads - config.hidden_size), 0
+
+
+def accepted(formula, several: list[dict[str, Any]]) -> int:
+    count = 0
+    for values in several:
+        try:
+            formula.from_dict(values)
+            count += 1
+        except CheckpointError:
+            pass
+    return count
+
+
+@CONFIG.law
+def other_models_are_refused(formula, case):
+    """What would load and then compute something else."""
+    return accepted(formula, OTHER_MODELS), 0
+
+
+@CONFIG.law
+def impossible_values_are_refused(formula, case):
+    return accepted(formula, IMPOSSIBLE), 0
+
+
+@CONFIG.law
+def right_values_of_judged_keys_are_read(formula, case):
+    judged = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
+    missing = dict.fromkeys(("model_type", "add_cross_attention", "tie_word_embeddings"))
+    return 3 - accepted(formula, [judged, missing, {"tie_word_embeddings": True}]), 0
+
+
+@CONFIG.law
+def what_is_read_is_not_changed(formula, case):
+    values = BertConfig(**case).to_dict()
+    before = json.dumps(values)
+    formula.from_dict(values)
+    return float(json.dumps(values) != before), 0
+
+
+class Reading(BertConfig):
+    """What mistakes have in common: they see the keys before `from_dict` does."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Any:
+        return super().from_dict(cls.seen(dict(values)))
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values
+
+
+@CONFIG.mistake(
+    every_default_is_that_of_bert_base_uncased,
+    source="https://github.com/keras-team/keras-hub/issues/642",
+)
+@dataclass(frozen=True)
+class EpsOfPytorch(BertConfig):
+    """Where a config does not say, LayerNorm gets the library's 1e-5 for BERT's 1e-12."""
+
+    layer_norm_eps: float = 1e-5
+
+
+@CONFIG.mistake(
+    every_value_is_written_under_its_key,
+    what_is_written_is_read_back,
+    source="https://github.com/ml-explore/mlx-examples/blob/0d3697913ce74616d579931193c122805487fc07/bert/model.py",
+)
+class EpsNotRead(Reading):
+    """The config says it, and nobody looks."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key != "layer_norm_eps"}
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"layer_norm_eps": 1e-12}
+
+
+@CONFIG.mistake(every_default_is_that_of_bert_base_uncased)
+@dataclass(frozen=True)
+class NoDropout(BertConfig):
+    """Inference code begins with 0."""
+
+    hidden_dropout_prob: float = 0.0
+
+
+@CONFIG.mistake(unknown_keys_are_kept)
+class UnknownKeysDropped(Reading):
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key in DEFAULTS}
+
+
+@CONFIG.mistake(
+    unknown_keys_are_kept,
+    what_is_written_is_read_back,
+    every_value_is_written_under_its_key,
+)
+class UnknownKeysNotWritten(BertConfig):
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().to_dict().items() if key in DEFAULTS}
+
+
+@CONFIG.mistake(unknown_keys_are_kept)
+class NullsDropped(Reading):
+    """A key whose value is null was there all the same."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@CONFIG.mistake(labels_keep_the_order_of_their_indices)
+class LabelsInTheOrderOfTheFile(Reading):
+    """The n-th name that is met becomes class n."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(values.get("id2label"), dict):
+            values["id2label"] = dict(enumerate(values["id2label"].values()))
+        return values
+
+
+@CONFIG.mistake(labels_keep_the_order_of_their_indices)
+class LabelsSortedAsText(Reading):
+    """10 comes before 2."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        names = values.get("id2label")
+        if isinstance(names, dict):
+            values["id2label"] = dict(enumerate(names[index] for index in sorted(names, key=str)))
+        return values
+
+
+@CONFIG.mistake(what_is_written_is_read_back)
+class LabelsReadFromLabel2id(Reading):
+    """Two classes of one name become one, or none at all."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        names = values.get("label2id")
+        if names:
+            values["id2label"] = dict(enumerate(sorted(names, key=names.__getitem__)))
+        return values
+
+
+@CONFIG.mistake(a_number_of_labels_makes_names)
+class TwoLabelsAlways(Reading):
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"num_labels": 2}
+
+
+@CONFIG.mistake(with_labels_changes_labels_and_nothing_else)
+class LabelsByDefaults(BertConfig):
+    """A new config with these labels, and all else as it was in the beginning."""
+
+    def with_labels(self, names: tuple[str, ...], problem_type: str | None = None) -> Any:
+        return type(self)(id2label=dict(enumerate(names)), problem_type=problem_type)
+
+
+@CONFIG.mistake(with_labels_changes_labels_and_nothing_else)
+class LabelsSorted(BertConfig):
+    """So that class 0 is another one than the caller's."""
+
+    def with_labels(self, names: tuple[str, ...], problem_type: str | None = None) -> Any:
+        return super().with_labels(tuple(sorted(names)), problem_type)
+
+
+@CONFIG.mistake(a_heads_own_dropout_goes_first)
+class ZeroMeansNoChoice(BertConfig):
+    """`or` in the place of `is None`."""
+
+    @property
+    def head_dropout(self) -> float:
+        return self.classifier_dropout or self.hidden_dropout_prob
+
+
+@CONFIG.mistake(heads_share_the_width)
+class HeadsOfSixtyFour(BertConfig):
+    @property
+    def head_width(self) -> int:
+        return 64
+
+
+@CONFIG.mistake(other_models_are_refused)
+class AnyFamilyAccepted(Reading):
+    """RoBERTa's weights load into BERT, and its positions are two rows off."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return values | {"model_type": "bert"}
+
+
+@CONFIG.mistake(other_models_are_refused)
+class RelativePositionsIgnored(Reading):
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in values.items() if k != "position_embedding_type"}
+
+
+@CONFIG.mistake(
+    impossible_values_are_refused,
+    source="https://github.com/google-research/bert/blob/0017e7ecb4aa6b40e6d21ab7d46d2b055f88f236/modeling.py",
+)
+class HeadsThatDoNotDivideTheWidth(Reading):
+    """The first example of Google's own code had such a model: width 512, 6 heads."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        width, heads = values.get("hidden_size", 768), values.get("num_attention_heads", 12)
+        if type(width) is int and width > 0 and width % heads:
+            values["hidden_size"] = width // heads * heads
+        return values
+
+
+@CONFIG.mistake(impossible_values_are_refused)
+class NumbersConverted(Reading):
+    """Text becomes a number, and so does true."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        sizes = [key for key in values if type(DEFAULTS.get(key)) is int]
+        return values | {key: int(values[key]) for key in sizes}
+
+
+@CONFIG.mistake(right_values_of_judged_keys_are_read)
+class JudgedKeysRefused(Reading):
+    """Whatever they say."""
+
+    @classmethod
+    def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if "tie_word_embeddings" in values:
+            raise CheckpointError("config: tie_word_embeddings is there")
+        return values
+
+
+@CONFIG.mistake(what_is_read_is_not_changed)
+class KeysTakenOut(BertConfig):
+    """`pop`, on what belongs to the caller."""
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Any:
+        config = super().from_dict(values)
+        values.pop("model_type", None)
+        return config
