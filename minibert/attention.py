@@ -93,8 +93,8 @@ def padding_bias(keep_BR: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     if keep_BR.dtype != torch.bool:
         raise ValueError(f"padding_bias: keep has dtype {keep_BR.dtype}, but must be torch.bool")
-    bias_BR = torch.zeros(keep_BR.shape, dtype=dtype, device=keep_BR.device)
-    bias_BR = torch.where(keep_BR, bias_BR, -math.inf)
+    zero = torch.zeros((), dtype=dtype, device=keep_BR.device)
+    bias_BR = torch.where(keep_BR, zero, -math.inf)
     return bias_BR[:, None, None, :]
 
 
@@ -122,8 +122,8 @@ def causal_bias(
     """
     query_S1 = torch.arange(n_queries, device=device)[:, None]
     key_1R = torch.arange(n_keys, device=device)[None, :]
-    bias_SR = torch.zeros(n_queries, n_keys, dtype=dtype, device=device)
-    bias_SR = torch.where(key_1R <= query_S1 + (n_keys - n_queries), bias_SR, -math.inf)
+    zero = torch.zeros((), dtype=dtype, device=device)
+    bias_SR = torch.where(key_1R <= query_S1 + (n_keys - n_queries), zero, -math.inf)
     return bias_SR[None, None]
 
 
@@ -151,7 +151,8 @@ def attention_scores(query_BNSK: Tensor, key_BNRK: Tensor) -> Tensor:
     >>> attention_scores(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4)).item()
     2.0
     """
-    return query_BNSK @ key_BNRK.transpose(-2, -1) / math.sqrt(query_BNSK.shape[-1])
+    # BNRK -transpose-> BNKR
+    return query_BNSK @ key_BNRK.transpose(2, 3) / math.sqrt(query_BNSK.shape[-1])
 
 
 def attention_probabilities(scores_BNSR: Tensor, mask_bias_BNSR: Tensor) -> Tensor:

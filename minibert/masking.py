@@ -3,7 +3,7 @@
 B batch · S tokens. Every draw comes from the generator that is passed in.
 """
 
-from itertools import chain
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import torch
@@ -176,7 +176,7 @@ def truncated_pair(
     ([2, 3], [4])
     """
     parts = [first, second]
-    while len(parts[0]) + len(parts[1]) > most:
+    for _ in range(len(first) + len(second) - most):
         longer = 0 if len(parts[0]) > len(parts[1]) else 1
         at_front = float(torch.rand((), generator=generator)) < 0.5
         parts[longer] = parts[longer][1:] if at_front else parts[longer][:-1]
@@ -238,9 +238,9 @@ def next_sentence_pairs(
         start = 0
         while start < len(document):
             target = integer(2, most) if chance(short_rate) else most
-            end = start + 1
-            while end < len(document) and sum(map(len, document[start:end])) < target:
-                end = end + 1
+            # one sentence, and one more for each that leaves room, as long as there are any
+            totals = accumulate(map(len, document[start:-1]))
+            end = start + 1 + sum(total < target for total in totals)
             border = start + 1 if end == start + 1 else integer(start + 1, end - 1)
             first = list(chain.from_iterable(document[start:border]))
             if end == border or chance(0.5):

@@ -155,10 +155,11 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
     """
     wide = [at_least_float32(gradient) for gradient in gradients]
     largest = torch.stack([gradient.abs().max() for gradient in wide]).max()
-    divisor = torch.where(largest > 0, largest, 1)
-    scaled = [gradient / divisor for gradient in wide]
+    if largest == 0:
+        return largest
+    scaled = [gradient / largest for gradient in wide]
     squares = torch.stack([(part * part).sum() for part in scaled])
-    return divisor * torch.sqrt(squares.sum())
+    return largest * torch.sqrt(squares.sum())
 
 
 def clip_by_global_norm(

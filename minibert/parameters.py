@@ -147,8 +147,8 @@ def named_tensors(structure: Any, prefix: str = "") -> Iterator[tuple[str, Tenso
         yield prefix, structure
     elif isinstance(structure, tuple):
         names = getattr(structure, "_fields", range(len(structure)))
-        for name, part in zip(names, structure, strict=True):
-            yield from named_tensors(part, f"{prefix}.{name}" if prefix else str(name))
+        for place, name in enumerate(names):
+            yield from named_tensors(structure[place], f"{prefix}.{name}" if prefix else str(name))
 
 
 def with_tensors(
@@ -168,8 +168,8 @@ def with_tensors(
         return structure
     names = getattr(structure, "_fields", range(len(structure)))
     parts = [
-        with_tensors(part, tensors, f"{prefix}.{name}" if prefix else str(name))
-        for name, part in zip(names, structure, strict=True)
+        with_tensors(structure[place], tensors, f"{prefix}.{name}" if prefix else str(name))
+        for place, name in enumerate(names)
     ]
     built: Any = getattr(structure, "_make", tuple)
     return built(parts)

@@ -146,8 +146,6 @@ def is_chinese(character: str) -> bool:
     >>> is_chinese("書"), is_chinese("か")
     (True, False)
     """
-    if character < "\u3400":  # nearly all text ends here, and quickly
-        return False
     return CHINESE.match(character) is not None
 
 
@@ -170,9 +168,9 @@ def decompose(text: str) -> list[tuple[str, bool]]:
         for place, part in enumerate(unicodedata.normalize("NFD", character))
     ]
     classes = [unicodedata.combining(part) for part, _ in parts]
-    runs = accumulate(combining == 0 for combining in classes)  # a base (class 0) opens a run
-    ordered = sorted(zip(runs, classes, parts, strict=True), key=lambda entry: entry[:2])
-    return [part for _, _, part in ordered]
+    runs = [*accumulate(combining == 0 for combining in classes)]  # a base (class 0) opens a run
+    ordered = sorted(range(len(parts)), key=lambda place: (runs[place], classes[place]))
+    return [parts[place] for place in ordered]
 
 
 def normalise(text: str, lowercase: bool = True) -> tuple[str, list[int]]:
@@ -266,8 +264,11 @@ def split_specials(text: str, specials: Collection[str]) -> Iterator[tuple[int, 
     >>> list(split_specials("a [MASK].", ["[MASK]"]))
     [(0, 'a ', False), (2, '[MASK]', True), (8, '.', False)]
     """
-    longest_first = sorted(specials, key=len, reverse=True)
-    pattern = "|".join(re.escape(special) for special in longest_first) or "(?!)"  # matches nothing
+    if not specials:
+        yield 0, text, False
+        return
+    # sorted backwards, so that of two specials that begin alike the longer one is tried first
+    pattern = "|".join(re.escape(special) for special in sorted(specials, reverse=True))
     start = 0
     for index, part in enumerate(re.split(f"({pattern})", text)):
         yield start, part, index % 2 == 1

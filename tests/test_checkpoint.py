@@ -141,6 +141,12 @@ def test_an_old_name_is_told_with_the_one_of_today() -> None:
     assert {row.note for row in report.of("used")} == {""}
 
 
+def test_a_name_of_today_is_used_with_a_prefix_and_without() -> None:
+    bare = {key.removeprefix("bert."): tensor for key, tensor in KEYS.items()}
+    for tensors in (KEYS, bare):
+        assert {row.status for row in rows_of(tensors).values()} == {"used"}
+
+
 def test_every_row_that_is_no_weight_says_why() -> None:
     words = KEYS["bert.embeddings.word_embeddings.weight"]
     harmless = {
@@ -300,6 +306,21 @@ def test_other_floats_are_converted_and_the_report_says_so(dtype: torch.dtype) -
     name = str(dtype).removeprefix("torch.")
     assert report.notes == (f"{len(KEYS)} tensors of {name} were read as float32",)
     assert load_weights(stored, SHAPES, dtype)[1].notes == ()
+
+
+def test_a_copy_is_compared_in_the_type_that_was_asked_for() -> None:
+    """0.1 in float64 is not 0.1 in float32; both read as float32, they are equal."""
+    words = "bert.embeddings.word_embeddings.weight"
+    wide = torch.full_like(KEYS[words], 0.1, dtype=torch.float64)
+    for copy, original in ((wide, wide), (wide, wide.float()), (wide.float(), wide)):
+        tensors = KEYS | {"cls.predictions.decoder.weight": copy, words: original}
+        assert load_weights(in_memory(tensors), SHAPES)[1].faults == ()
+
+
+def test_a_type_that_torch_writes_and_no_bert_has_is_told_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"pooler.dense.bias": torch.zeros(3).to(torch.float8_e4m3fn)}, path)
+    assert stored_tensors(path)["pooler.dense.bias"].dtype == "F8_E4M3"
 
 
 def test_types_that_are_mixed_have_a_note_each() -> None:

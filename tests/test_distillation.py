@@ -24,6 +24,7 @@ from minibert.encoder import BlockTrace, EncoderTrace
 from minibert.laws import distillation as laws
 from minibert.laws.distillation import ALL, kept, pair_of, trace
 from minibert.laws.law import RandomDraw, in_dtype
+from minibert.laws.measure import normal
 from minibert.parameters import LinearWeights
 
 CASES = [
@@ -191,7 +192,24 @@ def test_the_mode_is_masked_unless_given(formula):
 
 
 def test_the_temperature_is_one_unless_given():
-    assert inspect.signature(prediction_loss).parameters["temperature"].default == 1
+    logits, teacher = normal(0, 2, 3), normal(1, 2, 3)
+    assert torch.equal(prediction_loss(logits, teacher), prediction_loss(logits, teacher, 1.0))
+    assert not torch.equal(prediction_loss(logits, teacher), prediction_loss(logits, teacher, 2.0))
+
+
+def test_terms_and_weights_come_in_pairs():
+    terms = DistillationTerms(hidden_B=torch.ones(2))
+    with pytest.raises(ValueError, match="zip"):
+        distillation_loss(terms[:2], TermWeights())
+    with pytest.raises(ValueError, match="zip"):
+        distillation_loss(terms, TermWeights()[:2])
+
+
+def test_a_teacher_without_heads_has_no_legal_count():
+    with pytest.raises(ValueError, match=whole(
+        "grouped_heads: 0 student heads cannot share 0 teacher heads evenly; legal counts: []"
+    )):
+        grouped_heads(torch.zeros(1, 0, 2, 2), 0)
 
 
 def tensors_of(part) -> list[Tensor]:

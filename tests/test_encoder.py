@@ -85,6 +85,13 @@ def test_every_state_has_the_dtype_of_the_weights(dtype):
     assert all(tensor.isfinite().all() for _, tensor in named_tensors(trace))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_last_state_has_the_dtype_of_the_weights(dtype):
+    narrow = in_dtype(CASE, dtype)
+    assert encode(*narrow).dtype == dtype
+    assert torch.equal(encode(*narrow), encode_traced(*narrow).hidden_BSD)
+
+
 def test_float32_is_as_near_to_float64_as_promised():
     narrow = in_dtype(CASE, torch.float32)
     wide = in_dtype(narrow, torch.float64)

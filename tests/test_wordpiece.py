@@ -21,6 +21,7 @@ from wordpiece_parity import (
 )
 
 from minibert.config import CheckpointError
+from minibert.laws import spec_wordpiece as spec
 from minibert.laws.wordpiece import (
     ENCODE,
     VOCABULARY,
@@ -68,6 +69,25 @@ def test_only_these_arguments_have_defaults():
         assert defaults_of(function) == {}
     assert SPECIALS == ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     assert UNKNOWN == "[UNK]"
+
+
+def test_a_special_in_the_text_is_that_piece():
+    found = encode("a[MASK]", {"[MASK]": 3, "a": 5})
+    assert found == [Token("a", 5, 0, 1), Token("[MASK]", 3, 1, 7)]
+
+
+def test_of_two_specials_that_begin_alike_the_longer_one_is_meant():
+    found = list(split_specials("x<a><a>b<b", ["<a>", "<a>b", "<b", "<"]))
+    assert [part for _, part, special in found if special] == ["<a>", "<a>b", "<b"]
+
+
+def test_every_small_pair_is_shortened_as_the_spec_says():
+    tokens = [Token("a", 0, 0, 1)] * 6
+    for first in range(7):
+        for second in range(7):
+            for room in range(13):
+                kept = shorten(tokens[:first], tokens[:second], room)
+                assert tuple(map(len, kept)) == spec.shorten(first, second, room)
 
 
 # Costs

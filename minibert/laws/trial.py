@@ -74,7 +74,7 @@ def digits(proof: Proof, law: Accuracy, dtype: torch.dtype, count: int, seed: in
     found: list[tuple[float, str]] = []
     of_torch: list[float] = []
     for family, cases in law.families.items():
-        for number in range(count):
+        for number in range(max(1, count // law.cost)):
             drawn = cases(RandomDraw(proof.name, law.name, family, seed, number))
             case = in_dtype(drawn, dtype)
             found.append((share(*law.check(proof.formula, case)), family))
