@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_book import book_table
 
+from minibert.laws import proofs
 from minibert.parameters import named_tensors
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +42,26 @@ def test_every_link_leads_to_a_file():
     links = [link for link in re.findall(r"\]\(([^)#]+)", README) if not link.startswith("http")]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_what_a_broken_formula_prints_is_what_is_quoted(minibert):
+    """The last two lines after `$ minibert verify --break …`."""
+    command, quoted = re.search(
+        r"^\$ minibert (verify --break \S+).*?\n …\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+    ).groups()
+    answer = minibert(command)
+    assert answer.code == 1
+    assert answer.out.endswith(quoted)
+
+
+def test_the_numbers_of_the_proof_are_those_of_the_proof():
+    found = list(proofs())
+    mistakes = [mistake for proof in found for mistake in proof.mistakes.values()]
+    laws = sum(len(proof.laws) for proof in found)
+    real = sum(bool(mistake.source) for mistake in mistakes)
+    assert f"{laws} laws of {len(found)} formulas" in README
+    assert f"{len(mistakes)} known mistakes, {real} of them from public code" in README
+    assert f"\n{len(found)} formulas, {laws} laws, " in README
 
 
 @pytest.mark.parametrize("command", re.findall(r"^minibert ([\w-]+)", README, re.MULTILINE))

@@ -40,13 +40,13 @@ def accuracy_table(rows: Iterable[Digits]) -> list[str]:
     for row in rows:
         by_formula.setdefault(row.proof.name, []).append(row)
     lines = [
-        "| formula | promised in its docstring | float32 | bfloat16 | torch in float32 |",
-        "|---|---|---|---|---|",
+        "| formula | promised in its docstring | float64 | float32 | bfloat16 | torch in float32 |",
+        "|---|---|---|---|---|---|",
     ]
     for name, group in by_formula.items():
         promise = section(group[0].proof.of[0], "Accuracy").replace("\n", " ").replace("|", "\\|")
         cells = []
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
             same = [row for row in group if row.dtype == dtype]
             hardest = max(same, key=lambda row: row.worst, default=None)
             cells.append(f"{hardest.worst:.2g} ({hardest.family})" if hardest else "")
