@@ -93,8 +93,7 @@ def padding_bias(keep_BR: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     if keep_BR.dtype != torch.bool:
         raise ValueError(f"padding_bias: keep has dtype {keep_BR.dtype}, but must be torch.bool")
-    zero = torch.zeros((), dtype=dtype, device=keep_BR.device)
-    bias_BR = torch.where(keep_BR, zero, -math.inf)
+    bias_BR = torch.where(keep_BR, 0.0, -math.inf).to(dtype)
     return bias_BR[:, None, None, :]
 
 
@@ -122,8 +121,8 @@ def causal_bias(
     """
     query_S1 = torch.arange(n_queries, device=device)[:, None]
     key_1R = torch.arange(n_keys, device=device)[None, :]
-    zero = torch.zeros((), dtype=dtype, device=device)
-    bias_SR = torch.where(key_1R <= query_S1 + (n_keys - n_queries), zero, -math.inf)
+    sees_SR = key_1R <= query_S1 + (n_keys - n_queries)
+    bias_SR = torch.where(sees_SR, 0.0, -math.inf).to(dtype)
     return bias_SR[None, None]
 
 
