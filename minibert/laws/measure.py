@@ -63,7 +63,7 @@ def distance(a: Tensor, b: Tensor, unit: Tensor | float = 1.0) -> float:
     if a.shape != b.shape:
         return math.inf
     gap = torch.where(a == b, 0, (a.double() - b.double()).abs() / unit)
-    return float(gap.max()) if gap.numel() else 0.0
+    return float(gap.detach().max()) if gap.numel() else 0.0
 
 
 def differing(a: Tensor, b: Tensor) -> float:
