@@ -30,8 +30,9 @@ def split_heads(x_BSD: Tensor, n_heads: int) -> Tensor:
     """Cut every vector into N heads; head n is the slice [n K, (n + 1) K).
 
     Shapes
-        x_BSD   float [B, S, D]
-        return  float [B, N, S, K]  K = D / N
+        x_BSD    float [B, S, D]
+        n_heads  int  N, a divisor of D
+        return   float [B, N, S, K]  K = D / N
 
     Source
         Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2.
@@ -110,7 +111,8 @@ def causal_bias(
         With R > S the queries are the last S of R tokens, as in step-by-step generation.
 
     Shapes
-        return  float [1, 1, S, R]
+        n_queries, n_keys  int  S, R
+        return             float [1, 1, S, R]
 
     Source
         Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
@@ -163,7 +165,8 @@ def attention_probabilities(scores_BNSR: Tensor, mask_bias_BNSR: Tensor) -> Tens
     Shapes
         scores_BNSR     float [B, N, S, R]
         mask_bias_BNSR  float broadcast to [B, N, S, R]; 0 or -inf
-        return          float [B, N, S, R]  rows sum to 1; a row with no key to see is all 0
+        return          float [B, N, S, R]  rows sum to 1; a row with no key to see is all 0.
+                        Its dtype is that of scores + mask, the one that both promote to.
 
     Source
         Vaswani et al. 2017, arXiv:1706.03762, equation 1.
@@ -201,6 +204,8 @@ def multi_head_attention(
         hidden_BSD      float [B, S, D]  who asks
         memory_BRD      float [B, R, D]  who is asked; hidden itself in self-attention
         mask_bias_BNSR  float broadcast to [B, N, S, R]; 0 or -inf
+        n_heads         int  N, a divisor of D
+        dropout_rate    float 0 <= rate < 1, of the probabilities
         return          AttentionTrace; `scores` before the mask, `probabilities` before dropout
 
     Source

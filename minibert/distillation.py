@@ -36,7 +36,9 @@ def layer_map(
         or the tuple (g(1), …, g(student)) itself. g(0) = 0, the embeddings, always.
 
     Shapes
-        return  L integers, each from 1 to teacher_layers
+        student_layers, teacher_layers  int  L, and how many the teacher has
+        rule                            a name, or the layers themselves
+        return                          L integers, each from 1 to teacher_layers
 
     Source
         Jiao et al. 2020, arXiv:1909.10351, section 3 and table 4; ⌈·⌉ is ours, for layer counts
@@ -229,6 +231,7 @@ def prediction_loss(
     Shapes
         logits_BC          float [B, C]
         teacher_logits_BC  float [B, C]  no gradient flows here
+        temperature        float > 0
         return             float [B]
 
     Source
@@ -360,8 +363,11 @@ def distillation_loss(terms: DistillationTerms, weights: TermWeights) -> Tensor:
     >>> distillation_loss(DistillationTerms(hidden_B=torch.tensor([1.0])), TermWeights(hidden=3))
     tensor([3.])
     """
-    weighted_KB = [w * term_B for w, term_B in zip(weights, terms, strict=True)
-                   if term_B is not None]
-    if not weighted_KB:
+    weighted = [
+        weight * term_B
+        for weight, term_B in zip(weights, terms, strict=True)
+        if term_B is not None
+    ]
+    if not weighted:
         raise ValueError("distillation_loss: every term is switched off; give one a weight above 0")
-    return torch.stack(weighted_KB).sum(0)
+    return torch.stack(weighted).sum(0)

@@ -30,6 +30,9 @@ def pooled(hidden_BSD: Tensor, weights: LinearWeights) -> Tensor:
     Accuracy
         |error| <= (1 - y²) (D + 1)/2 eps (Σ |w| |h_0| + |b|) + 3/2 eps |y|, eps that of the dtype
 
+    Raises
+        ValueError  the widths do not fit.
+
     >>> pooled(torch.zeros(1, 3, 2), LinearWeights(torch.eye(2), torch.zeros(2)))
     tensor([[0., 0.]])
     """
@@ -87,6 +90,9 @@ def nsp_logits(pooled_BD: Tensor, weights: LinearWeights) -> Tensor:
     Accuracy
         |error| <= (D + 1)/2 eps (Σ |w| |p| + |b|), eps that of the dtype
 
+    Raises
+        ValueError  the widths do not fit.
+
     >>> nsp_logits(torch.ones(1, 2), LinearWeights(torch.eye(2), torch.zeros(2)))
     tensor([[1., 1.]])
     """
@@ -105,14 +111,18 @@ def sequence_logits(
         logits = W dropout(p) + b
 
     Shapes
-        pooled_BD  float [B, D]
-        return     float [B, C]
+        pooled_BD     float [B, D]
+        dropout_rate  float 0 <= rate < 1, of what goes in
+        return        float [B, C]
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 4.1.
 
     Accuracy
         |error| <= (D + 1)/2 eps (Σ |w| |p| + |b|), eps that of the dtype
+
+    Raises
+        ValueError  the widths do not fit, or the rate is not in [0, 1).
 
     >>> sequence_logits(torch.ones(1, 2), LinearWeights(torch.eye(2), torch.zeros(2)))
     tensor([[1., 1.]])
@@ -132,8 +142,9 @@ def regression_values(
         y = w · dropout(p) + b
 
     Shapes
-        pooled_BD  float [B, D]
-        return     float [B]
+        pooled_BD     float [B, D]
+        dropout_rate  float 0 <= rate < 1, of what goes in
+        return        float [B]
 
     Source
         Devlin et al. 2019 evaluate STS-B so; `transformers`' problem_type "regression".
@@ -166,14 +177,18 @@ def token_logits(
         logits_s = W dropout(h_s) + b
 
     Shapes
-        hidden_BSD  float [B, S, D]
-        return      float [B, S, C]
+        hidden_BSD    float [B, S, D]
+        dropout_rate  float 0 <= rate < 1, of what goes in
+        return        float [B, S, C]
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 5.3 (named entities).
 
     Accuracy
         |error| <= (D + 1)/2 eps (Σ |w| |h| + |b|), eps that of the dtype
+
+    Raises
+        ValueError  the widths do not fit, or the rate is not in [0, 1).
 
     >>> token_logits(torch.ones(1, 3, 2), LinearWeights(torch.ones(5, 2), torch.zeros(5))).shape
     torch.Size([1, 3, 5])
@@ -197,6 +212,9 @@ def span_logits(hidden_BSD: Tensor, weights: LinearWeights) -> tuple[Tensor, Ten
     Accuracy
         |error| <= (D + 1)/2 eps (Σ |w| |h| + |b|), eps that of the dtype
 
+    Raises
+        ValueError  the widths do not fit.
+
     >>> start_BS, end_BS = span_logits(torch.ones(1, 3, 2),
     ...                                LinearWeights(torch.eye(2), torch.zeros(2)))
     >>> start_BS.shape
@@ -219,8 +237,10 @@ def multiple_choice_logits(
         logit_c = w · dropout(p_c) + b;  a softmax over c then chooses
 
     Shapes
-        pooled_QD  float [B*C, D]  the choices of one question follow one another
-        return     float [B, C]
+        pooled_QD     float [B*C, D]  the choices of one question follow one another
+        n_choices     int  C
+        dropout_rate  float 0 <= rate < 1, of what goes in
+        return        float [B, C]
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 4.4 (SWAG).

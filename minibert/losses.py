@@ -72,6 +72,9 @@ def mlm_loss(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
     Accuracy
         |error| <= (4 + V/2 + (2 + n/2) L) eps
 
+    Raises
+        ValueError  a label is neither -100 nor one of the classes.
+
     >>> mlm_loss(torch.zeros(1, 3, 8), torch.tensor([[-100, 5, -100]]))
     tensor(2.0794)
     """
@@ -98,6 +101,9 @@ def nsp_loss(logits_B2: Tensor, labels_B: Tensor) -> Tensor:
     Accuracy
         |error| <= (5 + (2 + B/2) L) eps
 
+    Raises
+        ValueError  a label is neither -100 nor one of the classes.
+
     >>> nsp_loss(torch.zeros(2, 2), torch.tensor([0, 1]))
     tensor(0.6931)
     """
@@ -120,6 +126,9 @@ def span_loss(start_BS: Tensor, end_BS: Tensor, first_B: Tensor, last_B: Tensor)
 
     Accuracy
         |error| <= the mean of what `cross_entropy` promises for either end, and L/2 eps
+
+    Raises
+        ValueError  a label is neither -100 nor one of the classes.
 
     >>> zero_BS, two_B = torch.zeros(1, 4), torch.tensor([2])
     >>> span_loss(zero_BS, zero_BS, two_B, two_B)

@@ -21,6 +21,7 @@ def masked_count(n_tokens: int, rate: float = 0.15, most: int = 20) -> int:
         n_tokens  int  tokens of the sequence, [CLS] and [SEP] counted
         rate      float from 0 to 1
         most      int  the room for predictions: 20 for 128 tokens in Google's recipe
+        return    int
 
     Source
         google-research/bert, create_pretraining_data.py.
@@ -100,6 +101,7 @@ def replaced_tokens(
         chosen_S      bool [...]
         draws_S       float [...]  uniform in [0, 1)
         random_ids_S  int64 [...]  uniform over the vocabulary
+        mask_id       int  the id of [MASK]
         return        int64 [...] new ids; int64 [...] labels: the old id where chosen, else -100
 
     Source
@@ -132,9 +134,12 @@ def mask_tokens(
         Every piece has a draw of its own, also the pieces of one word.
 
     Shapes
-        ids_S     int64 [S]  without padding
-        groups_S  int64 [S]  see `chosen_tokens`
-        return    int64 [S] ids, int64 [S] labels
+        ids_S       int64 [S]  without padding
+        groups_S    int64 [S]  see `chosen_tokens`
+        vocab_size  int  random words have ids below it
+        mask_id     int  the id of [MASK]
+        rate, most  float from 0 to 1, int; see `masked_count`
+        return      int64 [S] ids, int64 [S] labels
 
     Source
         google-research/bert, create_pretraining_data.py.
@@ -197,9 +202,10 @@ def next_sentence_pairs(
         replace the second part by sentences of another document, and use its own ones next.
 
     Shapes
-        documents  documents of sentences of token ids, no sentence empty
-        most       int  tokens of both texts together; [CLS] and two [SEP] are not counted
-        return     list of SentencePair
+        documents   documents of sentences of token ids, no sentence empty
+        most        int  tokens of both texts together; [CLS] and two [SEP] are not counted
+        short_rate  float  the share of pairs with a smaller target
+        return      list of SentencePair
 
     Source
         google-research/bert, create_pretraining_data.py (create_instances_from_document).

@@ -1,4 +1,4 @@
-"""What the laws of `attention` do not say: refusals, defaults, dtypes, the trace, dropout."""
+"""What the laws of `attention` do not say: refusals, defaults, dtypes, the trace."""
 
 import math
 import re
@@ -22,13 +22,12 @@ from minibert.laws.attention import (
     R,
     S,
     heads_and_tokens_swapped,
-    heads_bound,
     heads_case,
     parts_of,
     with_parts,
 )
 from minibert.laws.law import RandomDraw
-from minibert.laws.measure import differing, distance, fresh, normal
+from minibert.laws.measure import distance, normal
 from minibert.parameters import named_tensors
 
 CASE = heads_case(RandomDraw("tests"))
@@ -131,23 +130,3 @@ def test_the_trace_holds_the_three_maps_in_their_order():
         given = CASE.hidden if name == "query" else CASE.memory
         weight, bias = getattr(CASE.weights, name)
         assert distance(seen, split_heads(given @ weight.T + bias, HEADS)) < 1e-13, name
-
-
-def test_dropout_falls_on_the_probabilities():
-    """The trace shows them whole; the output is made of what was left of them."""
-    rate = 0.5
-    trace, plain = multi_head_attention(*CASE, rate, fresh(1)), multi_head_attention(*CASE)
-    draws = torch.rand(plain.probabilities_BNSR.shape, generator=fresh(1))
-    kept = torch.where(draws >= rate, plain.probabilities_BNSR / (1 - rate), 0)
-    merged = (kept @ plain.value_BNRK).transpose(1, 2).reshape(B, S, WIDTH)
-    expected = merged @ CASE.weights.output.weight_OI.T + CASE.weights.output.bias_O
-    assert torch.equal(trace.probabilities_BNSR, plain.probabilities_BNSR)
-    assert distance(trace.output_BSD, expected, heads_bound(CASE)) < 4
-
-
-def test_nothing_is_dropped_without_both_a_rate_and_a_generator():
-    plain = multi_head_attention(*CASE).output_BSD
-    assert differing(multi_head_attention(*CASE, 0.5).output_BSD, plain) == 0
-    assert differing(multi_head_attention(*CASE, generator=fresh(1)).output_BSD, plain) == 0
-    assert differing(multi_head_attention(*CASE, 0.0, fresh(1)).output_BSD, plain) == 0
-    assert differing(multi_head_attention(*CASE, 0.5, fresh(1)).output_BSD, plain) > 0

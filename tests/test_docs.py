@@ -25,13 +25,21 @@ def page(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-def table_rows(text: str, columns: int) -> list[list[str]]:
-    """The cells of every table row of so many columns, without heads and rulers."""
-    rows = []
-    for line in text.split("\n"):
+def table_rows(name: str, head: str) -> list[list[str]]:
+    """The cells of the rows of every table whose head begins with this; no row is passed over."""
+    rows: list[list[str]] = []
+    columns: list[str] = []
+    for line in page(name).split("\n"):
+        if not line.startswith("|"):
+            columns = []
+            continue
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if len(cells) == columns and not set("".join(cells)) <= set("-:"):
-            rows.append(cells)
+        if not columns:
+            columns = cells
+        elif not set("".join(cells)) <= set("-:"):
+            assert len(cells) == len(columns), f"{name}: {line}"
+            rows += [cells] if columns[0] == head else []
+    assert rows, f"{name} has no table of {head}"
     return rows
 
 
@@ -47,11 +55,11 @@ def code(cell: str) -> str:
 def test_the_axes_are_those_of_the_dimension_key():
     key = (minibert.__doc__ or "").partition("Dimension key.")[2].partition("`P` is also")[0]
     letters = set(re.findall(r"\b([A-Z1])\b(?=,? [A-Z]  |  )", key))
-    told = {code(row[0]) for row in table_rows(page("notation.md"), 3)[1:]}
+    told = {code(row[0]) for row in table_rows("notation.md", "letter")}
     assert told == letters
 
 
-NOTATION = [row for row in table_rows(page("notation.md"), 4) if row[0] != "paper"]
+NOTATION = table_rows("notation.md", "paper")
 
 
 @pytest.mark.parametrize("row", NOTATION, ids=lambda row: f"{row[3]}-{row[2]}")
@@ -65,7 +73,7 @@ def test_a_symbol_is_found_where_it_is_said_to_be(row):
 # -------------------------------------------------------------------------------- differences.md
 
 
-DIFFERENCES = [row for row in table_rows(page("differences.md"), 9) if row[0] != "what"]
+DIFFERENCES = table_rows("differences.md", "what")
 
 
 @pytest.mark.parametrize("row", DIFFERENCES, ids=lambda row: row[0])
@@ -91,7 +99,7 @@ ACCURATE = {proof.name: proof for proof in PROOFS if proof.accuracies}
 
 
 def test_the_table_of_accuracy_has_a_row_for_every_promise():
-    rows = {code(row[0]): row for row in table_rows(page("accuracy.md"), 6)[1:]}
+    rows = {code(row[0]): row for row in table_rows("accuracy.md", "formula")}
     assert list(rows) == list(ACCURATE)
     for name, proof in ACCURATE.items():
         promise = section(proof.of[0], "Accuracy").replace("\n", " ").replace("|", r"\|")
@@ -99,7 +107,7 @@ def test_the_table_of_accuracy_has_a_row_for_every_promise():
 
 
 def test_the_table_of_accuracy_holds_no_broken_promise():
-    for row in table_rows(page("accuracy.md"), 6)[1:]:
+    for row in table_rows("accuracy.md", "formula"):
         for cell in row[2:5]:
             assert not cell or float(cell.partition(" ")[0]) <= 1, row[0]
 

@@ -118,20 +118,22 @@ def test_a_module_and_its_classes_say_what_they_are(name):
 @pytest.mark.parametrize("function", [f for f in FUNCTIONS if f.module in FORMULAS], **named)
 def test_a_formula_names_its_source_and_its_shapes(function):
     assert function.sections.get("Source"), f"{function.where} has no Source"
-    tensors = {
+    numbers = {
         a.arg
         for a in function.arguments
-        if a.annotation and re.search(r"\bTensor\b", ast.unparse(a.annotation))
+        if a.annotation and re.search(r"\b(Tensor|int|float)\b", ast.unparse(a.annotation))
     }
-    if tensors:
-        missing = tensors - set(shape_rows(function))
+    if numbers:
+        missing = numbers - set(shape_rows(function))
         assert not missing, f"{function.where}: Shapes does not name {sorted(missing)}"
         assert "return" in shape_rows(function), f"{function.where}: Shapes has no return"
 
 
-@pytest.mark.parametrize(
-    "function", [BY_NAME[p.name] for p in proofs() if p.accuracies and p.name in BY_NAME], **named
-)
+BOUNDED = {f"{p.of[0].__module__.rpartition('.')[2]}.{p.of[0].__name__}" for p in proofs()
+           if p.accuracies}
+
+
+@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f.where in BOUNDED], **named)
 def test_a_formula_with_a_bound_promises_it(function):
     assert function.sections.get("Accuracy"), f"{function.where} promises no accuracy"
 
@@ -391,6 +393,19 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
         lambda: encoder.encode_traced(IDS, KEEP.long(), IDS, WEIGHTS, TINY),
         lambda: encoder.encode_traced(IDS - 1, KEEP, IDS, WEIGHTS, TINY),
     ),
+    "heads.pooled": of_type(ValueError, lambda: heads.pooled(STATE, MAP)),
+    "heads.nsp_logits": of_type(ValueError, lambda: heads.nsp_logits(ONES, MAP)),
+    "heads.span_logits": of_type(ValueError, lambda: heads.span_logits(STATE, MAP)),
+    "heads.sequence_logits": of_type(
+        ValueError,
+        lambda: heads.sequence_logits(ONES, MAP),
+        lambda: heads.sequence_logits(ONES[:, :3], MAP, 1.0),
+    ),
+    "heads.token_logits": of_type(
+        ValueError,
+        lambda: heads.token_logits(STATE, MAP),
+        lambda: heads.token_logits(STATE[..., :3], MAP, 1.0),
+    ),
     "heads.mlm_logits": of_type(
         ValueError,
         lambda: heads.mlm_logits(STATE, WEIGHTS.mlm, WEIGHTS.embeddings.word_VD, TINY),
@@ -406,6 +421,17 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
     ),
     "losses.cross_entropy": of_type(
         ValueError, lambda: losses.cross_entropy(LOGITS, torch.tensor([0, 3]))
+    ),
+    "losses.mlm_loss": of_type(
+        ValueError, lambda: losses.mlm_loss(LOGITS[None], torch.tensor([[0, 3]]))
+    ),
+    "losses.nsp_loss": of_type(
+        ValueError, lambda: losses.nsp_loss(LOGITS[:, :2], torch.tensor([0, 2]))
+    ),
+    "losses.span_loss": of_type(
+        ValueError,
+        lambda: losses.span_loss(LOGITS, LOGITS, torch.tensor([0, 3]), torch.tensor([0, 0])),
+        lambda: losses.span_loss(LOGITS, LOGITS, torch.tensor([0, 0]), torch.tensor([0, 3])),
     ),
     "losses.squared_error": of_type(
         ValueError, lambda: losses.squared_error(torch.ones(3, 1), torch.ones(3))

@@ -1,36 +1,17 @@
-"""What the laws of `encoder` do not say: refusals, defaults, dtypes, the trace, dropout."""
-
-import dataclasses
+"""What the laws of `encoder` do not say: refusals, dtypes, the trace."""
 
 import pytest
 import torch
 
-from minibert.attention import padding_bias
-from minibert.config import BertConfig
-from minibert.encoder import (
-    BlockTrace,
-    EncoderTrace,
-    block,
-    embeddings,
-    encode,
-    encode_traced,
-    feed_forward,
-)
-from minibert.functional import layer_norm
+from minibert.encoder import BlockTrace, EncoderTrace, encode, encode_traced
 from minibert.laws.attention import parts_of, with_parts
-from minibert.laws.encoder import CONFIG, Case, attend, case_of, encode_bound
+from minibert.laws.encoder import CONFIG, Case, case_of, encode_bound
 from minibert.laws.law import RandomDraw
-from minibert.laws.measure import differing, distance, fresh
+from minibert.laws.measure import distance
 from minibert.parameters import named_tensors
 
 B, S, D = 2, 7, CONFIG.hidden_size
 CASE = case_of(RandomDraw("tests"))._replace(config=CONFIG)
-
-
-def rates(hidden: float, attention: float, **others: int) -> BertConfig:
-    return dataclasses.replace(
-        CONFIG, hidden_dropout_prob=hidden, attention_probs_dropout_prob=attention, **others
-    )
 
 
 def in_dtype(case: Case, dtype: torch.dtype) -> Case:
@@ -133,73 +114,3 @@ def test_the_states_of_the_trace_are_no_copies():
     assert len(trace.hiddens_LBSD) == CONFIG.num_hidden_layers + 1
     assert trace.hiddens_LBSD[0] is trace.embedded_BSD
     assert trace.hiddens_LBSD[-1] is trace.hidden_BSD
-
-
-# ------------------------------------------------------------------------------------ dropout
-
-
-def test_without_a_generator_nothing_is_dropped():
-    """Rates that would drop nearly everything leave no trace in evaluation."""
-    expected = encode(*CASE._replace(config=rates(0.0, 0.0)), fresh(0))
-    heavy = CASE._replace(config=rates(0.9, 0.9))
-    assert differing(encode(*heavy), expected) == 0
-    assert differing(encode_traced(*heavy).hidden_BSD, expected) == 0
-    tables = CASE.weights.embeddings
-    plain = embeddings(CASE.ids, CASE.types, tables, CONFIG)
-    assert differing(embeddings(CASE.ids, CASE.types, tables, heavy.config), plain) == 0
-    bias = padding_bias(CASE.keep, torch.float64)
-    outputs = [block(plain, bias, CASE.weights.blocks[0], c) for c in (CONFIG, heavy.config)]
-    assert differing(*(trace.hidden_BSD for trace in outputs)) == 0
-
-
-@pytest.mark.parametrize("function", [encode, lambda *a: encode_traced(*a).hidden_BSD])
-def test_the_generator_decides_everything(function):
-    before = torch.get_rng_state()
-    first, again, other = (function(*CASE, fresh(seed)) for seed in (5, 5, 6))
-    assert differing(first, again) == 0
-    assert differing(first, other) > 0
-    assert differing(first, encode(*CASE)) > 0
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_encode_and_its_trace_draw_alike():
-    assert differing(encode(*CASE, fresh(9)), encode_traced(*CASE, fresh(9)).hidden_BSD) == 0
-
-
-def test_dropout_falls_on_three_places_of_the_hidden_states():
-    """After the embeddings' norm, and on both sub-layers before the sum."""
-    rate, case = 0.5, CASE._replace(config=rates(0.5, 0.0, num_hidden_layers=1))
-    trace, generator = encode_traced(*case, fresh(2)), fresh(2)
-
-    def dropped(x):
-        return torch.where(torch.rand(x.shape, generator=generator) >= rate, x / (1 - rate), 0)
-
-    w, eps = CASE.weights.blocks[0], CONFIG.layer_norm_eps
-    x = dropped(embeddings(CASE.ids, CASE.types, CASE.weights.embeddings, CONFIG))
-    bias = padding_bias(CASE.keep, torch.float64)
-    a = layer_norm(x + dropped(attend(x, bias, w, CONFIG)), *w.attention_norm, eps)
-    y = layer_norm(a + dropped(feed_forward(a, w, "gelu")), *w.output_norm, eps)
-    for seen, expected in (
-        (trace.embedded_BSD, x),
-        (trace.blocks[0].attended_BSD, a),
-        (trace.blocks[0].hidden_BSD, y),
-    ):
-        assert distance(seen, expected) < 1e-12
-
-
-def test_dropout_falls_on_the_probabilities():
-    """With a rate of its own; the trace shows the probabilities before it."""
-    one = encode_traced(*CASE._replace(config=rates(0.0, 0.5)), fresh(2))
-    none = encode_traced(*CASE)
-    assert differing(one.embedded_BSD, none.embedded_BSD) == 0
-    seen, plain = one.blocks[0].attention, none.blocks[0].attention
-    assert differing(seen.probabilities_BNSR, plain.probabilities_BNSR) == 0
-    assert differing(seen.output_BSD, plain.output_BSD) > 0
-
-
-def test_a_rate_for_the_hidden_states_leaves_the_probabilities_alone():
-    """The two rates are not exchanged: what attention computes from its input is whole."""
-    trace = encode_traced(*CASE._replace(config=rates(0.5, 0.0)), fresh(2))
-    bias = padding_bias(CASE.keep, torch.float64)
-    expected = attend(trace.embedded_BSD, bias, CASE.weights.blocks[0], CONFIG)
-    assert differing(trace.blocks[0].attention.output_BSD, expected) == 0

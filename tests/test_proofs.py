@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 
 import pytest
 from test_book import BOOK
@@ -47,3 +48,6 @@ def test_every_function_of_the_book_has_every_layer(name):
 def test_names_of_proofs_and_mistakes_are_unambiguous():
     names = [proof.name for proof in PROOFS]
     assert len(names) == len(set(names))
+    for proof in PROOFS:
+        for name in proof.mistakes:
+            assert re.fullmatch(r"[a-z][a-z0-9_]*", name), f"{proof.name}: {name!r} is no name"

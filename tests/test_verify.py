@@ -3,6 +3,7 @@
 import pytest
 from command import ROOT, documented, shape_of
 
+from minibert.cli.verify import _table
 from minibert.laws import proofs
 from minibert.laws.law import Proof
 from minibert.laws.measure import normal, seed_of
@@ -21,6 +22,19 @@ def test_every_law_of_a_formula_is_in_the_table_with_its_place(minibert):
     assert answer.out.rstrip().endswith("every law holds")
 
 
+@pytest.mark.parametrize("width", [80, 100, 119])
+def test_a_narrow_screen_shows_law_cases_and_verdict(width):
+    softmax = next(proof for proof in proofs() if proof.name == "functional.softmax")
+    table = _table([verdict(softmax, law, 3) for law in softmax.laws.values()], width)
+    lines = table.split("\n")
+    assert max(map(len, lines)) <= width
+    assert "law" in lines[1]
+    assert "cases" in lines[1]
+    assert sum("holds" in line for line in lines) == len(softmax.laws)
+    assert any(line.strip() == "functional.softmax" for line in lines)
+    assert any(" rows are distributions" in f" {line}" for line in lines)
+
+
 def test_the_place_of_a_law_is_where_it_stands():
     for proof in proofs():
         for law in proof.laws.values():
@@ -34,7 +48,7 @@ def test_a_module_of_the_book_stands_for_all_its_formulas(minibert):
     document = minibert("verify functional --cases 1 --json").document
     names = {proof.name for proof in proofs() if proof.name.startswith("functional.")}
     assert {law["formula"] for law in document["laws"]} == names
-    assert document["formulas"] == len(names)
+    assert document["proofs"] == len(names)
     assert document["failed"] == 0
     example = documented("verify")
     example["laws"][0]["problem"] = None
@@ -61,7 +75,7 @@ def test_a_law_that_does_not_hold_ends_with_1(minibert, monkeypatch):
     answer = minibert("verify --cases 2")
     assert answer.code == 1
     assert "FAILS" in answer.out
-    assert answer.out.rstrip().endswith("1 do not hold")
+    assert answer.out.rstrip().endswith("1 proof, 1 law, 2 cases: 1 law failed")
     assert minibert("verify --cases 2 --json").document["failed"] == 1
 
 
@@ -106,6 +120,26 @@ def test_what_is_not_there_is_a_usage_error_with_a_hint(minibert):
     answer = minibert("verify --break bessel_correction")
     assert answer.code == 2
     assert "did you mean bessels_correction" in answer.said
+
+
+def test_a_mistake_needs_a_name(minibert):
+    answer = minibert("verify --break", "")
+    assert answer.code == 2
+    assert len(answer.said) < 200
+
+
+def test_a_law_that_needs_more_cases_is_named(minibert, monkeypatch):
+    late = Proof(lambda x: x, lambda draw: draw.integer(0, 9**9), name="late")
+
+    @late.law
+    def it_is_rarely_wrong(formula, x):
+        return abs(formula(x) - x), 0
+
+    late.mistake(it_is_rarely_wrong, name="wrong_at_7")(lambda x: x + (x == 7))
+    monkeypatch.setattr("minibert.laws.proofs", lambda: iter([late]))
+    answer = minibert("verify --break wrong_at_7")
+    assert answer.code == 0
+    assert "not seen in so few cases by: it is rarely wrong. Try more --cases" in answer.out
 
 
 def test_three_questions_at_once_are_refused(minibert):

@@ -27,15 +27,14 @@ from minibert.laws.wordpiece import (
     VOCABULARY,
     accepts,
     composed,
+    delicate_characters,
     letters,
     library,
     spans_of,
     text_case,
 )
 from minibert.wordpiece import (
-    CHANGED_SINCE_8,
     CHINESE,
-    GAINED_AFTER_8,
     SPECIALS,
     UNKNOWN,
     Encoding,
@@ -194,12 +193,9 @@ def test_random_awkward_strings_equal_the_library(lowercase):
 
 
 def sampled_characters():
-    """Every 151st code point, every fifth of the delicate ones, and the edges of every range."""
-    ranges = [*ranges_of(GAINED_AFTER_8), *ranges_of(CHINESE)]
-    edges = [edge + step for span in ranges for edge in span for step in (-1, 0, 1)]
-    gained = [c for c in map(chr, range(0x110000)) if GAINED_AFTER_8.match(c)]
-    delicate = [*map(chr, edges), *gained, *CHANGED_SINCE_8, *map(chr, range(0x3000))]
-    return [*dict.fromkeys([*CHARACTERS[::151], *delicate[::5], *delicate[: len(edges)]])]
+    """Every 151st code point, every fifth of the first ones, and all the delicate ones."""
+    chosen = [*CHARACTERS[::151], *CHARACTERS[:0x3000:5], *delicate_characters()]
+    return [*dict.fromkeys(chosen)]
 
 
 @pytest.mark.parametrize("lowercase", [True, False])

@@ -38,7 +38,8 @@ def verify(
     gets fewer cases. Exit code 1 if a law does not hold.
 
     With --break a known mistake, like layer_norm.bessels_correction, takes the place of its
-    formula: the laws that fail are the ones that catch it. --matrix shows that for all of them.
+    formula: the laws that fail are the ones that catch it. --matrix shows that for all of them;
+    it takes minutes, and with fewer than 20 cases some mistakes are not seen.
 
     \b
     Example
@@ -77,6 +78,10 @@ def _chosen(names: Iterable[str], everything: list["Proof"]) -> list["Proof"]:
     return chosen or everything
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, 3, 0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
@@ -92,13 +97,15 @@ def _show_laws(chosen: list["Proof"], cases: int, seed: int, as_json: bool) -> i
     failed = [v for v in verdicts if not v.holds]
     result = {
         "seed": seed,
-        "formulas": len(chosen),
+        "proofs": len(chosen),
         "laws": [_as_document(v) for v in verdicts],
         "failed": len(failed),
     }
     tried = sum(v.cases for v in verdicts)
-    last = f"{len(chosen)} formulas, {len(verdicts)} laws, {tried:,} cases: "
-    last += f"{len(failed)} do not hold" if failed else "every law holds"
+    last = ", ".join(
+        (_counted(len(chosen), "proof"), _counted(len(verdicts), "law"), _counted(tried, "case"))
+    )
+    last += f": {_counted(len(failed), 'law')} failed" if failed else ": every law holds"
     print_result(result, as_json, [_table(verdicts), last] if not as_json else [])
     return len(failed)
 
@@ -106,12 +113,12 @@ def _show_laws(chosen: list["Proof"], cases: int, seed: int, as_json: bool) -> i
 def _show_mistake(
     name: str, chosen: list["Proof"], cases: int, seed: int, as_json: bool
 ) -> int:
-    from minibert.laws.trial import mistakes_named, verdict
+    from minibert.laws.trial import all_mistakes, verdict
 
-    found = mistakes_named(name, chosen)
+    known = all_mistakes(chosen)
+    found = {full: pair for full, pair in known.items() if f".{full}".endswith(f".{name}")}
     if not found:
-        hint = _nearest(name, [*mistakes_named("", chosen), *(
-            full.rpartition(".")[2] for full in mistakes_named("", chosen))])
+        hint = _nearest(name, [*known, *(full.rpartition(".")[2] for full in known)])
         raise click.UsageError(f"there is no mistake {name!r}{hint}; --matrix lists them")
     if len(found) > 1:
         raise click.UsageError(f"{name!r} may be {' or '.join(found)}; name one of them")
@@ -130,6 +137,10 @@ def _show_mistake(
     }
     last = f"{full} is caught by {len(caught)} of {len(verdicts)} laws"
     lines = [_table(verdicts), last] if not as_json else []
+    missing = [law.words for law in proof.laws.values() if law.name in mistake.laws]
+    missing = [words for words in missing if words not in {v.law.words for v in caught}]
+    if missing:
+        lines.append(f"not seen in so few cases by: {'; '.join(missing)}. Try more --cases")
     if mistake.source:
         lines.append(f"seen in {mistake.source}")
     print_result(result, as_json, lines)
@@ -164,11 +175,13 @@ def _show_matrix(chosen: list["Proof"], cases: int, seed: int, as_json: bool) ->
             by_law = sum(law.name in broken[f"{proof.name}.{m}"] for m in proof.mistakes)
             missed += not by_law
             lines.append(f"  {number:>2} {law.words}, rejects {by_law}")
-    real = sum(bool(mistake.source) for _, mistake in rows)
+    sources = [mistake.source for _, mistake in rows if mistake.source]
     laws_count = sum(len(proof.laws) for proof in chosen)
     lines.append(
         f"\n● the law named for this mistake rejects it, ○ so does this one, · lets it pass\n"
-        f"{len(rows)} mistakes, {real} of them from public code, against {laws_count} laws: "
+        f"{_counted(len(rows), 'mistake')}, {len(sources)} of them seen in "
+        f"{_counted(len(set(sources)), 'public place')}, against "
+        f"{_counted(laws_count, 'law')}: "
         + (f"{missed} are missed" if missed else "each mistake and each law finds its match")
     )
     result = {"seed": seed, "laws": laws_count, "missed": missed, "mistakes": document}
@@ -221,7 +234,8 @@ def _finite(number: float) -> float | None:
 def _as_document(verdict: "Verdict") -> dict[str, Any]:
     return {
         "formula": verdict.proof.name,
-        "law": verdict.law.words,
+        "law": verdict.law.name,
+        "words": verdict.law.words,
         "layer": verdict.law.layer,
         "cases": verdict.cases,
         "error": _finite(verdict.error),
@@ -232,37 +246,45 @@ def _as_document(verdict: "Verdict") -> dict[str, Any]:
     }
 
 
-def _table(verdicts: list["Verdict"]) -> str:
-    """One row for each law; wide where it is read by a program, folded on a terminal."""
+def _table(verdicts: list["Verdict"], width: int | None = None) -> str:
+    """One row for each law; on a narrow screen the formulas are headings, and places are left out.
+
+    What is not read on a terminal is wide, and one row is one line.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(highlight=False)
+    columns = width or (console.width if console.is_terminal else 180)
+    narrow = columns < 120
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("formula", no_wrap=True)
-    table.add_column("law", overflow="fold")
-    table.add_column("cases", justify="right")
-    table.add_column("worst error", justify="right", no_wrap=True)
+    if not narrow:
+        table.add_column("formula", no_wrap=True)
+    table.add_column("law", overflow="fold", min_width=24)
+    table.add_column("cases", justify="right", no_wrap=True)
+    table.add_column("worst error", justify="right", overflow="fold")
     table.add_column("bound", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("where", no_wrap=True)
+    if not narrow:
+        table.add_column("where", no_wrap=True)
     previous = None
     for verdict in verdicts:
-        first = verdict.proof is not previous
+        name = "" if verdict.proof is previous else verdict.proof.name
         previous = verdict.proof
-        table.add_row(
-            verdict.proof.name if first else "",
+        row = [
             verdict.law.words,
             str(verdict.cases),
             verdict.problem or f"{verdict.error:.2g}",
             f"{verdict.bound:.2g}",
             "holds" if verdict.holds else "FAILS",
-            verdict.law.place.removeprefix("minibert/laws/"),
-            style="" if verdict.holds else "red",
-        )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=180)
+        ]
+        if narrow and name:
+            table.add_row(f"[bold]{name}[/bold]")
+        if not narrow:
+            row = [name, *row, verdict.law.place.removeprefix("minibert/laws/")]
+        table.add_row(*row, style="" if verdict.holds else "red")
+    console = Console(highlight=False, width=columns)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()

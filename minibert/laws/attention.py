@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,9 @@ from minibert.attention import (
     padding_bias,
     split_heads,
 )
-from minibert.functional import linear
+from minibert.functional import dropout, linear
 from minibert.laws import rounding, spec
+from minibert.laws.functional import PRECISIONS
 from minibert.laws.law import Draw, Proof
 from minibert.laws.measure import (
     EPS,
@@ -26,6 +28,7 @@ from minibert.laws.measure import (
     as_tensor,
     differing,
     distance,
+    fresh,
     gradients,
     normal,
     order_of,
@@ -113,6 +116,17 @@ def one_head_is_everything(formula, case):
     return differing(formula(case.x, 1)[:, 0], case.x), 0
 
 
+def changed_one_by_one(x: Tensor) -> Tensor:
+    """An operation that looks at each number alone."""
+    return torch.where(x > 0, x * x, 3 - x)
+
+
+@SPLIT_HEADS.law
+def what_acts_on_each_number_alone_may_come_before_or_after_the_cut(formula, case):
+    before = formula(changed_one_by_one(case.x), case.n_heads)
+    return differing(before, changed_one_by_one(formula(*case))), 0
+
+
 @SPLIT_HEADS.gradient
 def its_gradient_lays_the_heads_side_by_side(formula, case):
     upstream = normal(7, *formula(*case).shape)
@@ -150,9 +164,18 @@ def heads_from_the_end(x, n_heads):
     return split_heads(x, n_heads).flip(1)
 
 
-@SPLIT_HEADS.mistake(one_head_is_everything)
-def heads_beside_tokens(x, n_heads):
-    return split_heads(x, n_heads).transpose(1, 2)
+@SPLIT_HEADS.mistake(one_head_is_everything, heads_are_torchs_chunks)
+def features_laid_out_before_tokens(x, n_heads):
+    """A view to [B, N, K, S], then an exchange of the last two axes."""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, n_heads, width // n_heads, tokens).mT
+
+
+@SPLIT_HEADS.mistake(
+    what_acts_on_each_number_alone_may_come_before_or_after_the_cut, one_head_is_everything
+)
+def heads_of_length_one(x, n_heads):
+    return F.normalize(split_heads(x, n_heads), dim=-1)
 
 
 @SPLIT_HEADS.mistake(sentences_keep_their_order)
@@ -212,6 +235,11 @@ def merged_tokens_keep_their_order(formula, x):
     return differing(formula(x[:, :, order]), formula(x)[:, order]), 0
 
 
+@MERGE_HEADS.law
+def what_acts_on_each_number_alone_may_come_before_or_after_the_merge(formula, x):
+    return differing(formula(changed_one_by_one(x)), changed_one_by_one(formula(x))), 0
+
+
 @MERGE_HEADS.gradient
 def its_gradient_cuts_into_heads(formula, x):
     upstream = normal(7, *formula(x).shape)
@@ -244,6 +272,11 @@ def heads_interleaved(x):
 @MERGE_HEADS.mistake(it_is_torchs_concatenation, splitting_undoes_merging)
 def heads_merged_from_the_end(x):
     return merge_heads(x.flip(1))
+
+
+@MERGE_HEADS.mistake(what_acts_on_each_number_alone_may_come_before_or_after_the_merge)
+def divided_by_the_root_of_the_heads_merged(x):
+    return merge_heads(x) / math.sqrt(x.shape[1])
 
 
 @MERGE_HEADS.mistake(its_gradient_cuts_into_heads, its_slope_is_that_of_the_joined_parts)
@@ -292,8 +325,8 @@ def it_is_torchs_masked_fill(formula, keep):
 
 
 def hostile_scores(keep: Tensor) -> Tensor:
-    """What is hidden has a score of 1e4, what is kept one of -1e4."""
-    return torch.where(keep, -1e4, 1e4)[:, None, None].expand(-1, N, S, -1)
+    """What is hidden has a score of 1e4, what is kept one of -1e4; as many queries as keys."""
+    return torch.where(keep, -1e4, 1e4)[:, None, None].expand(-1, N, keep.shape[1], -1)
 
 
 @PADDING_BIAS.law
@@ -326,9 +359,10 @@ def padding_alone_leaves_nothing_to_take(formula, keep):
 
 @PADDING_BIAS.law
 def all_heads_and_queries_see_the_same_keys(formula, keep):
-    """One row for all of them: two axes of length 1, which broadcast."""
+    """One row broadcasts to all of them: also to the queries that are padding themselves."""
     batch, n_keys = keep.shape
-    return float(formula(keep).shape != (batch, 1, 1, n_keys)), 0
+    p = attention_probabilities(normal(3, batch, N, n_keys, n_keys), formula(keep))
+    return differing(p > 0, keep[:, None, None].expand_as(p)), 0
 
 
 @PADDING_BIAS.mistake(
@@ -369,10 +403,11 @@ def plus_infinity(keep, dtype=torch.float32):
 
 @PADDING_BIAS.mistake(
     all_heads_and_queries_see_the_same_keys,
-    it_is_0_where_kept_and_minus_infinity_where_not,
+    no_score_overcomes_it,
     source="https://github.com/hyunwoongko/transformer/pull/40",
 )
 def on_the_side_of_the_queries(keep, dtype=torch.float32):
+    """[B, 1, R, 1]: with as many queries as keys it broadcasts without a word."""
     return padding_bias(keep, dtype).mT
 
 
@@ -800,6 +835,15 @@ def half_precision_probabilities_are_float32_rounded_once(formula, case):
     return error, 0
 
 
+@ATTENTION_PROBABILITIES.law
+def their_dtype_is_that_of_the_scores_plus_the_mask(formula, case):
+    wrong = 0
+    for one, other in product(PRECISIONS, PRECISIONS):
+        found = formula(case.scores.to(one), case.bias.to(other)).dtype
+        wrong += found != torch.promote_types(one, other)
+    return wrong, 0
+
+
 @ATTENTION_PROBABILITIES.gradient
 def its_jacobian_is_that_of_softmax_and_0_where_hidden(formula, case):
     """da = p (u - Σ p u)"""
@@ -890,6 +934,7 @@ def mask_ignored(scores, bias):
     a_query_that_sees_nothing_takes_nothing,
     they_are_the_softmax_of_what_is_seen,
     source="https://github.com/pytorch/pytorch/pull/131060",
+    nan=True,
 )
 def nan_for_a_query_that_sees_nothing(scores, bias):
     return torch.softmax(scores + bias, -1)
@@ -902,6 +947,11 @@ def nan_for_a_query_that_sees_nothing(scores, bias):
 )
 def softmax_over_the_queries(scores, bias):
     return torch.softmax(scores + bias.clamp(min=-1e4), -2)
+
+
+@ATTENTION_PROBABILITIES.mistake(their_dtype_is_that_of_the_scores_plus_the_mask)
+def dtype_of_the_scores_alone(scores, bias):
+    return attention_probabilities(scores, bias).to(scores.dtype)
 
 
 @ATTENTION_PROBABILITIES.mistake(
@@ -1649,3 +1699,158 @@ def values_in_eight_bits(hidden, memory, bias, weights, n_heads):
 def last_map_not_trained(hidden, memory, bias, weights, n_heads):
     still = LinearWeights(*(part.detach() for part in weights.output))
     return output_of(hidden, memory, bias, weights._replace(output=still), n_heads)
+
+
+# The same in training, where part of the probabilities is dropped before they weigh the values.
+
+
+class DroppingHeads(NamedTuple):
+    given: HeadsCase
+    rate: float
+    seed: int
+
+
+def dropping_heads(draw: Draw) -> DroppingHeads:
+    return DroppingHeads(heads_case(draw), draw.choice([0.3, 0.5, 0.7]), seed_of(draw))
+
+
+HEADS_WITH_DROPOUT = Proof(
+    multi_head_attention, dropping_heads, name="multi_head_attention_with_dropout"
+)
+
+
+def in_training(formula: Any, case: DroppingHeads, shift: int = 0) -> Any:
+    """The trace with a new generator of the case's seed, or of another one."""
+    return formula(*case.given, case.rate, fresh(case.seed + shift))
+
+
+@HEADS_WITH_DROPOUT.law
+def dropout_falls_on_the_probabilities_before_they_weigh_the_values(formula, case):
+    """Each probability has a draw of its own, in their order; what is left is divided by 1 - p."""
+    given, plain = case.given, multi_head_attention(*case.given)
+    draws = torch.rand(plain.probabilities_BNSR.shape, generator=fresh(case.seed))
+    kept = torch.where(draws >= case.rate, plain.probabilities_BNSR, 0) / (1 - case.rate)
+    merged = merge_heads(kept @ plain.value_BNRK)
+    expected = merged @ given.weights.output.weight_OI.T + given.weights.output.bias_O
+    unit = heads_bound(given) / (1 - case.rate)
+    return distance(in_training(formula, case).output_BSD, expected, unit), 2
+
+
+@HEADS_WITH_DROPOUT.law
+def the_trace_shows_the_probabilities_before_dropout(formula, case):
+    """And all that comes before them is as it is in evaluation."""
+    seen, plain = in_training(formula, case), formula(*case.given)
+    return sum(map(differing, seen[:5], plain[:5])), 0
+
+
+@HEADS_WITH_DROPOUT.law
+def nothing_is_dropped_without_both_a_rate_and_a_generator(formula, case):
+    given, plain = case.given, output_of(*case.given)
+    outputs = [
+        formula(*given),
+        formula(*given, case.rate),
+        formula(*given, generator=fresh(case.seed)),
+        formula(*given, 0.0, fresh(case.seed)),
+    ]
+    return sum(differing(trace.output_BSD, plain) for trace in outputs), 0
+
+
+@HEADS_WITH_DROPOUT.law
+def the_generator_decides_what_is_dropped(formula, case):
+    """Equal ones alike, others otherwise; torch's own source of numbers is left alone."""
+    before = torch.get_rng_state()
+    first, again, other = (in_training(formula, case, shift).output_BSD for shift in (0, 0, 1))
+    drawn = differing(torch.get_rng_state(), before)
+    return differing(first, again) + float(differing(first, other) == 0) + drawn, 0
+
+
+def with_dropout(scores=None, probabilities=dropout, taken=None, output=None):
+    """multi_head_attention with dropout at other places, or of another kind."""
+
+    def formula(hidden, memory, bias, w, n_heads, rate=0.0, generator=None):
+        def drop(x, how):
+            return how(x, rate, generator) if how else x
+
+        plain = multi_head_attention(hidden, memory, bias, w, n_heads)
+        shown = attention_probabilities(drop(plain.scores_BNSR, scores), bias)
+        weighed = drop(drop(shown, probabilities) @ plain.value_BNRK, taken)
+        result = drop(linear(merge_heads(weighed), *w.output), output)
+        return plain._replace(output_BSD=result)
+
+    return formula
+
+
+HEADS_WITH_DROPOUT.mistake(
+    dropout_falls_on_the_probabilities_before_they_weigh_the_values,
+    the_generator_decides_what_is_dropped,
+    name="no_dropout",
+)(with_dropout(probabilities=None))
+
+HEADS_WITH_DROPOUT.mistake(
+    dropout_falls_on_the_probabilities_before_they_weigh_the_values,
+    name="dropout_after_the_product_with_the_values",
+)(with_dropout(probabilities=None, taken=dropout))
+
+HEADS_WITH_DROPOUT.mistake(
+    dropout_falls_on_the_probabilities_before_they_weigh_the_values,
+    name="dropout_on_the_output",
+)(with_dropout(probabilities=None, output=dropout))
+
+HEADS_WITH_DROPOUT.mistake(
+    dropout_falls_on_the_probabilities_before_they_weigh_the_values,
+    name="dropout_on_the_scores",
+)(with_dropout(scores=dropout, probabilities=None))
+
+
+def kept_at_the_rate(x, rate, generator):
+    return dropout(x, 1 - rate, generator) if rate else x
+
+
+def not_scaled(x, rate, generator):
+    return dropout(x, rate, generator) * (1 - rate)
+
+
+def scaled_to_a_sum_of_one(x, rate, generator):
+    left = dropout(x, rate, generator)
+    return left / left.sum(-1, keepdim=True).clamp(min=EPS)
+
+
+def alike_in_every_head(x, rate, generator):
+    return x * dropout(torch.ones_like(x[:, :1]), rate, generator)
+
+
+def alike_for_every_query(x, rate, generator):
+    return x * dropout(torch.ones_like(x[:, :, :1]), rate, generator)
+
+
+for other_dropout in (
+    kept_at_the_rate,
+    not_scaled,
+    scaled_to_a_sum_of_one,
+    alike_in_every_head,
+    alike_for_every_query,
+):
+    HEADS_WITH_DROPOUT.mistake(
+        dropout_falls_on_the_probabilities_before_they_weigh_the_values,
+        name=other_dropout.__name__,
+    )(with_dropout(probabilities=other_dropout))
+
+
+@HEADS_WITH_DROPOUT.mistake(the_trace_shows_the_probabilities_before_dropout)
+def probabilities_shown_after_dropout(hidden, memory, bias, w, n_heads, rate=0.0, generator=None):
+    again = generator and fresh(generator.initial_seed())
+    trace = multi_head_attention(hidden, memory, bias, w, n_heads, rate, generator)
+    return trace._replace(probabilities_BNSR=dropout(trace.probabilities_BNSR, rate, again))
+
+
+@HEADS_WITH_DROPOUT.mistake(
+    nothing_is_dropped_without_both_a_rate_and_a_generator,
+    source="https://github.com/karpathy/nanoGPT/pull/240",
+)
+def dropout_in_evaluation(hidden, memory, bias, w, n_heads, rate=0.0, generator=None):
+    return multi_head_attention(hidden, memory, bias, w, n_heads, rate, generator or fresh(1))
+
+
+HEADS_WITH_DROPOUT.mistake(
+    the_generator_decides_what_is_dropped, name="draws_from_the_source_that_everyone_shares"
+)(with_dropout(probabilities=lambda x, rate, generator: F.dropout(x, rate, generator is not None)))

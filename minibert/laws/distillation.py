@@ -75,8 +75,8 @@ def apart(
     ours: Callable[..., Tensor], theirs: Callable[..., Tensor], leaves: Sequence[Tensor]
 ) -> float:
     """How far two losses are from one another in their values and gradients."""
-    error = distance(ours(*leaves), theirs(*leaves))
-    pairs = zip(*(gradients(loss, leaves, as_tensor(1.0)) for loss in (ours, theirs)), strict=True)
+    error, upstream = distance(ours(*leaves), theirs(*leaves)), normal(9)
+    pairs = zip(*(gradients(loss, leaves, upstream) for loss in (ours, theirs)), strict=True)
     return error + math.fsum(distance(a, b, 1 + b.abs()) for a, b in pairs)
 
 
@@ -450,12 +450,11 @@ def hidden_offsets_cost_their_square(formula, case):
     return distance(formula(*off), torch.full((3,), d * d), hidden_bound(off) + 16 * EPS), 2
 
 
-@HIDDEN.law(cost=2)
-def hidden_padding_changes_neither_value_nor_slope(formula, case):
-    """Whatever stands there, even NaN on both sides."""
+def moved_by_hidden_padding(formula: Callable[..., Tensor], case: HiddenCase, size: float) -> float:
+    """How far value and slopes move when two tokens of random padding of this size follow."""
     longer = HiddenCase(
-        F.pad(case.hidden, (0, 0, 0, 2), value=math.nan),
-        F.pad(case.teacher, (0, 0, 0, 2), value=math.nan),
+        torch.cat([case.hidden, size * normal(10, 3, 2, case.hidden.shape[2])], 1),
+        torch.cat([case.teacher, size * normal(11, 3, 2, 7)], 1),
         case.projection,
         F.pad(case.keep, (0, 2), value=False),
     )
@@ -469,7 +468,17 @@ def hidden_padding_changes_neither_value_nor_slope(formula, case):
             normal(9, 3),
         )
         found.append([value, to_hidden[:, :5], *to_projection, to_hidden[:, 5:].abs().sum()])
-    return sum(distance(a, b) for a, b in zip(*found, strict=True)), steepness(case)
+    return sum(distance(a, b) for a, b in zip(*found, strict=True))
+
+
+@HIDDEN.law(cost=2)
+def hidden_padding_changes_neither_value_nor_slope(formula, case):
+    return moved_by_hidden_padding(formula, case, 50.0), steepness(case)
+
+
+@HIDDEN.law(cost=2)
+def not_even_nan_in_hidden_padding_changes_value_or_slope(formula, case):
+    return moved_by_hidden_padding(formula, case, math.nan), steepness(case)
 
 
 @HIDDEN.law
@@ -538,7 +547,7 @@ def a_sentence_without_tokens_costs_nothing(formula, case):
     leaves = [case.hidden, *case.projection]
     found = gradients(
         lambda h, w, b: formula(h, case.teacher, LinearWeights(w, b), empty.keep), leaves,
-        torch.ones(3).double(),
+        normal(9, 3),
     )
     unbounded = sum(float((~x.isfinite()).sum()) for x in found)
     return float(formula(*empty)[1].abs() + found[0][1].abs().sum()) + unbounded, 0
@@ -699,16 +708,17 @@ def hidden_teacher_not_detached(hidden, teacher, projection, keep):
     return torch.where(keep, gaps, 0).sum(1) / keep.sum(1)
 
 
-@HIDDEN.mistake(hidden_padding_changes_neither_value_nor_slope)
-def padding_hidden_after_the_map(hidden, teacher, projection, keep):
+@HIDDEN.mistake(not_even_nan_in_hidden_padding_changes_value_or_slope, nan=True)
+def nan_of_padding_hidden_after_the_map(hidden, teacher, projection, keep):
     gaps = F.linear(hidden, *projection) - teacher.detach()
     return torch.where(keep[..., None], gaps, 0).square().mean(2).sum(1) / keep.sum(1)
 
 
 @HIDDEN.mistake(
-    hidden_padding_changes_neither_value_nor_slope, a_sentence_without_tokens_costs_nothing
+    not_even_nan_in_hidden_padding_changes_value_or_slope, a_sentence_without_tokens_costs_nothing,
+    nan=True,
 )
-def padding_hidden_after_squaring(hidden, teacher, projection, keep):
+def nan_of_padding_hidden_after_squaring(hidden, teacher, projection, keep):
     gaps = squares(hidden, teacher, projection).mean(2)
     return torch.where(keep, gaps, 0).sum(1) / keep.sum(1)
 
@@ -905,7 +915,7 @@ def as_grouped(x: Tensor, case: AttentionCase) -> Tensor:
     return x.repeat_interleave(case.teacher.shape[1] // x.shape[1], 1)
 
 
-@ATTENTION.law
+@ATTENTION.law(cases=lambda draw: attention_case(draw, groups=(1, 3, 3, 3)))
 def equal_scores_cost_nothing(formula, case):
     """And no others do."""
     other = float((formula(*case) <= 0).sum())
@@ -929,19 +939,35 @@ def an_equal_offset_costs_its_square(formula, case):
     return float((found - 2.25).abs().max()), roughness(case)
 
 
-@ATTENTION.law(cost=2)
-def score_padding_changes_neither_value_nor_slope(formula, case):
-    """Whatever stands there, even NaN, as key or as query."""
-    found = []
-    longer = [F.pad(x, (0, 2, 0, 2), value=math.nan) for x in case[:2]]
-    keep = F.pad(case.keep, (0, 2), value=False)
-    for part in (case, AttentionCase(*longer, keep)):
+def moved_by_score_padding(
+    formula: Callable[..., Tensor], case: AttentionCase, size: float
+) -> float:
+    """How far value and slope move when two tokens of padding follow, as keys and as queries."""
+    old = kept([5], 7) & kept([5], 7).T
+
+    def longer(x: Tensor, seed: int) -> Tensor:
+        noise = size * normal(seed, *x.shape[:2], 7, 7)
+        return torch.where(old, F.pad(x, (0, 2, 0, 2)), noise)
+
+    keep, found = F.pad(case.keep, (0, 2), value=False), []
+    for part in (case, AttentionCase(longer(case.scores, 10), longer(case.teacher, 11), keep)):
         value = formula(*part)
         (slope,) = gradients(
             lambda x, part=part: formula(x, part.teacher, part.keep), [part.scores], normal(9, 3)
         )
-        found.append([value, slope[:, :, :5, :5], slope[:, :, 5:].abs().sum()])
-    return sum(distance(a, b) for a, b in zip(*found, strict=True)), roughness(case)
+        beyond = slope[:, :, 5:].abs().sum() + slope[..., 5:].abs().sum()
+        found.append([value, slope[:, :, :5, :5], beyond])
+    return sum(distance(a, b) for a, b in zip(*found, strict=True))
+
+
+@ATTENTION.law(cost=2)
+def score_padding_changes_neither_value_nor_slope(formula, case):
+    return moved_by_score_padding(formula, case, 50.0), roughness(case)
+
+
+@ATTENTION.law(cost=2)
+def not_even_nan_in_score_padding_changes_value_or_slope(formula, case):
+    return moved_by_score_padding(formula, case, math.nan), roughness(case)
 
 
 @ATTENTION.law
@@ -1005,7 +1031,7 @@ def queries_and_keys_may_be_reordered(formula, case):
 def no_kept_pair_costs_nothing(formula, case):
     keep = kept([5, 0, 3], 5)
     (slope,) = gradients(
-        lambda x: formula(x, case.teacher, keep), [case.scores], torch.ones(3).double()
+        lambda x: formula(x, case.teacher, keep), [case.scores], normal(9, 3)
     )
     found = formula(case.scores, case.teacher, keep)[1].abs() + slope[1].abs().sum()
     return float(found) + float((~slope.isfinite()).sum()), 0
@@ -1174,8 +1200,14 @@ def later_queries_left_out(scores, teacher, keep):
     return mean_over_pairs((scores - target_of(scores, teacher)).square(), pairs)
 
 
-@ATTENTION.mistake(no_kept_pair_costs_nothing)
-def divided_by_no_pairs(scores, teacher, keep):
+@ATTENTION.mistake(not_even_nan_in_score_padding_changes_value_or_slope, nan=True)
+def nan_multiplied_by_the_mask(scores, teacher, keep):
+    gaps, pairs = (scores - target_of(scores, teacher)).square(), pairs_kept(keep)
+    return (gaps * pairs).mean(1).sum((1, 2)) / pairs.sum((1, 2, 3)).clamp(min=1)
+
+
+@ATTENTION.mistake(no_kept_pair_costs_nothing, nan=True)
+def nan_of_a_division_by_no_pairs(scores, teacher, keep):
     return mean_over_pairs((scores - target_of(scores, teacher)).square(), pairs_kept(keep))
 
 
@@ -1223,10 +1255,17 @@ def it_is_the_official_loss_of_scores(formula, case):
 
 @ATTENTION_TINYBERT.law
 def keys_out_of_sight_do_not_matter(formula, case):
-    """Not even NaN: a hidden key counts as 0 on both sides."""
+    """A hidden key counts as 0 on both sides."""
     hidden = ~case.keep[:, None, None, :]
-    scores = torch.where(hidden, math.nan, case.scores)
+    scores = torch.where(hidden, -3.0, case.scores)
     teacher = torch.where(hidden, 7.0, case.teacher)
+    return distance(formula(scores, teacher, case.keep), formula(*case)), 0
+
+
+@ATTENTION_TINYBERT.law
+def not_even_nan_matters_at_keys_out_of_sight(formula, case):
+    hidden = ~case.keep[:, None, None, :]
+    scores, teacher = (torch.where(hidden, math.nan, x) for x in case[:2])
     return distance(formula(scores, teacher, case.keep), formula(*case)), 0
 
 
@@ -1327,6 +1366,12 @@ def minus_100_of_the_teacher_kept(scores, teacher, keep):
 @ATTENTION_TINYBERT.mistake(scores_up_to_minus_100_are_zero, keys_out_of_sight_do_not_matter)
 def only_the_student_cut(scores, teacher, keep):
     return torch.where(scores <= -100, 0, scores).sub(teacher).square().mean((1, 2, 3))
+
+
+@ATTENTION_TINYBERT.mistake(not_even_nan_matters_at_keys_out_of_sight, nan=True)
+def nan_multiplied_by_the_mask_of_keys(scores, teacher, keep):
+    shown = keep[:, None, None, :]
+    return attention_loss_of_tinybert(scores * shown, teacher * shown, torch.ones_like(keep))
 
 
 @ATTENTION_TINYBERT.mistake(repeated_heads_cost_the_same)
@@ -2093,7 +2138,7 @@ def padding_changes_neither_value_nor_slope(formula, case):
         def loss(words: Tensor) -> Tensor:
             return total_of(formula(*part._replace(student=words_of(case.student, words))))
 
-        return loss(words), gradients(loss, [words], torch.ones(3).double())[0]
+        return loss(words), gradients(loss, [words], normal(9, 3))[0]
 
     before = loss_and_slope(case.ids, case.keep)
     longer = F.pad(torch.where(case.keep, case.ids, 7), (0, 4), value=12)
@@ -2111,7 +2156,7 @@ def only_the_student_learns(formula, case):
         sides = words_of(case.student, own), words_of(case.teacher, other)
         return total_of(formula(case.ids, case.keep, *sides, *case[4:]))
 
-    to_student, to_teacher = gradients(loss, tables, torch.ones(3).double())
+    to_student, to_teacher = gradients(loss, tables, normal(9, 3))
     return float(to_teacher.abs().max()) + float(not to_student.abs().max() > 0), 0
 
 
@@ -2295,7 +2340,8 @@ def weights_shifted(terms, weights):
 
 @DISTILLATION.mistake(samples_keep_their_own_loss)
 def averaged_over_samples(terms, weights):
-    return distillation_loss(terms, weights).mean().expand(3)
+    found = distillation_loss(terms, weights)
+    return found.mean().expand_as(found)
 
 
 @DISTILLATION.mistake(losses_of_two_stages_add_up)

@@ -11,6 +11,7 @@ from torch import Tensor
 from minibert.attention import attention_probabilities, multi_head_attention, padding_bias
 from minibert.config import BertConfig
 from minibert.encoder import (
+    BlockTrace,
     EncoderTrace,
     block,
     embeddings,
@@ -18,7 +19,7 @@ from minibert.encoder import (
     encode_traced,
     feed_forward,
 )
-from minibert.functional import gelu_erf, gelu_tanh, layer_norm, linear
+from minibert.functional import dropout, gelu_erf, gelu_tanh, layer_norm, linear
 from minibert.laws import rounding, spec
 from minibert.laws.attention import parts_of, random_keep, with_parts
 from minibert.laws.law import Draw, Proof
@@ -29,6 +30,7 @@ from minibert.laws.measure import (
     differing,
     distance,
     eps_of,
+    fresh,
     gradients,
     integers,
     normal,
@@ -1544,3 +1546,419 @@ def states_kept_in_eight_bits(*case):
         return seen._replace(hidden_BSD=state)
 
     return with_blocks(encode_traced(*case), rounded)
+
+
+# --------------------------------------------------------------------------------- with dropout
+
+# Every formula once more as it is in training: what it is given in evaluation, and a generator.
+
+
+class Training(NamedTuple):
+    """What a formula is given in evaluation, rates of dropout in it, and a seed of its draws."""
+
+    given: Any
+    seed: int
+
+
+def with_rates(config: BertConfig, hidden: float, attention: float) -> BertConfig:
+    return dataclasses.replace(
+        config, hidden_dropout_prob=hidden, attention_probs_dropout_prob=attention
+    )
+
+
+def training(cases: Any) -> Any:
+    """Cases whose two rates differ."""
+
+    def drawn(draw: Draw) -> Training:
+        given, rates = cases(draw), draw.choice([(0.3, 0.5), (0.5, 0.3), (0.5, 0.0), (0.7, 0.2)])
+        return Training(given._replace(config=with_rates(given.config, *rates)), seed_of(draw))
+
+    return drawn
+
+
+def in_training(formula: Any, case: Training, shift: int = 0) -> Any:
+    """The result with a new generator of the case's seed, or of another one."""
+    return formula(*case.given, fresh(case.seed + shift))
+
+
+def without_rates(case: Training) -> Any:
+    return case.given._replace(config=with_rates(case.given.config, 0.0, 0.0))
+
+
+def differing_parts(a: Any, b: Any) -> float:
+    """How many numbers of two tensors or traces are not the same bit for bit."""
+    return sum(map(differing, parts_of(a), parts_of(b)))
+
+
+EMBEDDINGS_WITH_DROPOUT = Proof(
+    embeddings, training(embedding_case), name="embeddings_with_dropout"
+)
+BLOCK_WITH_DROPOUT = Proof(block, training(block_case), name="block_with_dropout", cost=2)
+ENCODE_WITH_DROPOUT = Proof(encode, training(case_of), name="encode_with_dropout", cost=2)
+ENCODE_TRACED_WITH_DROPOUT = Proof(
+    encode_traced, training(case_of), name="encode_traced_with_dropout", cost=2
+)
+
+
+@EMBEDDINGS_WITH_DROPOUT.law
+@BLOCK_WITH_DROPOUT.law
+@ENCODE_WITH_DROPOUT.law
+@ENCODE_TRACED_WITH_DROPOUT.law
+def nothing_is_dropped_without_both_rates_and_a_generator(formula, case):
+    plain = formula(*without_rates(case))
+    error = differing_parts(formula(*case.given), plain)
+    return error + differing_parts(formula(*without_rates(case), fresh(case.seed)), plain), 0
+
+
+@EMBEDDINGS_WITH_DROPOUT.law
+@BLOCK_WITH_DROPOUT.law
+@ENCODE_WITH_DROPOUT.law
+@ENCODE_TRACED_WITH_DROPOUT.law
+def the_generator_decides_what_is_dropped(formula, case):
+    """Equal ones alike, others otherwise; torch's own source of numbers is left alone."""
+    before = torch.get_rng_state()
+    first, again, other = (in_training(formula, case, shift) for shift in (0, 0, 1))
+    drawn = differing(torch.get_rng_state(), before)
+    return differing_parts(first, again) + float(differing_parts(first, other) == 0) + drawn, 0
+
+
+# The embeddings: one dropout, after the norm.
+
+
+@EMBEDDINGS_WITH_DROPOUT.law
+def dropout_falls_on_what_is_normalised(formula, case):
+    """After the norm, at the rate of the hidden states, each number by a draw of its own."""
+    rate, plain = case.given.config.hidden_dropout_prob, embeddings(*case.given)
+    draws = torch.rand(plain.shape, generator=fresh(case.seed))
+    expected = torch.where(draws >= rate, plain, 0) / (1 - rate)
+    unit = embedding_bound(case.given) / (1 - rate)
+    return distance(in_training(formula, case), expected, unit), 2
+
+
+@EMBEDDINGS_WITH_DROPOUT.mistake(
+    dropout_falls_on_what_is_normalised, the_generator_decides_what_is_dropped
+)
+def no_dropout_of_embeddings(ids, types, w, config, generator=None):
+    return embeddings(ids, types, w, config)
+
+
+@EMBEDDINGS_WITH_DROPOUT.mistake(dropout_falls_on_what_is_normalised)
+def dropout_before_the_norm(ids, types, w, config, generator=None):
+    summed = no_norm(ids, types, w, config)
+    return normed(dropout(summed, config.hidden_dropout_prob, generator), w.norm, config)
+
+
+@EMBEDDINGS_WITH_DROPOUT.mistake(dropout_falls_on_what_is_normalised)
+def dropout_of_the_words_alone(ids, types, w, config, generator=None):
+    words = dropout(w.word_VD, config.hidden_dropout_prob, generator)
+    return embeddings(ids, types, w._replace(word_VD=words), config)
+
+
+@EMBEDDINGS_WITH_DROPOUT.mistake(dropout_falls_on_what_is_normalised)
+def dropout_of_whole_tokens(ids, types, w, config, generator=None):
+    y = embeddings(ids, types, w, config)
+    return y * dropout(torch.ones_like(y[..., :1]), config.hidden_dropout_prob, generator)
+
+
+@EMBEDDINGS_WITH_DROPOUT.mistake(dropout_falls_on_what_is_normalised)
+def embeddings_dropped_at_the_rate_of_attention(ids, types, w, config, generator=None):
+    y = embeddings(ids, types, w, config)
+    return dropout(y, config.attention_probs_dropout_prob, generator)
+
+
+@EMBEDDINGS_WITH_DROPOUT.mistake(
+    nothing_is_dropped_without_both_rates_and_a_generator,
+    source="https://github.com/karpathy/nanoGPT/pull/240",
+)
+def embeddings_dropped_in_evaluation(ids, types, w, config, generator=None):
+    return embeddings(ids, types, w, config, generator or fresh(1))
+
+
+@EMBEDDINGS_WITH_DROPOUT.mistake(the_generator_decides_what_is_dropped)
+def embeddings_dropped_by_the_source_that_everyone_shares(ids, types, w, config, generator=None):
+    y, rate = embeddings(ids, types, w, config), config.hidden_dropout_prob
+    return F.dropout(y, rate, training=generator is not None)
+
+
+# The block: three dropouts, one after another from one generator.
+
+
+def generator_after(seed: int, *dropouts: tuple[tuple[int, ...], float]) -> torch.Generator:
+    """A generator as these dropouts leave it, each of a shape and a rate; rate 0 draws nothing."""
+    generator = fresh(seed)
+    for shape, rate in dropouts:
+        if rate:
+            torch.rand(shape, generator=generator)
+    return generator
+
+
+@BLOCK_WITH_DROPOUT.law
+def attention_drops_first_and_at_a_rate_of_its_own(formula, case):
+    hidden, bias, w, config = case.given
+    heads, rate = config.num_attention_heads, config.attention_probs_dropout_prob
+    expected = multi_head_attention(
+        hidden, hidden, bias, w.attention, heads, rate, fresh(case.seed)
+    )
+    return differing_parts(in_training(formula, case).attention, expected), 0
+
+
+def dropouts_of_attention(case: BlockCase) -> tuple[tuple[int, ...], float]:
+    batch, tokens, _ = case.hidden.shape
+    shape = (batch, case.config.num_attention_heads, tokens, tokens)
+    return shape, case.config.attention_probs_dropout_prob
+
+
+@BLOCK_WITH_DROPOUT.law
+def what_attention_adds_is_dropped_before_the_sum(formula, case):
+    hidden, _, w, config = case.given
+    trace, rate = in_training(formula, case), config.hidden_dropout_prob
+    generator = generator_after(case.seed, dropouts_of_attention(case.given))
+    draws = torch.rand(hidden.shape, generator=generator)
+    kept = torch.where(draws >= rate, trace.attention.output_BSD, 0) / (1 - rate)
+    expected = normed(hidden + kept, w.attention_norm, config)
+    return distance(trace.attended_BSD, expected, 1 + expected.abs()), 64 * EPS
+
+
+@BLOCK_WITH_DROPOUT.law
+def what_is_fed_forward_is_dropped_before_the_sum(formula, case):
+    hidden, _, w, config = case.given
+    trace, rate = in_training(formula, case), config.hidden_dropout_prob
+    generator = generator_after(case.seed, dropouts_of_attention(case.given), (hidden.shape, rate))
+    draws = torch.rand(hidden.shape, generator=generator)
+    kept = torch.where(draws >= rate, feed(trace.attended_BSD, w, config), 0) / (1 - rate)
+    expected = normed(trace.attended_BSD + kept, w.output_norm, config)
+    return distance(trace.hidden_BSD, expected, 1 + expected.abs()), 64 * EPS
+
+
+def dropped_and_added(x, output, rate, generator):
+    return x + dropout(output, rate, generator)
+
+
+def block_with_dropout(after_attention=dropped_and_added, after_feed=dropped_and_added, rates=None):
+    """The block with dropout at other places; `rates` are for attention and for hidden states."""
+
+    def formula(hidden, bias, w, config, generator=None):
+        own = config.attention_probs_dropout_prob, config.hidden_dropout_prob
+        attention_rate, rate = rates(*own) if rates else own
+        attention = multi_head_attention(
+            hidden, hidden, bias, w.attention, config.num_attention_heads, attention_rate, generator
+        )
+        attended = after_attention(hidden, attention.output_BSD, rate, generator)
+        attended = normed(attended, w.attention_norm, config)
+        output = after_feed(attended, feed(attended, w, config), rate, generator)
+        return BlockTrace(attention, attended, normed(output, w.output_norm, config))
+
+    return formula
+
+
+def added(x, output, rate, generator):
+    return x + output
+
+
+def added_and_dropped(x, output, rate, generator):
+    return dropout(x + output, rate, generator)
+
+
+def input_dropped_and_added(x, output, rate, generator):
+    return dropout(x, rate, generator) + output
+
+
+def rewound(generator, number=0):
+    """The generator as it was made."""
+    return generator and fresh(generator.initial_seed())
+
+
+def dropped_by_the_first_draws(x, output, rate, generator):
+    return x + dropout(output, rate, rewound(generator))
+
+
+BLOCK_WITH_DROPOUT.mistake(
+    what_attention_adds_is_dropped_before_the_sum, name="no_dropout_after_attention"
+)(block_with_dropout(after_attention=added))
+
+BLOCK_WITH_DROPOUT.mistake(
+    what_is_fed_forward_is_dropped_before_the_sum,
+    source="https://github.com/graykode/nlp-tutorial/blob/"
+    "c8dafc6a0e55a856845babbde7a646d8e72a0306/5-2.BERT/BERT.py",
+    name="no_dropout_after_the_feed_forward",
+)(block_with_dropout(after_feed=added))
+
+BLOCK_WITH_DROPOUT.mistake(
+    what_attention_adds_is_dropped_before_the_sum,
+    what_is_fed_forward_is_dropped_before_the_sum,
+    name="dropout_round_the_residual_sum",
+)(block_with_dropout(added_and_dropped, added_and_dropped))
+
+BLOCK_WITH_DROPOUT.mistake(
+    what_attention_adds_is_dropped_before_the_sum,
+    what_is_fed_forward_is_dropped_before_the_sum,
+    name="dropout_on_the_residual",
+)(block_with_dropout(input_dropped_and_added, input_dropped_and_added))
+
+BLOCK_WITH_DROPOUT.mistake(
+    attention_drops_first_and_at_a_rate_of_its_own, name="attention_dropout_removed"
+)(block_with_dropout(rates=lambda attention, hidden: (0.0, hidden)))
+
+BLOCK_WITH_DROPOUT.mistake(
+    attention_drops_first_and_at_a_rate_of_its_own, name="attention_dropped_at_the_hidden_rate"
+)(block_with_dropout(rates=lambda attention, hidden: (hidden, hidden)))
+
+BLOCK_WITH_DROPOUT.mistake(
+    what_attention_adds_is_dropped_before_the_sum,
+    what_is_fed_forward_is_dropped_before_the_sum,
+    name="hidden_states_dropped_at_the_rate_of_attention",
+)(block_with_dropout(rates=lambda attention, hidden: (attention, attention)))
+
+BLOCK_WITH_DROPOUT.mistake(
+    what_is_fed_forward_is_dropped_before_the_sum, name="the_same_draws_after_both_sublayers"
+)(block_with_dropout(dropped_by_the_first_draws, dropped_by_the_first_draws))
+
+
+@BLOCK_WITH_DROPOUT.mistake(what_is_fed_forward_is_dropped_before_the_sum)
+def dropout_between_the_two_maps(hidden, bias, w, config, generator=None):
+    trace = block_with_dropout(after_feed=added)(hidden, bias, w, config, generator)
+    rate, attended = config.hidden_dropout_prob, trace.attended_BSD
+    fed = fed_with(lambda a: dropout(gelu_erf(a), rate, generator))(attended, w)
+    return trace._replace(hidden_BSD=normed(attended + fed, w.output_norm, config))
+
+
+@BLOCK_WITH_DROPOUT.mistake(what_attention_adds_is_dropped_before_the_sum)
+def hidden_draws_before_those_of_attention(hidden, bias, w, config, generator=None):
+    """Right in the mean, but a seed gives other numbers than it gave before."""
+    ones = dropout(torch.ones_like(hidden), config.hidden_dropout_prob, generator)
+    return block_with_dropout(lambda x, output, *_: x + ones * output)(
+        hidden, bias, w, config, generator
+    )
+
+
+@BLOCK_WITH_DROPOUT.mistake(the_generator_decides_what_is_dropped)
+def block_that_passes_no_generator_on(hidden, bias, w, config, generator=None):
+    return block(hidden, bias, w, config)
+
+
+@BLOCK_WITH_DROPOUT.mistake(
+    nothing_is_dropped_without_both_rates_and_a_generator,
+    source="https://github.com/karpathy/nanoGPT/pull/240",
+)
+def attention_dropped_in_evaluation(hidden, bias, w, config, generator=None):
+    heads, rate = config.num_attention_heads, config.attention_probs_dropout_prob
+    attention = multi_head_attention(
+        hidden, hidden, bias, w.attention, heads, rate, generator or fresh(1)
+    )
+    return block(hidden, bias, w, config, generator)._replace(attention=attention)
+
+
+# The encoder: one generator for the embeddings and for every block.
+
+
+def traced_by_hand(case: Case, generator: torch.Generator) -> EncoderTrace:
+    """What embeddings and blocks compute if each draws where the one before has stopped."""
+    ids, keep, types, weights, config = case
+    embedded = embeddings(ids, types, weights.embeddings, config, generator)
+    bias, state, blocks = padding_bias(keep, embedded.dtype), embedded, []
+    for w in weights.blocks:
+        blocks.append(block(state, bias, w, config, generator))
+        state = blocks[-1].hidden_BSD
+    return EncoderTrace(embedded, tuple(blocks))
+
+
+@ENCODE_WITH_DROPOUT.law
+def the_embeddings_draw_first_and_then_block_after_block(formula, case):
+    expected = traced_by_hand(case.given, fresh(case.seed)).hidden_BSD
+    return differing(in_training(formula, case), expected), 0
+
+
+def encode_with(of_embeddings, of_block):
+    """encode with other generators: that of the embeddings, and that of block number n."""
+
+    def formula(ids, keep, types, weights, config, generator=None):
+        first = of_embeddings(generator)
+        state = embeddings(ids, types, weights.embeddings, config, first)
+        bias = padding_bias(keep, state.dtype)
+        for number, w in enumerate(weights.blocks):
+            state = block(state, bias, w, config, of_block(generator, number)).hidden_BSD
+        return state
+
+    return formula
+
+
+def itself(generator, number=0):
+    return generator
+
+
+def none_at_all(generator, number=0):
+    return None
+
+
+ENCODE_WITH_DROPOUT.mistake(
+    the_embeddings_draw_first_and_then_block_after_block,
+    the_generator_decides_what_is_dropped,
+    name="no_generator_passed_on",
+)(encode_with(none_at_all, none_at_all))
+
+ENCODE_WITH_DROPOUT.mistake(
+    the_embeddings_draw_first_and_then_block_after_block,
+    name="no_generator_for_the_embeddings",
+)(encode_with(none_at_all, itself))
+
+ENCODE_WITH_DROPOUT.mistake(
+    the_embeddings_draw_first_and_then_block_after_block, name="no_generator_for_the_blocks"
+)(encode_with(itself, none_at_all))
+
+ENCODE_WITH_DROPOUT.mistake(
+    the_embeddings_draw_first_and_then_block_after_block, name="dropout_in_the_first_block_alone"
+)(encode_with(itself, lambda generator, number: None if number else generator))
+
+ENCODE_WITH_DROPOUT.mistake(
+    the_embeddings_draw_first_and_then_block_after_block, name="the_same_draws_for_every_block"
+)(encode_with(itself, rewound))
+
+ENCODE_WITH_DROPOUT.mistake(
+    nothing_is_dropped_without_both_rates_and_a_generator,
+    source="https://github.com/karpathy/nanoGPT/pull/240",
+    name="blocks_dropped_in_evaluation",
+)(encode_with(itself, lambda generator, number: generator or fresh(number)))
+
+
+@ENCODE_TRACED_WITH_DROPOUT.law
+def every_state_follows_by_the_draws_after_those_before_it(formula, case):
+    """Bit for bit, with everything that a block computes on its way."""
+    expected = traced_by_hand(case.given, fresh(case.seed))
+    return differing_parts(in_training(formula, case), expected), 0
+
+
+@ENCODE_TRACED_WITH_DROPOUT.law
+def encode_draws_alike(formula, case):
+    return differing(in_training(formula, case).hidden_BSD, in_training(encode, case)), 0
+
+
+@ENCODE_TRACED_WITH_DROPOUT.mistake(
+    encode_draws_alike,
+    the_generator_decides_what_is_dropped,
+    every_state_follows_by_the_draws_after_those_before_it,
+)
+def trace_in_evaluation(ids, keep, types, weights, config, generator=None):
+    return encode_traced(ids, keep, types, weights, config)
+
+
+@ENCODE_TRACED_WITH_DROPOUT.mistake(every_state_follows_by_the_draws_after_those_before_it)
+def embeddings_shown_before_dropout(ids, keep, types, weights, config, generator=None):
+    trace = encode_traced(ids, keep, types, weights, config, generator)
+    return trace._replace(embedded_BSD=embeddings(ids, types, weights.embeddings, config))
+
+
+@ENCODE_TRACED_WITH_DROPOUT.mistake(
+    encode_draws_alike, every_state_follows_by_the_draws_after_those_before_it
+)
+def the_same_draws_in_every_block(ids, keep, types, weights, config, generator=None):
+    embedded = embeddings(ids, types, weights.embeddings, config, generator)
+    bias, trace = padding_bias(keep, embedded.dtype), EncoderTrace(embedded, ())
+    for w in weights.blocks:
+        seen = block(trace.hiddens_LBSD[-1], bias, w, config, rewound(generator))
+        trace = trace._replace(blocks=(*trace.blocks, seen))
+    return trace
+
+
+@ENCODE_TRACED_WITH_DROPOUT.mistake(nothing_is_dropped_without_both_rates_and_a_generator)
+def trace_always_in_training(ids, keep, types, weights, config, generator=None):
+    return encode_traced(ids, keep, types, weights, config, generator or fresh(1))

@@ -697,6 +697,16 @@ def a_vector_of_zeros_has_the_bias(formula, case):
     return differing(y, case.weights.bias_O.expand(len(case.x))), 0
 
 
+@REGRESSION_VALUES.law
+def each_value_meets_its_own_label_alone(formula, case):
+    """The mean square against labels [B] is that of the texts one at a time."""
+    labels = normal(6, len(case.x))
+    together = (formula(*case) - labels).square().mean()
+    alone = [formula(case.x[i : i + 1], case.weights) - labels[i] for i in range(len(case.x))]
+    size = 1 + case.x.abs().sum() * case.weights.weight_OI.abs().max() + labels.abs().max()
+    return distance(together, torch.stack(alone).square().mean(), size * size), 32 * EPS
+
+
 @REGRESSION_VALUES.gradient
 def its_gradients_are_sums_over_texts(formula, case):
     upstream = normal(8, len(case.x))
@@ -912,7 +922,7 @@ def value_without_bias(x, weights, rate=0.0, generator=None):
     return regression_values(x, weights) - weights.bias_O
 
 
-@REGRESSION_VALUES.mistake(a_value_is_one_row_times_the_vector_and_a_bias)
+@REGRESSION_VALUES.mistake(each_value_meets_its_own_label_alone)
 def a_column_of_values(x, weights, rate=0.0, generator=None):
     """[B, 1] for [B]: a loss against [B] then broadcasts to [B, B] without a word."""
     return linear(x, *weights)

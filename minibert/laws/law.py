@@ -107,12 +107,17 @@ class Accuracy(Law):
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong version of a formula, the laws that reject it, and where it was seen in public."""
+    """A wrong version of a formula, the laws that reject it, and where it was seen in public.
+
+    A law must reject it by a finite error: a wrong shape would be noticed without any law. Only
+    where a NaN or an infinity is the mistake itself, `nan` says so.
+    """
 
     wrong: Callable[..., Any]
     name: str
     laws: tuple[str, ...]
     source: str = ""
+    nan: bool = False
 
 
 class Proof:
@@ -189,7 +194,7 @@ class Proof:
         return add
 
     def mistake(
-        self, *laws: Callable[..., Any], source: str = "", name: str = ""
+        self, *laws: Callable[..., Any], source: str = "", name: str = "", nan: bool = False
     ) -> Callable[[Any], Any]:
         """A wrong formula that each of these laws rejects; `source` is where it was published."""
 
@@ -199,7 +204,7 @@ class Proof:
             names = tuple(law.__name__ for law in laws)
             assert names, f"{key} names no law that rejects it"
             assert set(names) <= set(self.laws), f"{key}: no such law among {names}"
-            self.mistakes[key] = Mistake(wrong, key, names, source)
+            self.mistakes[key] = Mistake(wrong, key, names, source, nan)
             return wrong
 
         return add

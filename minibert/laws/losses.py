@@ -235,7 +235,9 @@ def summed_over_rows(logits, labels):
 
 
 @CROSS_ENTROPY.mistake(
-    nothing_to_count_costs_nothing, source="https://github.com/pytorch/pytorch/issues/70348"
+    nothing_to_count_costs_nothing,
+    source="https://github.com/pytorch/pytorch/issues/70348",
+    nan=True,
 )
 def nan_where_nothing_counts(logits, labels):
     return F.cross_entropy(logits, labels)
@@ -268,7 +270,13 @@ def in_bits(logits, labels):
 
 
 @CROSS_ENTROPY.mistake(two_classes_are_softplus)
-def log_of_softmax(logits, labels):
+def log_of_softmax_and_a_bit(logits, labels):
+    return F.nll_loss(torch.log(F.softmax(logits, 1) + 1e-9), labels.clamp(min=0))
+
+
+@CROSS_ENTROPY.mistake(two_classes_are_softplus, nan=True)
+def overflow_of_the_log_of_softmax(logits, labels):
+    """The logarithm of a probability that has become 0."""
     return F.nll_loss(torch.log(F.softmax(logits, 1)), labels.clamp(min=0))
 
 
@@ -453,7 +461,7 @@ def summed_over_masked(logits, labels):
     return F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
 
 
-@MLM.mistake(without_a_masked_token_it_is_zero)
+@MLM.mistake(without_a_masked_token_it_is_zero, nan=True)
 def nan_without_a_masked_token(logits, labels):
     return F.cross_entropy(logits.transpose(1, 2), labels)
 
@@ -1015,7 +1023,7 @@ def its_slope_is_q_minus_p_and_the_teacher_has_none(formula, case):
     p, q = (F.softmax(x / case.temperature, 1) for x in case[:2])
     expected = upstream[:, None] * (q - p) / case.temperature
     unit = soft_bound(case)[:, None] * (1 + upstream.abs()[:, None] / case.temperature)
-    return distance(to_student, expected, unit) + float(to_teacher.abs().max()), 1
+    return distance(to_student, expected, unit) + 2 * differing(to_teacher, 0 * case.teacher), 1
 
 
 def scores_of_1e4_on_both_sides(draw: Draw) -> SoftCase:
@@ -1123,8 +1131,8 @@ def kl_with_a_teacher_that_learns(teacher, student, t):
     return torchs_kl(teacher, student, t)
 
 
-@KL.mistake(an_impossible_class_adds_nothing)
-def kl_of_plain_logarithms(teacher, student, t):
+@KL.mistake(an_impossible_class_adds_nothing, nan=True)
+def zero_times_infinity_in_the_gain(teacher, student, t):
     p, q = F.softmax(teacher.detach() / t, 1), F.softmax(student / t, 1)
     return (p * (torch.log(p) - torch.log(q))).sum(1)
 
@@ -1213,12 +1221,12 @@ def a_shift_of_either_side_cancels(formula, case):
 
 @SOFT.law
 def hot_slopes_compare_centred_logits(formula, case):
-    """T² times the slope tends to (s - t) / C, both centred: Hinton et al. 2015, section 2.1."""
+    """T² times the slope tends to u (s - t) / C, both centred: Hinton et al. 2015, section 2.1."""
     hot = 1e6 * float(torch.stack(case[:2]).abs().max())
-    ones = torch.ones(len(case.teacher), dtype=torch.float64)
-    (slope,) = gradients(lambda x: formula(case.teacher, x, hot), [case.student], ones)
+    upstream = normal(7, len(case.teacher))
+    (slope,) = gradients(lambda x: formula(case.teacher, x, hot), [case.student], upstream)
     teacher, student = (x - x.mean(1, keepdim=True) for x in case[:2])
-    expected = (student - teacher) / teacher.shape[1]
+    expected = upstream[:, None] * (student - teacher) / teacher.shape[1]
     return distance(hot * hot * slope, expected, expected.abs().max()), 1e-5
 
 
@@ -1323,8 +1331,8 @@ def averaged_over_the_batch(teacher, student, t):
     return soft_cross_entropy(teacher, student, t).mean().expand(len(teacher))
 
 
-@SOFT.mistake(an_impossible_class_adds_nothing, name="zero_times_infinity")
-def product_with_an_infinite_logarithm(teacher, student, t):
+@SOFT.mistake(an_impossible_class_adds_nothing, nan=True)
+def zero_times_infinity(teacher, student, t):
     return -(F.softmax(teacher.detach() / t, 1) * F.log_softmax(student / t, 1)).sum(1)
 
 
@@ -1353,9 +1361,9 @@ AT_FULL_SCALE = Proof(
 def heat_does_not_weaken_its_slope(formula, case):
     """From T to 2T, both hot, the slope stays what it is."""
     hot = 1e6 * float(torch.stack(case[:2]).abs().max())
-    ones = torch.ones(len(case.teacher), dtype=torch.float64)
+    upstream = normal(7, len(case.teacher))
     once, twice = (
-        gradients(lambda x, t=t: formula(case.teacher, x, t), [case.student], ones)[0]
+        gradients(lambda x, t=t: formula(case.teacher, x, t), [case.student], upstream)[0]
         for t in (hot, 2 * hot)
     )
     return distance(twice, once, once.abs().max()), 1e-5
@@ -1550,10 +1558,11 @@ def without_samples_it_is_the_price(formula, case):
 
 @SPARSE.gradient
 def every_sample_weighs_one(formula, case):
-    """And every weight 2 λ θ."""
-    found = gradients(lambda *parts: formula(*parts, case.strength), case[:2], as_tensor(1.0))
-    expected = 2 * case.strength * case.parameters
-    error = differing(found[0], torch.ones_like(found[0]))
+    """u to each sample, and u 2 λ θ to every weight."""
+    upstream = normal(3)
+    found = gradients(lambda *parts: formula(*parts, case.strength), case[:2], upstream)
+    expected = 2 * case.strength * upstream * case.parameters
+    error = differing(found[0], upstream.expand_as(found[0]))
     return error + distance(found[1], expected, expected.abs()), 4 * EPS
 
 

@@ -37,13 +37,15 @@ WHOLE_NUMBERS = {
 MASK, VOCABULARY = 3, 23
 
 
-def unevenness(counts: Sequence[int]) -> float:
+def unevenness(counts: Sequence[int], expected: float | None = None) -> float:
     """χ² of counts that should be equal, as a share of what it exceeds with probability e^-25.
 
     χ² with d degrees of freedom is above d + 2 √(d t) + 2 t with probability e^-t at most (Laurent
-    and Massart 2000).
+    and Massart 2000). Where it is not known what each count should be, it is their mean.
     """
-    expected, freedom, t = sum(counts) / len(counts), len(counts) - 1, 25
+    freedom, t = len(counts), 25
+    if expected is None:
+        expected, freedom = sum(counts) / len(counts), len(counts) - 1
     if expected == 0:
         return math.inf
     chi_square = sum((count - expected) ** 2 / expected for count in counts)
@@ -65,8 +67,10 @@ class Count(NamedTuple):
 
 
 def count_case(draw: Draw) -> Count:
-    rate = draw.choice([0.15, 0.15, 0.0, 1.0, draw.real(0, 1)])
-    return Count(draw.integer(0, 600), rate, draw.choice([0, 1, 5, 20, 80, 600]))
+    """Any count, rate and room; mostly with room enough."""
+    rate = draw.choice([0.15, 0.15, draw.real(0, 1), draw.real(0, 1), 0.0, 1.0])
+    room = draw.choice([600, 600, 600, 0, 1, draw.integer(1, 100)])
+    return Count(draw.integer(0, draw.choice([9, 600, 600])), rate, room)
 
 
 def roomy_case(draw: Draw) -> Count:
@@ -96,8 +100,11 @@ def it_rounds_as_torch_does(formula, case):
 @MASKED_COUNT.law
 def at_least_one_and_at_most_the_room(formula, case):
     """Also at rate 0: a sequence without a word to guess would teach nothing."""
-    found = formula(*case)
-    return max(0, min(1, case.most) - found, found - case.most), 0
+    error = 0
+    for each in (case, case._replace(rate=0.0), case._replace(most=0)):
+        found = formula(*each)
+        error += max(0, min(1, each.most) - found, found - each.most)
+    return error, 0
 
 
 @MASKED_COUNT.law(cases=roomy_case)
@@ -734,14 +741,15 @@ def torchs_cross_entropy_reads_the_labels_of_the_chosen_words_alone(formula, cas
     cost = F.cross_entropy(
         torch.zeros(len(labels), VOCABULARY, dtype=torch.float64), labels, reduction="sum"
     )
-    words = min(len(labels) - 2, masked_count(len(labels)))
+    share = torch.tensor(0.15 * len(labels), dtype=torch.float64)
+    words = min(len(labels) - 2, int(share.round().clamp(1, 20)))
     return abs(float(cost) - words * math.log(VOCABULARY)), 100 * words * EPS
 
 
 @MASK_TOKENS.law
 def the_count_is_the_published_one(formula, case):
     _, labels = masked_by(formula, case)
-    wanted = min(len(case.ids) - 2, masked_count(len(case.ids)))
+    wanted = min(len(case.ids) - 2, spec.masked_count(len(case.ids), 0.15, 20))
     return abs(int((labels != -100).sum()) - wanted), 0
 
 
@@ -756,9 +764,12 @@ def rate_and_room_are_obeyed(formula, case):
 
 @MASK_TOKENS.law
 def specials_stay_and_have_no_label(formula, case):
-    ids, labels = masked_by(formula, case)
-    special = case.groups < 0
-    return int((ids != case.ids)[special].sum() + (labels[special] != -100).sum()), 0
+    """Nor where every word is hidden."""
+    special, error = case.groups < 0, 0
+    for options in ({}, {"rate": 1.0, "most": 1000}):
+        ids, labels = masked_by(formula, case, **options)
+        error += int((ids != case.ids)[special].sum() + (labels[special] != -100).sum())
+    return error, 0
 
 
 @MASK_TOKENS.law
@@ -807,7 +818,9 @@ def each_piece_has_a_draw_of_its_own_and_words_are_even(formula, case):
     uneven = max(
         imbalance(found[MASK], n, 0.8 + 0.1 / VOCABULARY),
         imbalance(found[word], n, 0.1 + 0.1 / VOCABULARY),
-        unevenness([found[v] for v in range(VOCABULARY) if v not in (MASK, word)]),
+        unevenness(
+            [found[v] for v in range(VOCABULARY) if v not in (MASK, word)], 0.1 * n / VOCABULARY
+        ),
     )
     return uneven + float((labels != word).sum()), 1
 
@@ -850,11 +863,11 @@ def with_random_words(words_of):
 
 
 for name, words_of in {
-    "one random word for all": lambda ids, v, g: torch.randint(v, (), generator=g),
-    "random words of the sentence": lambda ids, v, g: ids.roll(1),
-    "never a special one": lambda ids, v, g: torch.randint(5, v, ids.shape, generator=g),
-    "always a special one": lambda ids, v, g: torch.randint(5, ids.shape, generator=g),
-    "never the last word": lambda ids, v, g: torch.randint(v - 1, ids.shape, generator=g),
+    "one_random_word_for_all": lambda ids, v, g: torch.randint(v, (), generator=g),
+    "random_words_of_the_sentence": lambda ids, v, g: ids.roll(1),
+    "never_a_special_one": lambda ids, v, g: torch.randint(5, v, ids.shape, generator=g),
+    "always_a_special_one": lambda ids, v, g: torch.randint(5, ids.shape, generator=g),
+    "never_the_last_word": lambda ids, v, g: torch.randint(v - 1, ids.shape, generator=g),
 }.items():
     law = each_piece_has_a_draw_of_its_own_and_words_are_even
     MASK_TOKENS.mistake(law, name=name)(with_random_words(words_of))
@@ -913,6 +926,13 @@ def texts_case(draw: Draw) -> TwoTexts:
     return TwoTexts(list(range(first)), list(range(100, 100 + second)), most, seed_of(draw))
 
 
+def long_texts_case(draw: Draw) -> TwoTexts:
+    """Each alone is longer than both may be."""
+    return texts_case(draw)._replace(
+        first=list(range(draw.integer(24, 90))), second=list(range(100, draw.integer(124, 190)))
+    )
+
+
 def cut_by(formula: Callable[..., Any], case: TwoTexts) -> tuple[list[int], list[int]]:
     return formula(case.first, case.second, case.most, fresh(case.seed))
 
@@ -963,14 +983,14 @@ def a_text_of_half_the_room_is_not_cut(formula, case):
     ), 0
 
 
-@TRUNCATED_PAIR.law
+@TRUNCATED_PAIR.law(cases=long_texts_case)
 def two_long_texts_end_up_alike(formula, case):
     first, second = cut_by(formula, case)
     both_cut = len(first) < len(case.first) and len(second) < len(case.second)
     return max(0, abs(len(first) - len(second)) - 1) if both_cut else 0, 0
 
 
-@TRUNCATED_PAIR.law
+@TRUNCATED_PAIR.law(cases=long_texts_case)
 def of_two_texts_cut_alike_the_first_has_the_odd_token(formula, case):
     first, second = cut_by(formula, case)
     both_cut = len(first) < len(case.first) and len(second) < len(case.second)
@@ -979,7 +999,9 @@ def of_two_texts_cut_alike_the_first_has_the_odd_token(formula, case):
 
 @TRUNCATED_PAIR.law
 def neither_is_emptied(formula, case):
-    return sum(not part for part in cut_by(formula, case)), 0
+    """Nor a text of one token beside a long one."""
+    one = case._replace(first=case.first[:1], second=list(range(100, 190)))
+    return sum(not part for each in (case, one) for part in cut_by(formula, each)), 0
 
 
 @TRUNCATED_PAIR.law
@@ -1263,7 +1285,7 @@ def short_targets_are_even_and_as_many_as_asked(formula, case):
     ]
     found = Counter(len(pair.first) + len(pair.second) for pair in pairs)
     stray = len(pairs) - sum(found[n] for n in range(2, 8))
-    uneven = unevenness([found[n] for n in range(2, 7)])
+    uneven = unevenness([found[n] for n in range(2, 7)], len(pairs) * case.short_rate / 6)
     return max(uneven, imbalance(found[7], len(pairs), 1 - case.short_rate * 5 / 6)) + stray, 1
 
 

@@ -250,7 +250,7 @@ def ranks_instead(true, said):
     return SPEARMAN.formula(true, said)
 
 
-@PEARSON.mistake(itself_is_1_orthogonal_is_0_and_constant_is_0)
+@PEARSON.mistake(itself_is_1_orthogonal_is_0_and_constant_is_0, nan=True)
 def nan_for_a_constant(true, said):
     return PEARSON.formula(true, said) if len(said.unique()) > 1 else math.nan
 

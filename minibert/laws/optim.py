@@ -1769,7 +1769,7 @@ def cosine_that_rises_again(t, w, T):
     it_is_the_square_of_a_cosine,
 )
 def quarter_of_a_cosine(t, w, T):
-    return t / w if t < w else max(0.0, math.cos(math.pi / 2 * min(1, (t - w) / (T - w))))
+    return t / w if t < w else max(0.0, math.cos(math.pi / 2 * min(1, (t - w) / max(1, T - w))))
 
 
 @COSINE.mistake(a_cosine_bends_in_proportion, a_cosine_is_right_to_the_last_place_of_one)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import torch
@@ -34,6 +35,12 @@ def section(function: Callable[..., Any], name: str) -> str:
     return inspect.cleandoc("\n".join(["", *lines]))
 
 
+def rounded_up(number: float) -> str:
+    """Three digits, never fewer than there are: a share of 1.001 must not be printed as 1."""
+    digits = Context(prec=3, rounding=ROUND_CEILING).create_decimal_from_float(number)
+    return f"{float(digits):.3g}"
+
+
 def accuracy_table(rows: Iterable[Digits]) -> list[str]:
     """One row a formula: what is promised, and how much of it each precision uses up."""
     by_formula: dict[str, list[Digits]] = {}
@@ -49,9 +56,9 @@ def accuracy_table(rows: Iterable[Digits]) -> list[str]:
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             same = [row for row in group if row.dtype == dtype]
             hardest = max(same, key=lambda row: row.worst, default=None)
-            cells.append(f"{hardest.worst:.2g} ({hardest.family})" if hardest else "")
+            cells.append(f"{rounded_up(hardest.worst)} ({hardest.family})" if hardest else "")
         theirs = [r.of_torch for r in group if r.dtype == torch.float32 and r.of_torch is not None]
-        cells.append(f"{max(theirs):.2g}" if theirs else "")
+        cells.append(rounded_up(max(theirs)) if theirs else "")
         lines.append(f"| `{name}` | {promise} | {' | '.join(cells)} |")
     return lines
 
@@ -61,11 +68,12 @@ def formulas_page(proofs: Iterable[Proof]) -> str:
     proofs = list(proofs)
     laws = sum(len(proof.laws) for proof in proofs)
     mistakes = [mistake for proof in proofs for mistake in proof.mistakes.values()]
-    real = sum(bool(mistake.source) for mistake in mistakes)
+    sources = [mistake.source for mistake in mistakes if mistake.source]
     parts = [
         "# Formulas, laws and known mistakes",
-        f"{len(proofs)} proofs, {laws} laws, {len(mistakes)} known mistakes, {real} of them from "
-        "public code (linked). `minibert verify` tries every law; `minibert verify --break NAME` "
+        f"{len(proofs)} proofs, {laws} laws, {len(mistakes)} known mistakes, "
+        f"{len(sources)} of them seen in {len(set(sources))} public threads and files (linked). "
+        "`minibert verify` tries every law; `minibert verify --break NAME` "
         "puts a mistake in the place of its formula; `minibert verify --matrix` shows which law "
         "rejects which mistake.\n\nThis page is made by `python -m minibert.laws > "
         "docs/formulas.md`; a test holds it to the code.",

@@ -1,9 +1,10 @@
-"""Laws of the training loop: cut into parts, a batch has the gradient that it has as a whole.
+"""Laws of training: a batch in parts has the gradient of the whole, and a teacher only answers.
 
-The loop belongs to the workshop and not to the book, but its usual mistakes are as silent as those
-of any formula: the loss falls all the same.
+Loop and objectives belong to the workshop and not to the book, but their usual mistakes are as
+silent as those of any formula: the loss falls all the same.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,20 +12,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from minibert.config import BertConfig
+from minibert.data.tokenizer import Encoding
+from minibert.distillation import TermWeights, distillation_loss, intermediate_terms
+from minibert.encoder import encode_traced
+from minibert.laws import spec as spec_of_encoder
 from minibert.laws import spec_training as spec
+from minibert.laws.attention import parts_of, with_parts
+from minibert.laws.encoder import random_weights, wide_lists
 from minibert.laws.law import Draw, Proof
 from minibert.laws.measure import (
     EPS,
     as_tensor,
     differing,
     distance,
+    fresh,
+    gradients,
     normal,
     order_of,
     seed_of,
     slope_of_spec,
+    slopes,
 )
-from minibert.parameters import LinearWeights, flatten, named_tensors, with_tensors
+from minibert.parameters import BertWeights, LinearWeights, flatten, named_tensors, with_tensors
 from minibert.training.loop import TrainingOptions, accumulate_gradient
+from minibert.training.objectives import IntermediateObjective
 from minibert.training.trainable import Trainable
 
 # --------------------------------------------------------------------------- accumulate_gradient
@@ -281,9 +293,9 @@ ACCUMULATE.mistake(
     name="divided_by_a_count_and_one",
 )(written_anew(share=lambda counts, n, parts: counts[n] / (sum(counts) + 1)))
 
-ACCUMULATE.mistake(counting_nothing_leaves_only_the_price, name="nan_where_nothing_counts")(
-    written_anew(share=lambda counts, n, parts: counts[n] / (sum(counts) or math.nan))
-)
+ACCUMULATE.mistake(
+    counting_nothing_leaves_only_the_price, name="nan_where_nothing_counts", nan=True
+)(written_anew(share=lambda counts, n, parts: counts[n] / (sum(counts) or math.nan)))
 
 
 def clear_unless_last(trainable, number, parts):
@@ -379,3 +391,321 @@ def loss_of_the_last_part_reported(objective, rows, trainable, options, generato
     last = rows[(len(rows) - 1) // size * size :]
     terms = objective.terms(last, trainable.weights(options.dtype), generator)
     return sums | {name: float(value.detach()) for name, value in terms.items()}
+
+
+# ------------------------------------------------------------------------ intermediate objective
+
+
+class Lesson(NamedTuple):
+    """A teacher and what it teaches with, the student's weights, and a seed of its draws."""
+
+    objective: IntermediateObjective
+    weights: BertWeights
+    seed: int
+
+
+def small_model(layers: int, width: int, heads: int, dropout: float) -> BertConfig:
+    return BertConfig(
+        vocab_size=7,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=5,
+        max_position_embeddings=6,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+
+
+STUDENT, TEACHER = small_model(2, 4, 1, 0.4), small_model(3, 6, 2, 0.5)
+
+
+def without_dropout(config: BertConfig) -> BertConfig:
+    return dataclasses.replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def lesson(draw: Draw, modes: tuple[str, ...] = ("masked", "tinybert")) -> Lesson:
+    """Two or three texts of unequal lengths for a teacher of 3 layers and a student of 2."""
+    lengths = draw.choice([(2, 4), (3, 1), (4, 4), (5, 2, 3)])
+    texts = [
+        Encoding([draw.integer(1, 6) for _ in range(n)], [draw.integer(0, 1) for _ in range(n)])
+        for n in lengths
+    ]
+    objective = IntermediateObjective(
+        texts,
+        len(texts),
+        0,
+        0,
+        torch.device("cpu"),
+        STUDENT,
+        random_weights(seed_of(draw), TEACHER),
+        TEACHER,
+        draw.choice([(2, 3), (1, 2), (3, 1)]),
+        TermWeights(*draw.choice([(1.0, 1.0, 1.0), (0.5, 2.0, 3.0)])),
+        draw.choice(modes),
+    )
+    fit = LinearWeights(normal(seed_of(draw), 6, 4), normal(seed_of(draw), 6))
+    weights = random_weights(seed_of(draw), STUDENT)._replace(fit_dense=fit)
+    return Lesson(objective, weights, seed_of(draw))
+
+
+def masked_lesson(draw: Draw) -> Lesson:
+    return lesson(draw, ("masked",))
+
+
+INTERMEDIATE = Proof(
+    IntermediateObjective.terms,
+    lesson,
+    name="intermediate_objective",
+    without={
+        "reference": "what it is made of is compared with torch where it is proven",
+        "accuracy": "what it rounds are two encoders and their losses",
+    },
+    cost=2,
+)
+
+
+def texts_of(objective: IntermediateObjective) -> range:
+    return range(len(objective.encodings))
+
+
+def loss_of(formula: Callable[..., Any], case: Lesson, generator: Any = None) -> Tensor:
+    terms = formula(case.objective, texts_of(case.objective), case.weights, generator)
+    loss: Tensor = terms["loss"]
+    return loss
+
+
+def with_student(case: Lesson, config: BertConfig) -> Lesson:
+    return case._replace(objective=dataclasses.replace(case.objective, config=config))
+
+
+def with_teacher(case: Lesson, teacher: BertWeights, config: BertConfig = TEACHER) -> Lesson:
+    objective = dataclasses.replace(case.objective, teacher=teacher, teacher_config=config)
+    return case._replace(objective=objective)
+
+
+def spec_of_traced(ids, types, keep, w, config):
+    """States h_0 … h_L and scores A_1 … A_L, as loops over floats."""
+    heads, eps = config.num_attention_heads, config.layer_norm_eps
+    states, scores = [spec_of_encoder.embeddings(ids, types, w.embeddings, eps)], []
+    bias = spec_of_encoder.hides_padding(keep, len(ids))
+    for b in w.blocks:
+        Q, K = (
+            spec_of_encoder.split_heads([spec.linear(x, *map_) for x in states[-1]], heads)
+            for map_ in b.attention[:2]
+        )
+        scores.append([spec_of_encoder.scores(q, k) for q, k in zip(Q, K, strict=True)])
+        states.append(spec_of_encoder.block(states[-1], bias, b, heads, eps, config.hidden_act))
+    return states, scores
+
+
+def spec_of_terms(case: Lesson, student: Any) -> list[float]:
+    """Embedding, hidden and attention term, means over texts padded to the longest of them."""
+    objective, teacher = case.objective, wide_lists(case.objective.teacher)
+    longest, terms = max(len(text.ids) for text in objective.encodings), []
+    for ids, types in objective.encodings:
+        rest = [0] * (longest - len(ids))
+        given = ids + rest, types + rest, [True] * len(ids) + [False] * len(rest)
+        own = spec_of_traced(*given, student, objective.config)
+        other = spec_of_traced(*given, teacher, objective.teacher_config)
+        layers, fit = list(objective.layers), student.fit_dense
+        terms.append(spec.intermediate_terms(own, other, given[2], layers, fit, objective.mode))
+    return [math.fsum(column) / len(terms) for column in zip(*terms, strict=True)]
+
+
+def spec_of_objective(case: Lesson, student: Any) -> float:
+    prices = list(case.objective.term_weights[:3])
+    return spec.distillation_loss([*spec_of_terms(case, student)], prices)
+
+
+@INTERMEDIATE.spec(cost=20)
+def it_is_the_mean_of_what_two_encoders_disagree_on(formula, case):
+    """The loss and each of its terms, in the mean over texts."""
+    found = formula(case.objective, texts_of(case.objective), case.weights, None)
+    student = wide_lists(case.weights)
+    terms, loss = spec_of_terms(case, student), spec_of_objective(case, student)
+    names = ("embedding", "hidden", "attention", "loss")
+    error = max(abs(float(found[k]) - e) for k, e in zip(names, [*terms, loss], strict=True))
+    return error, 200 * EPS * (1 + loss)
+
+
+@INTERMEDIATE.law
+def the_teacher_answers_the_same_whatever_the_student_draws(formula, case):
+    """A student without dropout, a teacher with rates in its config: no generator matters."""
+    still = with_student(case, without_dropout(STUDENT))
+    plain = loss_of(formula, still)
+    losses = [loss_of(formula, still, fresh(case.seed + shift)) for shift in (0, 1)]
+    return sum(distance(loss, plain) for loss in losses), 0
+
+
+@INTERMEDIATE.law
+def the_rates_of_the_teacher_do_not_matter(formula, case):
+    quiet = with_teacher(case, case.objective.teacher, without_dropout(TEACHER))
+    losses = [loss_of(formula, part, fresh(case.seed)) for part in (case, quiet)]
+    return distance(*losses), 0
+
+
+@INTERMEDIATE.law
+def the_student_alone_draws(formula, case):
+    """It draws what `encode_traced` draws: what comes next from the generator is the same."""
+    generator, alone = fresh(case.seed), fresh(case.seed)
+    loss_of(formula, case, generator)
+    batch = case.objective.batch(texts_of(case.objective))
+    encode_traced(batch.ids_BS, batch.keep_BS, batch.types_BS, case.weights, STUDENT, alone)
+    return distance(*(torch.rand(5, generator=source) for source in (generator, alone))), 0
+
+
+@INTERMEDIATE.law(cases=masked_lesson)
+def a_batch_is_the_mean_of_its_texts_alone(formula, case):
+    """Each without padding."""
+    objective, rows = case.objective, texts_of(case.objective)
+    alone = [formula(objective, [row], case.weights, None)["loss"] for row in rows]
+    whole = loss_of(formula, case)
+    return distance(whole, torch.stack(alone).mean()), 200 * EPS * (1 + float(whole))
+
+
+@INTERMEDIATE.law
+def a_student_like_the_teacher_has_nothing_to_learn(formula, case):
+    """The teacher's weights, no dropout and every layer from its own: exactly 0."""
+    same = dataclasses.replace(case.objective, config=without_dropout(TEACHER), layers=(1, 2, 3))
+    twin = Lesson(same, same.teacher, case.seed)
+    return float(loss_of(formula, twin, fresh(case.seed))), 0
+
+
+@INTERMEDIATE.gradient
+def no_gradient_reaches_the_teacher(formula, case):
+    """Not to one of its weights, even where somebody asks for it; the student's words learn."""
+    words, teacher = case.weights.embeddings, case.objective.teacher
+
+    def loss(word_VD, *parts):
+        taught = with_teacher(case, with_parts(teacher, parts))
+        weights = case.weights._replace(embeddings=words._replace(word_VD=word_VD))
+        return loss_of(formula, taught._replace(weights=weights), fresh(case.seed))
+
+    to_words, *found = gradients(loss, [words.word_VD, *parts_of(teacher)], as_tensor(1.0))
+    error = sum(float(gradient.abs().sum()) for gradient in found)
+    return error + float(to_words.abs().sum() == 0), 0
+
+
+@INTERMEDIATE.gradient
+def every_weight_of_the_student_learns(formula, case):
+    """The map to the teacher's width, too; the last block by its state."""
+    found = gradients(
+        lambda *parts: loss_of(formula, case._replace(weights=with_parts(case.weights, parts))),
+        parts_of(case.weights),
+        as_tensor(1.0),
+    )
+    return sum(float(gradient.abs().sum()) == 0 for gradient in found), 0
+
+
+@INTERMEDIATE.gradient(cost=100)
+def its_slope_is_that_of_the_mean_over_texts(formula, case):
+    """To every weight of the student at once."""
+    return slopes(
+        lambda *parts: loss_of(formula, case._replace(weights=with_parts(case.weights, parts))),
+        lambda *parts: spec_of_objective(case, with_parts(case.weights, parts)),
+        parts_of(case.weights),
+        tolerance=1e-10,
+    )
+
+
+def evaluated_teacher(inputs, objective, generator):
+    """With a gradient, if somebody asks for one."""
+    return encode_traced(*inputs, objective.teacher, objective.teacher_config)
+
+
+def with_pieces(teach=evaluated_teacher, learn=encode_traced, keep=lambda keep: keep):
+    """The objective with another teacher, another student, or another mask for their losses."""
+
+    def terms(objective, rows, weights, generator):
+        batch = objective.batch(rows)
+        inputs = batch.ids_BS, batch.keep_BS, batch.types_BS
+        found = intermediate_terms(
+            learn(*inputs, weights, objective.config, generator),
+            teach(inputs, objective, generator),
+            keep(batch.keep_BS),
+            objective.layers,
+            weights.fit_dense,
+            objective.term_weights,
+            objective.mode,
+        )
+        loss_B = distillation_loss(found, objective.term_weights)
+        named = zip(("embedding", "hidden", "attention"), found[:3], strict=True)
+        return {"loss": loss_B.mean()} | {name: term_B.mean() for name, term_B in named}
+
+    return terms
+
+
+def teacher_drawing(inputs, objective, generator):
+    return encode_traced(*inputs, objective.teacher, objective.teacher_config, generator)
+
+
+INTERMEDIATE.mistake(
+    the_teacher_answers_the_same_whatever_the_student_draws,
+    the_rates_of_the_teacher_do_not_matter,
+    the_student_alone_draws,
+    a_student_like_the_teacher_has_nothing_to_learn,
+    source="https://github.com/yxuansu/TaCL/issues/11",
+    name="the_teacher_gets_the_generator",
+)(with_pieces(teacher_drawing))
+
+INTERMEDIATE.mistake(
+    the_rates_of_the_teacher_do_not_matter,
+    a_student_like_the_teacher_has_nothing_to_learn,
+    it_is_the_mean_of_what_two_encoders_disagree_on,
+    source="https://github.com/huawei-noah/Pretrained-Language-Model/blob/"
+    "1bb9b3e49b05279a4ba5cbe805ac81c803f94981/TinyBERT/general_distill.py",
+    name="the_teacher_is_never_told_to_evaluate",
+)(with_pieces(lambda inputs, objective, _: teacher_drawing(inputs, objective, fresh(1))))
+
+INTERMEDIATE.mistake(the_student_alone_draws, name="the_student_does_without_dropout")(
+    with_pieces(learn=lambda *case: encode_traced(*case[:-1]))
+)
+
+INTERMEDIATE.mistake(
+    a_batch_is_the_mean_of_its_texts_alone,
+    it_is_the_mean_of_what_two_encoders_disagree_on,
+    name="padding_has_to_be_learnt_too",
+)(with_pieces(keep=torch.ones_like))
+
+
+@INTERMEDIATE.mistake(no_gradient_reaches_the_teacher)
+def the_teacher_is_trained_along(objective, rows, weights, generator):
+    """Squares of a difference with a gradient on either side: each moves towards the other."""
+    batch = objective.batch(rows)
+    inputs = batch.ids_BS, batch.keep_BS, batch.types_BS
+    student = encode_traced(*inputs, weights, objective.config, generator)
+    teacher = evaluated_teacher(inputs, objective, generator)
+    mapped = student.embedded_BSD @ weights.fit_dense.weight_OI.T + weights.fit_dense.bias_O
+    return {"loss": (mapped - teacher.embedded_BSD)[batch.keep_BS].square().mean()}
+
+
+@INTERMEDIATE.mistake(every_weight_of_the_student_learns, its_slope_is_that_of_the_mean_over_texts)
+def the_map_does_not_learn(objective, rows, weights, generator):
+    still = LinearWeights(*(part.detach() for part in weights.fit_dense))
+    return objective.terms(rows, weights._replace(fit_dense=still), generator)
+
+
+@INTERMEDIATE.mistake(it_is_the_mean_of_what_two_encoders_disagree_on)
+def always_the_first_layers(objective, rows, weights, generator):
+    return dataclasses.replace(objective, layers=(1, 2)).terms(rows, weights, generator)
+
+
+@INTERMEDIATE.mistake(it_is_the_mean_of_what_two_encoders_disagree_on)
+def the_teacher_run_by_the_config_of_the_student(objective, rows, weights, generator):
+    confused = dataclasses.replace(objective, teacher_config=objective.config)
+    return confused.terms(rows, weights, generator)
+
+
+@INTERMEDIATE.mistake(
+    it_is_the_mean_of_what_two_encoders_disagree_on, a_batch_is_the_mean_of_its_texts_alone
+)
+def summed_over_the_texts(objective, rows, weights, generator):
+    terms = objective.terms(rows, weights, generator)
+    return {name: len(rows) * term for name, term in terms.items()}
+
+
+@INTERMEDIATE.mistake(it_is_the_mean_of_what_two_encoders_disagree_on)
+def terms_alike_whatever_they_weigh(objective, rows, weights, generator):
+    alike = dataclasses.replace(objective, term_weights=TermWeights())
+    return alike.terms(rows, weights, generator)

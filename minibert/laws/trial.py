@@ -89,9 +89,6 @@ def named(name: str, proofs: Iterable[Proof]) -> list[Proof]:
     return [p for p in proofs if name in (p.name, *p.name.split(".", 1))]
 
 
-def mistakes_named(name: str, proofs: Iterable[Proof]) -> dict[str, tuple[Proof, Mistake]]:
-    """The mistakes whose full name, `module.formula.mistake`, is this or ends in it."""
-    everyone = {f"{p.name}.{m.name}": (p, m) for p in proofs for m in p.mistakes.values()}
-    if not name:
-        return everyone
-    return {full: pair for full, pair in everyone.items() if f".{full}".endswith(f".{name}")}
+def all_mistakes(proofs: Iterable[Proof]) -> dict[str, tuple[Proof, Mistake]]:
+    """Every known mistake by its full name, `module.formula.mistake`."""
+    return {f"{p.name}.{m.name}": (p, m) for p in proofs for m in p.mistakes.values()}
