@@ -28,6 +28,13 @@ from minibert.masking import (
 )
 
 
+def test_fifteen_per_cent_and_at_most_twenty_unless_told_otherwise():
+    assert masked_count(100) == 15
+    assert masked_count(133) == masked_count(134) == masked_count(10_000) == 20
+    assert masked_count(10_000, most=10_000) == 1500
+
+
+
 def defaults_of(function):
     parameters = signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
