@@ -184,6 +184,18 @@ def a_vector_may_move_between_tables(formula, case):
 
 
 @EMBEDDINGS.law
+def tokens_without_a_place_are_refused(formula, case):
+    places = len(case.weights.position_PD)
+    ids, types = (part[:, :1].repeat(1, places + 1) for part in case[:2])
+    formula(ids[:, :places], types[:, :places], *case[2:])
+    try:
+        formula(ids, types, *case[2:])
+    except (ValueError, IndexError):
+        return 0, 0
+    return 1, 0
+
+
+@EMBEDDINGS.law
 def later_tokens_do_not_matter(formula, case):
     prefix = formula(case.ids[:, :3], case.types[:, :3], *case[2:])
     return differing(formula(*case)[:, :3], prefix), 0
@@ -308,6 +320,12 @@ def no_types(ids, types, w, config):
 )
 def every_sentence_is_the_first(ids, types, w, config):
     return embeddings(ids, torch.zeros_like(types), w, config)
+
+
+@EMBEDDINGS.mistake(tokens_without_a_place_are_refused)
+def places_begin_anew(ids, types, w, config):
+    table = w.position_PD.repeat(2, 1)
+    return embeddings(ids, types, w._replace(position_PD=table), config)
 
 
 @EMBEDDINGS.mistake(later_tokens_do_not_matter)

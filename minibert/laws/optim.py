@@ -357,6 +357,20 @@ def the_step_grows_with_the_rate(formula, run):
     return float(gap.abs().max()), 4 * rounding(run)
 
 
+@ADAM_STEP.law(cases=run_of)
+def the_first_step_goes_downhill(formula, run):
+    """Against the gradient, in each parameter that has one, whichever way eps and β are."""
+    g = run.gradients[0]
+    uphill = (moves(formula, run)[0] * g.sign()).max()
+    return max(0.0, float(uphill)), rounding(run)
+
+
+@ADAM_STEP.law(cases=run_of)
+def without_decay_both_kinds_of_decay_are_the_same(formula, run):
+    both = [path(formula, decaying(run, decoupled, 0.0)) for decoupled in (True, False)]
+    return differing(*both), 0
+
+
 @ADAM_STEP.law
 def a_rate_of_zero_stands_still(formula, run):
     return differing(path(formula, run, rate=0.0), run.start.expand_as(run.gradients)), 0
@@ -786,9 +800,17 @@ ADAM_STEP.mistake(moments_are_weighted_means_of_the_past, name="largest_square_k
     written_anew(square=lambda v, g: torch.maximum(v, 0.001 * g * g))
 )
 
-ADAM_STEP.mistake(the_first_step_is_that_of_the_sign, name="uphill")(
+ADAM_STEP.mistake(
+    the_first_step_is_that_of_the_sign, the_first_step_goes_downhill, name="uphill"
+)(
     written_anew(update=lambda m, v, eps, g: -m / (v.sqrt() + eps))
 )
+
+
+@ADAM_STEP.mistake(without_decay_both_kinds_of_decay_are_the_same)
+def a_hundredth_decays_always(parameters, gradient, state, rate, options):
+    kept = max(options.weight_decay, 0.01)
+    return adam_step(parameters, gradient, state, rate, options._replace(weight_decay=kept))
 
 
 @ADAM_STEP.mistake(the_step_grows_with_the_rate)
