@@ -17,7 +17,7 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
 14 checkpoint      the names of weights in files
 
 (10, sparsity, and 13, the decoder, are not written yet.) The sub-packages are the workshop that
-makes the book do real work: `data`, `kernels`, `training`, `cli`.
+makes the book do real work: `laws`, `data`, `kernels`, `training`, `cli`.
 
 Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
 

@@ -124,7 +124,7 @@ def _show_mistake(
         raise click.UsageError(f"{name!r} may be {' or '.join(found)}; name one of them")
     [(full, (proof, mistake))] = found.items()
     verdicts = [
-        verdict(proof, law, cases, seed, mistake.wrong)
+        verdict(proof, law, cases * law.cost, seed, mistake.wrong)  # as many for a slow law
         for law in _shown(list(proof.laws.values()), "checking laws")
     ]
     caught = [v for v in verdicts if not v.holds]
