@@ -12,12 +12,13 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
  7 losses          cross-entropy, KL, squared error, the L2 penalty
  8 distillation    TinyBERT: layer maps and the losses between teacher and student
  9 optim           Adam in every published form, clipping, schedules
-11 masking         80 / 10 / 10, whole words, next-sentence pairs
-12 wordpiece       from text to tokens
-14 checkpoint      the names of weights in files
+11 quantization    linear maps in whole numbers of eight bits
+12 masking         80 / 10 / 10, whole words, next-sentence pairs
+13 wordpiece       from text to tokens
+15 checkpoint      the names of weights in files
 
-(10, sparsity, and 13, the decoder, are not written yet.) The sub-packages are the workshop that
-makes the book do real work: `laws`, `data`, `kernels`, `training`, `cli`.
+(10, sparsity, and 14, the decoder, are not written yet.) The sub-packages are the workshop that
+makes the book do real work: `laws`, `data`, `kernels`, `training`, `bench`, `cli`.
 
 Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
 

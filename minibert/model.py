@@ -5,6 +5,7 @@ gradients; to train, hand `weights` to the functions of the book.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +18,13 @@ from minibert.checkpoint import LoadReport
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import Batch, collate, sorted_order
 from minibert.data.tokenizer import Encoding, Tokenizer
-from minibert.encoder import EncoderTrace, encode, encode_traced
+from minibert.encoder import EncoderTrace
 from minibert.files import save_folder
 from minibert.functional import softmax
 from minibert.heads import mlm_logits, nsp_logits, pooled, sequence_logits
 from minibert.hub import model_folder
+from minibert.kernels.encoder import AnyWeights, encode, encode_first, encode_traced, prepared
+from minibert.kernels.products import Arithmetic, arithmetic
 from minibert.parameters import BertWeights, initial_weights, named_tensors, with_tensors
 from minibert.pretrained import HEADS, check_head, head_shapes, load_model, vocabulary_notes
 
@@ -44,7 +47,8 @@ class Prediction(NamedTuple):
 class Bert:
     """A model: sizes, weights, which head they carry, and the vocabulary if there is one.
 
-    `report` tells what became of each key when it was loaded.
+    `report` tells what became of each key when it was loaded. `arithmetic` says how to compute:
+    "book", "torch", "onednn", "int8", or None for what is fastest on this machine.
     """
 
     config: BertConfig
@@ -52,6 +56,7 @@ class Bert:
     head: str = "encoder"
     tokenizer: Tokenizer | None = None
     report: LoadReport = field(default_factory=LoadReport)
+    arithmetic: Arithmetic | None = None
 
     def __post_init__(self) -> None:
         check_head(self.head)
@@ -91,6 +96,7 @@ class Bert:
         dtype: torch.dtype = torch.float32,
         fit_dense: bool = False,
         local_files_only: bool = False,
+        arithmetic: Arithmetic | None = None,
     ) -> "Bert":
         """Load a model folder, or the id of one on huggingface.co.
 
@@ -110,7 +116,7 @@ class Bert:
         notes = vocabulary_notes(folder)
         tokenizer = None if notes else Tokenizer.from_folder(folder)
         report = report._replace(notes=(*report.notes, *notes))
-        return cls(config, weights, head, tokenizer, report)
+        return cls(config, weights, head, tokenizer, report, arithmetic)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights and vocabulary so that minibert and `transformers` open them.
@@ -158,7 +164,8 @@ class Bert:
 
         if pool is None:
             return self._over_batches(self._encoded(texts, second), states, batch_size)
-        rows = self._over_batches(self._encoded(texts, second), vectors, batch_size)
+        wanted = encode_first if pool == "cls" else encode
+        rows = self._over_batches(self._encoded(texts, second), vectors, batch_size, wanted)
         return torch.stack(rows) if rows else self.weights.embeddings.word_VD[:0]
 
     @torch.no_grad()
@@ -182,7 +189,7 @@ class Bert:
         def judged(batch: Batch, hidden_BSD: Tensor) -> list[Tensor]:
             return list(judge(pooled(hidden_BSD, pooler), last))
 
-        rows = self._over_batches(self._encoded(texts, second), judged, batch_size)
+        rows = self._over_batches(self._encoded(texts, second), judged, batch_size, encode_first)
         return torch.stack(rows) if rows else last.bias_O.expand(0, -1)
 
     def classify(
@@ -229,7 +236,7 @@ class Bert:
         if not masked_S.any():
             limit = self.config.max_position_embeddings
             raise ValueError(f"the text has no [MASK] among its first {limit} tokens; put one in")
-        hidden_SD = encode(*batch[:3], self.weights, self.config)[0]
+        hidden_SD = self._hidden(batch, encode)[0]
         logits_MV = mlm_logits(
             hidden_SD[masked_S], mlm, self.weights.embeddings.word_VD, self.config
         )
@@ -244,12 +251,23 @@ class Bert:
     def trace(self, text: str, second: str | None = None) -> EncoderTrace:
         """Every state of the encoder at work on one text; `tokens` names the places."""
         (encoding,) = self._encoded([text], None if second is None else [second])
-        return encode_traced(*self._batch([encoding], [0])[:3], self.weights, self.config)
+        with arithmetic(self.arithmetic):
+            return encode_traced(*self._batch([encoding], [0])[:3], self._ready, self.config)
 
     def tokens(self, text: str, second: str | None = None) -> list[str]:
         """The pieces that the model sees, [CLS] and [SEP] included."""
         (encoding,) = self._encoded([text], None if second is None else [second])
         return [self._tokenizer().pieces[i] for i in encoding.ids]
+
+    @functools.cached_property
+    def _ready(self) -> AnyWeights:
+        """The weights in the form in which they are fastest, made at the first use."""
+        with arithmetic(self.arithmetic):
+            return prepared(self.weights)
+
+    def _hidden(self, batch: Batch, encoder: Callable[..., Tensor]) -> Tensor:
+        with arithmetic(self.arithmetic):
+            return encoder(*batch[:3], self._ready, self.config)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -271,12 +289,13 @@ class Bert:
         encodings: Sequence[Encoding],
         result_of: Callable[[Batch, Tensor], list[Tensor]],
         batch_size: int,
+        encoder: Callable[..., Tensor] | None = None,
     ) -> list[Tensor]:
         """One result a text, in the order of the texts, computed from the shortest text up."""
         results: dict[int, Tensor] = {}
         for rows in sorted_order([len(one.ids) for one in encodings], batch_size):
             batch = self._batch(encodings, rows)
-            hidden_BSD = encode(*batch[:3], self.weights, self.config)
+            hidden_BSD = self._hidden(batch, encoder or encode)
             results |= zip(rows, result_of(batch, hidden_BSD), strict=True)
         return [results[row] for row in range(len(encodings))]
 

@@ -58,12 +58,14 @@ def minibert(monkeypatch, capsys, tmp_path):
     from command import Answer
 
     from minibert import cli
+    from minibert.kernels.products import fix_arithmetic
 
     def run(line: str, *more: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["minibert", *line.split(), *more])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             cli.main()
+        fix_arithmetic(None)
         return Answer(stopped.value.code or 0, *capsys.readouterr())
 
     return run

@@ -28,6 +28,7 @@ READING_ORDER = (
     "distillation",
     "optim",
     "sparsity",
+    "quantization",
     "masking",
     "wordpiece",
     "decoder",
@@ -44,14 +45,14 @@ MOST_COLUMNS = 100
 # Everything that the book uses of torch. A name that is missing here is a question: can the formula
 # be written with these? A name that no module uses is one too many.
 TORCH_NAMES = {
-    "arithmetic": "exp log sqrt tanh erfc erfinv",
+    "arithmetic": "exp log sqrt tanh erfc erfinv round",
     "choice": "where",
     "joining": "cat stack",
     "making": "arange empty ones zeros zeros_like",
     "randomness": "Generator rand randint randperm",
     "sets": "unique",
     "tests": "isfinite",
-    "types": "bool device dtype float32 float64",
+    "types": "bool device dtype float32 float64 int8",
 }
 TENSOR_NAMES = {
     "arithmetic": "abs clamp",

@@ -33,6 +33,7 @@ from minibert import (
     masking,
     optim,
     parameters,
+    quantization,
     wordpiece,
 )
 from minibert.config import BertConfig, CheckpointError
@@ -157,7 +158,7 @@ def shape_rows(function: Documented) -> dict[str, str]:
 
 
 SHAPED = [f for f in FUNCTIONS if "Shapes" in f.sections]
-STATED = re.compile(r"\b(float|int64|bool) \[([^\]]*)\]")
+STATED = re.compile(r"\b(float|int8|int64|bool) \[([^\]]*)\]")
 
 
 @pytest.mark.parametrize("function", SHAPED, **named)
@@ -184,8 +185,8 @@ def shape_lie(value: Any, kind: str, axes: str, bound: dict[str, int]) -> str:
     """What is wrong with `float [B, S]` said of a tensor, or ""."""
     if not isinstance(value, Tensor):
         return f"{type(value).__name__} is no tensor"
-    families = {"float": value.is_floating_point(), "int64": value.dtype == torch.int64}
-    if not families.get(kind, value.dtype == torch.bool):
+    families = {"float": value.is_floating_point()}
+    if not families.get(kind, str(value.dtype) == f"torch.{kind}"):
         return f"{value.dtype} is not {kind}"
     wanted, shape = [axis for axis in axes.split(", ") if axis], list(value.shape)
     if "..." in wanted:
@@ -278,6 +279,7 @@ def test_shapes_are_those_of_real_calls(function, calls):
         (torch.ones(2, 3), "float", "B, B", "[2, 3] is not [B, B], as B is 2"),
         (torch.ones(2, 3), "int64", "B, S", "torch.float32 is not int64"),
         (torch.ones(2, 3), "bool", "B, S", "torch.float32 is not bool"),
+        (torch.ones(2, 3), "int8", "B, S", "torch.float32 is not int8"),
         (torch.ones(2, 3), "float", "B, 1", "[2, 3] is not [B, 1]"),
         (3.0, "float", "", "float is no tensor"),
     ],
@@ -501,6 +503,13 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
             optim.inverse_square_root_schedule,
         )
     },
+    "quantization.quantized_linear": of_type(
+        ValueError,
+        lambda: quantization.quantized_linear(ONES, ONES, ONES[:, :1], ONES),
+        lambda: quantization.quantized_linear(
+            ONES, *quantization.quantized_rows(torch.ones(5, 3)), torch.ones(5)
+        ),
+    ),
     "masking.next_sentence_pairs": of_type(
         ValueError,
         lambda: masking.next_sentence_pairs([[[1]]], 5, torch.Generator()),

@@ -19,13 +19,24 @@ import torch
 from test_book import BOOK
 from torch import Tensor
 
-from minibert import attention, distillation, functional, heads, losses, masking, optim
+from minibert import (
+    attention,
+    distillation,
+    functional,
+    heads,
+    losses,
+    masking,
+    optim,
+    quantization,
+)
 from minibert.config import BertConfig
 from minibert.encoder import encode, encode_traced
 from minibert.parameters import LinearWeights, flatten, initial_weights, weight_shapes
 
 FOLDER = Path(attention.__file__).parent
-GENERAL = ("parameters", "functional", "losses", "optim", "masking")  # letters bind anew per call
+# letters bind anew per call
+GENERAL = ("parameters", "functional", "losses", "optim", "quantization", "masking")
+TRAILING = ("functional", "quantization")  # names give trailing axes only
 PARTS = ("pooler", "mlm", "nsp", "classifier", "span")
 PLACES = {"T": 31, "P": 37}
 # Letters that mean one size for a whole model. D = N K, and H is a multiple of N.
@@ -104,7 +115,7 @@ def watched(run: Callable[[], Any], sizes: dict[str, int]) -> Watch:
                 measured[name] = id(value)
                 if is_measurable(value):
                     found.seen.add((function, name))
-                    note(lie(name, value, bound, path.stem == "functional"))
+                    note(lie(name, value, bound, path.stem in TRAILING))
                 # where two models meet, each trace has sizes of its own
                 for wrong in lies_within(value, {} if path.stem == "distillation" else bound):
                     note(wrong)
@@ -228,6 +239,12 @@ def step() -> None:
         flat, _ = optim.adam_step(flat, flat, state, 0.1, optim.adam_form(form))
 
 
+def take_eight_bits() -> None:
+    weight = torch.ones(STUDENT["F"], STUDENT["D"])
+    rows = quantization.quantized_rows(weight)
+    quantization.quantized_linear(torch.ones(B, S, STUDENT["D"]), *rows, torch.ones(STUDENT["F"]))
+
+
 def hide_words() -> None:
     ids = torch.arange(S)
     groups = masking.word_groups(ids % 3 != 1, ids > 0)
@@ -242,6 +259,7 @@ RUNS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
     "the losses": (compute_losses, {}),
     "cross-attention": (look_across, LOOKING_ACROSS),
     "a step of Adam": (step, {}),
+    "eight bits": (take_eight_bits, {}),
     "masking": (hide_words, {}),
 }
 

@@ -59,10 +59,10 @@ def test_the_numbers_of_the_proof_are_those_of_the_proof():
     mistakes = [mistake for proof in found for mistake in proof.mistakes.values()]
     laws = sum(len(proof.laws) for proof in found)
     sources = [mistake.source for mistake in mistakes if mistake.source]
-    assert f"{laws} laws in {len(found)} proofs" in README
+    assert f"{laws:,} laws in {len(found)} proofs" in README
     seen = f"{len(sources)} of them seen in {len(set(sources))} public threads and files"
-    assert f"{len(mistakes)} known mistakes, {seen}" in README
-    assert f"\n{len(found)} proofs, {laws} laws, " in README
+    assert f"{len(mistakes):,} known mistakes, {seen}" in README
+    assert f"\n{len(found)} proofs, {laws:,} laws, " in README
 
 
 @pytest.mark.parametrize("command", re.findall(r"^minibert ([\w-]+)", README, re.MULTILINE))

@@ -12,6 +12,7 @@ import sys
 
 import click
 
+from minibert.cli.bench import bench
 from minibert.cli.distill import distill
 from minibert.cli.evaluate import evaluate
 from minibert.cli.fill_mask import fill_mask
@@ -33,15 +34,17 @@ def cli() -> None:
     """BERT and TinyBERT from scratch: read it, check it, distil with it."""
 
 
-for command in (distill, finetune, evaluate, predict, fill_mask, inspect, verify):
+for command in (distill, finetune, evaluate, predict, fill_mask, inspect, verify, bench):
     cli.add_command(command)
 
 
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit code."""
-    # Before torch is imported: threads that wait for work sleep instead of spinning. Where other
-    # programs want the cores too, a spinning thread keeps the one it waits for from running.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch is imported: its threads wait some 20 µs for work before they sleep. Shorter, and
+    # small products wait for them to wake up; longer, and where other programs want the cores too,
+    # a waiting thread keeps the one it waits for from running.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = cli.main(prog_name="minibert", standalone_mode=False)
     except click.exceptions.Abort:

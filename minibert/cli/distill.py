@@ -102,6 +102,7 @@ def distill(
     device: str,
     dtype: str,
     threads: int | None,
+    arithmetic: str,
     as_json: bool,
     **training: Any,
 ) -> None:
@@ -121,7 +122,7 @@ def distill(
         )
     if teacher is None and threads is None:
         threads = 1  # the demo's matrices are so small that sharing them costs more than it saves
-    place, precision = prepare(device, threads, dtype)
+    place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.distillation import TermWeights
     from minibert.training.comparison import comparison_lines
     from minibert.training.demo import run_demo

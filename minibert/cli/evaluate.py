@@ -27,6 +27,7 @@ def evaluate(
     device: str,
     dtype: str,
     threads: int | None,
+    arithmetic: str,
     as_json: bool,
 ) -> None:
     """Measure a model on labelled data.
@@ -37,7 +38,7 @@ def evaluate(
     Example
       minibert evaluate --model runs/distill --data glue/sst2/dev.tsv --task sst2 --json
     """
-    place, precision = prepare(device, threads, dtype)
+    place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.data.readers import find_split, read_dataset
     from minibert.model import Bert
     from minibert.training.evaluation import evaluated

@@ -20,6 +20,7 @@ def fill_mask(
     device: str,
     dtype: str,
     threads: int | None,
+    arithmetic: str,
     as_json: bool,
 ) -> None:
     """Show the likeliest words for each [MASK] in TEXTS.
@@ -31,7 +32,7 @@ def fill_mask(
     for text in texts:
         if "[MASK]" not in text:
             raise click.UsageError(f"{text!r} has no [MASK]; write [MASK] where a word is wanted")
-    place, precision = prepare(device, threads, dtype)
+    place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.model import Bert
 
     bert = Bert.from_pretrained(model).to(place, precision)

@@ -45,6 +45,7 @@ def finetune(
     device: str,
     dtype: str,
     threads: int | None,
+    arithmetic: str,
     as_json: bool,
     **training: Any,
 ) -> None:
@@ -56,7 +57,7 @@ def finetune(
     Example
       minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype bfloat16
     """
-    place, precision = prepare(device, threads, dtype)
+    place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.data.readers import read_dataset
     from minibert.training.finetune import finetune as train_on_labels
     from minibert.training.finetune import starting_model

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,14 @@ def compute_options(command: Command) -> Command:
                 help="of the arithmetic; weights are kept in float32",
             ),
             click.option("--threads", type=click.IntRange(1), help="default: all cores"),
+            click.option(
+                "--arithmetic",
+                type=click.Choice(["auto", "book", "torch", "onednn", "int8"]),
+                default="auto",
+                show_default=True,
+                help="how products are computed: auto measures which is fastest; int8 is for "
+                "inference; book computes as the book is written",
+            ),
             click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout"),
         ),
     )
@@ -163,21 +172,49 @@ def training_files(data: str, dev: str | None) -> tuple[Path, Path]:
     return find_split(data, "train"), find_split(dev or data, "dev")
 
 
-def prepare(device: str, threads: int | None, dtype: str) -> tuple[str, "torch.dtype"]:
-    """Set torch's threads for this process; returns the device and the dtype that were asked for.
+def prepare(
+    device: str, threads: int | None, dtype: str, arithmetic: str
+) -> tuple[str, "torch.dtype"]:
+    """Set up this process to compute; returns the device and the dtype that were asked for.
 
     Raises
-        click.UsageError  cuda was asked for and there is none.
+        click.UsageError  cuda was asked for and there is none; int8 was asked for in training.
     """
     import torch
 
+    from minibert.kernels.products import chosen, fix_arithmetic
+
+    params = click.get_current_context().params
+    if arithmetic == "int8" and "resume" in params:
+        raise click.UsageError("--arithmetic int8 has no gradients; train with another one")
     if threads is not None:
         torch.set_num_threads(threads)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise click.UsageError("--device cuda: torch finds no GPU here; use --device cpu")
-    chosen = "cuda" if available and device != "cpu" else "cpu"
-    return chosen, getattr(torch, dtype)
+    place, precision = "cuda" if available and device != "cpu" else "cpu", getattr(torch, dtype)
+    keep_memory()
+    fix_arithmetic(None)
+    if arithmetic == "auto":
+        arithmetic = chosen(torch.empty(0, device=place, dtype=precision))
+    fix_arithmetic(arithmetic)  # type: ignore[arg-type]
+    params["arithmetic"] = arithmetic  # for `run_record`: a resumed run computes as it began
+    return place, precision
+
+
+def keep_memory() -> None:
+    """Tell the C library to keep freed memory for the next tensor, where it is glibc.
+
+    It would give every large piece back to the system, which hands it out anew page by page, filled
+    with zeros: about a twentieth of the time of a forward pass.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def run_record(command: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def predict(
     device: str,
     dtype: str,
     threads: int | None,
+    arithmetic: str,
     as_json: bool,
 ) -> None:
     """Label texts.
@@ -34,7 +35,7 @@ def predict(
     """
     if bool(texts) == bool(path):
         raise click.UsageError("give texts as arguments, or --file FILE (- for standard input)")
-    place, precision = prepare(device, threads, dtype)
+    place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.config import CheckpointError
     from minibert.data.readers import read_texts
     from minibert.model import Bert

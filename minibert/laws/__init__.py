@@ -15,8 +15,8 @@ from importlib import import_module
 from minibert.laws.law import Law, Mistake, Proof
 
 MODULES = tuple(
-    "config parameters functional attention encoder heads losses distillation optim masking "
-    "wordpiece checkpoint training metrics".split()
+    "config parameters functional attention encoder heads losses distillation optim "
+    "quantization masking wordpiece checkpoint training metrics".split()
 )
 
 

@@ -209,3 +209,22 @@ def multiple_choice_logits(P: Matrix, w: Weights, C: int) -> Matrix:
     """logit_qc = w · p_{q C + c} + b"""
     flat = [linear(p, *w)[0] for p in P]
     return [[flat[q * C + c] for c in range(C)] for q in range(len(P) // C)]
+
+
+# quantization: one vector at a time
+
+
+def quantized(x: Vector) -> tuple[list[int], float]:
+    """q_i = the whole number nearest to x_i / s, halves to the even one;  s = max(|x|) / 127
+
+    But s is 2^-126 at least.
+    """
+    s = max(max(abs(x_i) for x_i in x) / 127, 2.0**-126)
+    return [round(x_i / s) for x_i in x], s
+
+
+def quantized_linear(x: Vector, Q: list[list[int]], s: Vector, b: Vector) -> Vector:
+    """y_o = s_x s_o Σ_i q_i Q_oi + b_o"""
+    q, s_x = quantized(x)
+    sums = [sum(q_i * Q_oi for q_i, Q_oi in zip(q, Q_o, strict=True)) for Q_o in Q]
+    return [s_x * s_o * sum_o + b_o for sum_o, s_o, b_o in zip(sums, s, b, strict=True)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from minibert.config import BertConfig
 from minibert.data.tokenizer import Encoding
 from minibert.distillation import TermWeights, distillation_loss, intermediate_terms
-from minibert.encoder import encode_traced
+from minibert.kernels.encoder import encode_traced
 from minibert.laws import spec as spec_of_encoder
 from minibert.laws import spec_training as spec
 from minibert.laws.attention import parts_of, with_parts

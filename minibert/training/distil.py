@@ -21,6 +21,7 @@ from minibert.data.readers import Dataset, Example, Task, read_dataset
 from minibert.data.tokenizer import Encoding
 from minibert.distillation import TermWeights, layer_map
 from minibert.hub import model_folder
+from minibert.kernels.encoder import prepared
 from minibert.model import Bert
 from minibert.parameters import BertWeights
 from minibert.training.comparison import compared
@@ -30,7 +31,6 @@ from minibert.training.evaluation import (
     evaluated,
     labels_of,
     measured,
-    weights_as,
 )
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions, train
@@ -158,7 +158,7 @@ def distil(
         student, teacher.weights, options.intermediate.seed, options.init_embeddings
     )
     if options.intermediate.epochs:
-        teaching = weights_as(teacher.weights, options.intermediate.dtype, place)
+        teaching = prepared(teacher.weights, options.intermediate.dtype)
         trainable = Trainable(weights, device)
         train(
             IntermediateObjective(

@@ -13,10 +13,10 @@ from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import Batch, collate, sorted_order
 from minibert.data.readers import Dataset, Task
 from minibert.data.tokenizer import Encoding, Tokenizer
-from minibert.encoder import encode
 from minibert.heads import pooled, sequence_logits
+from minibert.kernels.encoder import AnyWeights, encode_first, prepared
 from minibert.model import Bert
-from minibert.parameters import BertWeights, named_tensors, with_tensors
+from minibert.parameters import BertWeights
 from minibert.training.runs import NotFinite
 
 EVALUATION_BATCH = 64
@@ -46,24 +46,18 @@ def labels_of(dataset: Dataset) -> Tensor:
 
 def task_logits(
     batch: Batch,
-    weights: BertWeights,
+    weights: AnyWeights,
     config: BertConfig,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """From tokens to logits [B, C]: encoder, pooler, classifier."""
-    hidden_BSD = encode(batch.ids_BS, batch.keep_BS, batch.types_BS, weights, config, generator)
+    first_B1D = encode_first(
+        batch.ids_BS, batch.keep_BS, batch.types_BS, weights, config, generator
+    )
     assert weights.pooler is not None
     assert weights.classifier is not None
-    pooled_BD = pooled(hidden_BSD, weights.pooler)
+    pooled_BD = pooled(first_B1D, weights.pooler)
     return sequence_logits(pooled_BD, weights.classifier, config.head_dropout, generator)
-
-
-def weights_as(
-    weights: BertWeights, dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> BertWeights:
-    """The same weights in another precision, or on another device."""
-    moved = {name: tensor.to(device, dtype) for name, tensor in named_tensors(weights)}
-    return with_tensors(weights, moved)
 
 
 def check_lengths(encodings: Sequence[Encoding], config: BertConfig) -> None:
@@ -95,13 +89,13 @@ def all_logits(
         NotFinite        a logit is infinite or not a number.
     """
     check_lengths(encodings, config)
-    weights = weights_as(weights, dtype, weights.embeddings.word_VD.device)
+    device = weights.embeddings.word_VD.device
+    ready = prepared(weights, dtype)
     logits_XC = torch.empty(len(encodings), config.num_labels)
     lengths = [len(encoding.ids) for encoding in encodings]
     for rows in sorted_order(lengths, EVALUATION_BATCH):
         batch = collate(encodings, None, rows, config.pad_token_id)
-        batch = batch.to(weights.embeddings.word_VD.device)
-        logits_XC[rows] = task_logits(batch, weights, config).float().cpu()
+        logits_XC[rows] = task_logits(batch.to(device), ready, config).float().cpu()
     if not logits_XC.isfinite().all():
         raise NotFinite(
             f"the model's answers are not finite in {dtype}; its weights are too large: train it "

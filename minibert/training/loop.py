@@ -103,7 +103,7 @@ def accumulate_gradient(
     for part in parts:
         share = objective.counted(part) / max(total, 1)
         terms = objective.terms(part, trainable.weights(options.dtype), generator)
-        (terms["loss"] * share).backward()
+        trainable.backward(terms["loss"] * share)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
     if options.l2:

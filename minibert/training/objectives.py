@@ -15,7 +15,7 @@ from minibert.distillation import (
     intermediate_terms,
     prediction_loss,
 )
-from minibert.encoder import encode_traced
+from minibert.kernels.encoder import AnyWeights, encode_traced
 from minibert.losses import cross_entropy, squared_error
 from minibert.parameters import BertWeights
 from minibert.training.evaluation import check_lengths, task_logits
@@ -73,7 +73,7 @@ class LabelObjective(Texts):
 class IntermediateObjective(Texts):
     """TinyBERT's first stage: the student's states and scores follow the teacher's."""
 
-    teacher: BertWeights
+    teacher: AnyWeights
     teacher_config: BertConfig
     layers: tuple[int, ...]
     term_weights: TermWeights

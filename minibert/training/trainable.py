@@ -1,6 +1,7 @@
 """A model that learns: its parameters, their gradients and Adam's memory, each one flat tensor."""
 
 import torch
+from torch import Tensor
 
 from minibert.kernels.optim import adam_step
 from minibert.optim import AdamOptions, AdamState, initial_adam_state
@@ -19,7 +20,8 @@ class Trainable:
     """The flat tensors of one model and the named views through which everyone else sees them.
 
     Parameters are kept in float32 (or float64); `weights(dtype)` hands out what a forward pass
-    computes with, and gradients come back to `gradient_P` in the parameters' own precision.
+    computes with, and `backward` brings gradients back to `gradient_P` in the parameters' own
+    precision.
     """
 
     def __init__(self, weights: BertWeights, device: str = "cpu") -> None:
@@ -31,6 +33,7 @@ class Trainable:
         self.adam = initial_adam_state(self.parameters_P)
         self.n_decayed = decayed_length(flat_layout(weights))
         self.leaves = self._leaves()
+        self.lower: dict[str, Tensor] = {}
 
     def _leaves(self) -> BertWeights:
         # Detached views made once: a slice of a tensor that itself requires gradients would
@@ -43,11 +46,29 @@ class Trainable:
         return with_tensors(self.shapes, leaves)
 
     def weights(self, dtype: torch.dtype) -> BertWeights:
-        """The leaves themselves, or copies in a lower precision that pass gradients on to them."""
+        """The leaves themselves, or copies of them in a lower precision; see `backward`.
+
+        The tables are never copied: a batch looks up few of their rows.
+        """
+        leaves = dict(named_tensors(self.leaves))
         if dtype == self.parameters_P.dtype:
             return self.leaves
-        lower = {name: leaf.to(dtype) for name, leaf in named_tensors(self.leaves)}
-        return with_tensors(self.shapes, lower)
+        for name, leaf in leaves.items():
+            if name.startswith("embeddings."):
+                continue
+            if name not in self.lower or self.lower[name].dtype != dtype:
+                self.lower[name] = torch.empty_like(leaf, dtype=dtype).requires_grad_()
+            self.lower[name].data.copy_(leaf)
+        return with_tensors(self.shapes, leaves | self.lower)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to `gradient_P`, also where copies stood for the leaves."""
+        loss.backward()
+        leaves = dict(named_tensors(self.leaves))
+        for name, copy in self.lower.items():
+            if copy.grad is not None:
+                leaves[name].grad.add_(copy.grad)  # type: ignore[union-attr]
+                copy.grad = None
 
     def finished_weights(self) -> BertWeights:
         """A copy of the weights as they are now, without gradients."""

@@ -1,0 +1,227 @@
+"""One case from its models to its rows: compare, then time, then measure memory."""
+
+import importlib
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from minibert.bench.accuracy import (
+    INT8_BOUND,
+    book_answer,
+    bound_of,
+    error_of,
+    float64_difference,
+)
+from minibert.bench.arithmetic import operations, products
+from minibert.bench.cases import Case, Choices, Prepared, Work, teacher_case, work_of
+from minibert.bench.engines import ENGINES, Engine
+from minibert.bench.memory import Memory, peak_memory
+from minibert.bench.turns import spread, timed
+
+PACKAGES = ("torch", "transformers", "onnxruntime", "openvino", "numpy", "onnx")
+MISSING = "not installed: pip install 'minibert[bench]'"
+
+
+class Row(NamedTuple):
+    """What became of one engine: status is measured, inaccurate, missing or failed."""
+
+    engine: str
+    name: str
+    status: str = "measured"
+    note: str = ""
+    error: float | None = None
+    bound: float | None = None
+    operations: int | None = None
+    times: tuple[float, ...] = ()
+    memory: Memory | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """The median of the rounds."""
+        return statistics.median(self.times) if self.times else None
+
+    @property
+    def quartiles(self) -> tuple[float, float] | None:
+        """Between these lie the middle half of the rounds."""
+        return spread(self.times)[::2] if self.times else None
+
+    @property
+    def rate(self) -> float | None:
+        """Operations in a second."""
+        return self.operations / self.seconds if self.operations and self.seconds else None
+
+
+class Table(NamedTuple):
+    """A case and its rows; rates are operations in a second of the largest products alone."""
+
+    case: Case
+    tokens: int
+    places: int
+    passes: int
+    rows: tuple[Row, ...]
+    rates: dict[str, float]
+    float64: float | None
+
+    @property
+    def best_rate(self) -> float | None:
+        """What the faster way to multiply reaches."""
+        return max(self.rates.values(), default=None)
+
+    def share(self, row: Row) -> float | None:
+        """A row's rate as a share of the best."""
+        return row.rate / self.best_rate if row.rate and self.best_rate else None
+
+    def ratio(self, row: Row) -> float | None:
+        """How many times faster than this row the first one is, which is minibert's own."""
+        own = self.rows[0].seconds
+        return row.seconds / own if row.seconds and own else None
+
+
+class Entrant(NamedTuple):
+    """An engine that takes part, and what it needs to be measured."""
+
+    engine: str
+    name: str
+    work: Work
+    exact: torch.Tensor
+    bound: float
+
+
+def compared(
+    case: Case,
+    choices: Choices,
+    folder: Path,
+    only: Sequence[str] = (),
+    rounds: int = 7,
+    seconds: float = 0.5,
+    say: Callable[[str], None] = lambda text: None,
+) -> Table:
+    """Every row of a case. `only` names engines that take part; minibert's own always does.
+
+    Raises
+        CheckpointError, DataError  the user's model or data cannot be read.
+    """
+    work = work_of(case, choices, folder)
+    rows: dict[str, Row] = {}
+    runs: dict[str, Callable[[], Any]] = {}
+    try:
+        for entrant in _entrants(case, work, only):
+            say(f"{case.name}: {entrant.name}")
+            row, prepared = _checked(case, entrant)
+            rows[row.name] = row
+            if prepared is not None:
+                runs[row.name] = _with_matmul(prepared.run, ENGINES[entrant.engine].matmul)
+        ways, amount = products(work) if case.kind == "forward" else ({}, 0)
+        say(f"{case.name}: {rounds} rounds")
+        torch.set_float32_matmul_precision("highest")
+        multiply = {f"product by {way}": _with_matmul(run, "highest") for way, run in ways.items()}
+        times = timed(runs | multiply, rounds, seconds)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    rates = {way: amount / statistics.median(times[f"product by {way}"]) for way in ways}
+    finished = [row._replace(times=tuple(times.get(row.name, ()))) for row in rows.values()]
+    runs.clear()
+    if case.memory:
+        finished = [_with_memory(case, row, choices, folder, say) for row in finished]
+    return Table(
+        case,
+        sum(sum(batch.lengths) for batch in work.batches),
+        sum(batch.ids_BS.numel() for batch in work.batches),
+        len(work.batches),
+        tuple(finished),
+        rates,
+        _float64(case, work),
+    )
+
+
+def _entrants(case: Case, work: Work, only: Sequence[str]) -> list[Entrant]:
+    exact = book_answer(case, work, torch.float64)
+    bound = bound_of(case, work, exact)
+    found = [
+        Entrant(engine, ENGINES[engine].name, work, exact, bound)
+        for engine in case.engines
+        if engine == case.engines[0] or not only or engine in only
+    ]
+    if case.teacher is not None:
+        larger = teacher_case(case, case.teacher)
+        work = work_of(larger, work.choices, work.folder)
+        exact = book_answer(larger, work, torch.float64)
+        bound = bound_of(larger, work, exact)
+        found.append(Entrant("kernels", "its teacher, minibert kernels", work, exact, bound))
+    return found
+
+
+def _checked(case: Case, entrant: Entrant) -> tuple[Row, Prepared | None]:
+    """The row as far as it is known before the clock starts, and the engine if it may be timed."""
+    engine: Engine = ENGINES[entrant.engine]
+    bound = INT8_BOUND if engine.int8 else entrant.bound
+    row = Row(entrant.engine, entrant.name, bound=bound)
+    if not engine.installed:
+        return row._replace(status="missing", note=MISSING), None
+    work = entrant.work
+    try:
+        importlib.import_module(engine.module)
+        torch.set_float32_matmul_precision(engine.matmul)
+        prepared = engine.prepare(work)
+        error = error_of(prepared.answer(), entrant.exact, case.kind)
+    except Exception as problem:  # whatever a rival does, the others are measured
+        text = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        return row._replace(status="failed", note=text), None
+    row = row._replace(error=error, note=prepared.settings)
+    if not error <= bound:  # NaN is over every bound
+        return row._replace(status="inaccurate"), None
+    if case.kind != "adam":
+        lengths = [length for batch in work.batches for length in batch.lengths]
+        passes = 3 if case.kind == "step" else 1  # a gradient costs two products for each one
+        row = row._replace(operations=passes * operations(work.config, lengths))
+    return row, prepared
+
+
+def _with_matmul(run: Callable[[], Any], precision: str) -> Callable[[], Any]:
+    def running() -> None:
+        torch.set_float32_matmul_precision(precision)
+        run()
+
+    return running
+
+
+def _with_memory(
+    case: Case, row: Row, choices: Choices, folder: Path, say: Callable[[str], None]
+) -> Row:
+    if row.status != "measured":
+        return row
+    say(f"{case.name}: memory of {row.name}")
+    options = choices._asdict() | {"data": None if choices.data is None else str(choices.data)}
+    return row._replace(memory=peak_memory(case.name, row.engine, options, folder))
+
+
+def _float64(case: Case, work: Work) -> float | None:
+    if case.kind != "forward" or not ENGINES["eager"].installed:
+        return None
+    return float64_difference(work)
+
+
+def versions() -> dict[str, str]:
+    """Of what takes part, where it is installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def processor() -> str:
+    """What the operating system calls the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

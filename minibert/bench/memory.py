@@ -1,0 +1,87 @@
+"""Peak memory of an engine, in a process of its own, as the operating system counts it.
+
+`python -m minibert.bench.memory` reads a request from standard input and prints what it measured.
+Linux alone tells the peak and forgets it when asked to; elsewhere nothing is measured.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Memory(NamedTuple):
+    """Bytes: with libraries, inputs and the weights in float32; and at most during one pass."""
+
+    before: int
+    peak: int
+
+    @property
+    def above(self) -> int:
+        """What the pass took beyond the weights: packed copies, states, gradients, moments."""
+        return self.peak - self.before
+
+
+def peak_memory(case: str, engine: str, choices: dict[str, object], folder: Path) -> Memory | None:
+    """Run one pass of an engine elsewhere; None where that cannot be measured."""
+    if not FORGET.exists():
+        return None
+    request = {"case": case, "engine": engine, "choices": choices, "folder": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-m", "minibert.bench.memory"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode:
+        return None
+    return Memory(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """The process of its own."""
+    import torch
+
+    from minibert.bench.cases import CASES, Choices, work_of
+    from minibert.bench.engines import ENGINES
+
+    request = json.load(sys.stdin)
+    options = request["choices"]
+    data = None if options["data"] is None else Path(options["data"])
+    choices = Choices(**(options | {"data": data}))
+    torch.set_num_threads(choices.threads)
+    engine = ENGINES[request["engine"]]
+    importlib.import_module(engine.module)
+    work = work_of(CASES[request["case"]], choices, Path(request["folder"]))
+    _give_back()
+    before = _status("VmRSS")
+    torch.set_float32_matmul_precision(engine.matmul)
+    prepared = engine.prepare(work)
+    del work
+    _give_back()
+    FORGET.write_text("5")  # from here on the peak counts anew
+    prepared.run()
+    print(json.dumps([before, _status("VmHWM")]))
+
+
+def _give_back() -> None:
+    """Let go of what is free, so that it is not counted as used."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(field: str) -> int:
+    (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

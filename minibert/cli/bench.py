@@ -1,0 +1,183 @@
+"""`minibert bench`: error and speed beside what else computes a BERT."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minibert.cli.options import Number, keep_memory, print_result
+
+if TYPE_CHECKING:
+    from minibert.bench.cases import Case, Choices
+    from minibert.bench.compare import Table
+
+CHARTS = (".svg", ".png")
+
+
+@click.command()
+@click.option(
+    "--case", "names", multiple=True, help="measure this one; may be repeated  [default: all]"
+)
+@click.option(
+    "--only", multiple=True, help="an engine to compare with; may be repeated  [default: all]"
+)
+@click.option("--list", "listing", is_flag=True, help="show the cases and their engines")
+@click.option(
+    "--data", type=click.Path(), help="SST-2's folder  [default: random ids of such lengths]"
+)
+@click.option("--model", help="folder with vocabulary and weights  [default: random weights]")
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
+@click.option(
+    "--seconds",
+    type=Number(0),
+    default=0.5,
+    show_default=True,
+    help="of an engine in a round; a short call is repeated",
+)
+@click.option(
+    "--batches", type=click.IntRange(1), help="only the first N of a case  [default: all]"
+)
+@click.option("--memory/--no-memory", default=True, show_default=True, help="measure peak memory")
+@click.option(
+    "--chart", type=click.Path(dir_okay=False), help="draw it, FILE.svg or FILE.png  [default: no]"
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="default: all cores")
+@click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+def bench(
+    names: tuple[str, ...],
+    only: tuple[str, ...],
+    listing: bool,
+    data: str | None,
+    model: str | None,
+    rounds: int,
+    seconds: float,
+    batches: int | None,
+    memory: bool,
+    chart: str | None,
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Compare error and speed with other programs.
+
+    These are transformers, torch.nn.TransformerEncoder, ONNX Runtime and OpenVINO. All get the
+    same weights, inputs and threads, and each its best settings. Errors come first: who is over
+    the bound is not timed. Then all take turns in rounds. What is not installed is left out; pip
+    install 'minibert[bench]' brings it. Exit code 1 if minibert's own is over its bound.
+
+    \b
+    Example
+      minibert bench --case base --case one-32 --chart bench.svg
+    """
+    if chart is not None and Path(chart).suffix not in CHARTS:
+        raise click.UsageError(f"--chart {chart}: the name must end in {' or '.join(CHARTS)}")
+    if chart is not None and not _has_matplotlib():
+        raise click.UsageError("--chart needs matplotlib; pip install 'minibert[plot]'")
+    if data is not None and model is None:
+        raise click.UsageError("--data needs --model, whose vocabulary reads it")
+    import torch
+
+    from minibert.bench.cases import CASES, Choices
+
+    cases = _chosen(names, only, CASES)
+    if listing:
+        document = [{"case": c.name, "words": c.words, "engines": list(c.engines)} for c in cases]
+        lines = [f"{c.name:<11} {c.words}\n{'':<11} {', '.join(c.engines)}" for c in cases]
+        print_result({"cases": document}, as_json, lines)
+        return
+    if threads is not None:
+        torch.set_num_threads(threads)
+    keep_memory()  # for whoever takes memory from the C library, and that is all of them
+    folder = None if data is None else Path(data)
+    choices = Choices(torch.get_num_threads(), seed, folder, model, batches)
+    if not memory:
+        cases = [case._replace(memory=False) for case in cases]
+    tables = _tables(cases, choices, only, rounds, seconds, as_json)
+    _show(tables, choices, rounds, chart, as_json)
+    if any(row.status in ("inaccurate", "failed") for row in _own(tables)):
+        raise click.exceptions.Exit(1)
+
+
+def _chosen(
+    names: tuple[str, ...], only: tuple[str, ...], known: dict[str, "Case"]
+) -> list["Case"]:
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"there is no case {name!r}; known: {', '.join(known)}")
+    cases = [known[name] for name in names or known]
+    engines = {engine for case in known.values() for engine in case.engines}
+    for engine in only:
+        if engine not in engines:
+            raise click.UsageError(
+                f"there is no engine {engine!r}; known: {', '.join(sorted(engines))}"
+            )
+    return cases
+
+
+def _has_matplotlib() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def _tables(
+    cases: list["Case"],
+    choices: "Choices",
+    only: tuple[str, ...],
+    rounds: int,
+    seconds: float,
+    as_json: bool,
+) -> list["Table"]:
+    """Measure; without --json each table is printed when it is there."""
+    import os
+    import signal
+    import sys
+    import warnings
+    from tempfile import TemporaryDirectory
+
+    from minibert.bench.compare import compared
+    from minibert.training.progress import Display
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is downloaded
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes too
+    display, tables = Display(), []
+    try:
+        with TemporaryDirectory(prefix="minibert-bench-") as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what rivals say of themselves
+            for case in cases:
+                table = compared(case, choices, Path(folder), only, rounds, seconds, display.say)
+                tables.append(table)
+                if not as_json:
+                    click.echo(_text(table))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return tables
+
+
+def _text(table: "Table") -> str:
+    from rich.console import Console
+
+    from minibert.bench.report import table_text
+
+    console = Console()
+    return table_text(table, console.width if console.is_terminal else 160)
+
+
+def _show(
+    tables: list["Table"], choices: "Choices", rounds: int, chart: str | None, as_json: bool
+) -> None:
+    from minibert.bench.report import document, machine, settings_text
+
+    facts = machine(choices, rounds)
+    if chart is not None:
+        from minibert.bench.chart import draw
+
+        draw(tables, facts, Path(chart))
+    result: dict[str, Any] = facts | {"cases": [document(table) for table in tables]}
+    print_result(result, as_json, [settings_text(tables, facts)])
+
+
+def _own(tables: list["Table"]) -> list[Any]:
+    """minibert's rows, which come first."""
+    return [table.rows[0] for table in tables]

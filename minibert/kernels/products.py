@@ -1,0 +1,159 @@
+"""Linear maps as fast as the machine allows: y = x Wᵀ + b and its two gradients.
+
+Nearly all of BERT's time goes into these products, and torch offers two ways to compute them:
+
+- "torch": `F.linear` and `@`, in float32 the BLAS that torch was built with;
+- "onednn": the library oneDNN, which torch carries for its compiler. It takes a weight whose memory
+  was laid out for it beforehand, and finishes a product with GELU or an addition for free.
+
+Which one is faster depends on the processor (MKL is slow on AMD's), so `fastest` measures it.
+T tokens · I, O in and out of one linear map.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minibert.functional import linear as book_linear
+from minibert.parameters import LinearWeights
+
+Way = Literal["torch", "onednn"]
+Arithmetic = Literal["book", "torch", "onednn", "int8"]
+SMALL = 1_500_000  # multiplications; below it, oneDNN's preparation of a float32 call costs more
+
+_fixed: ContextVar[Arithmetic | None] = ContextVar("arithmetic", default=None)
+
+
+class PackedLinear(NamedTuple):
+    """A linear map for inference. `packed` is the weight in oneDNN's own layout, if it is used."""
+
+    weight_OI: Tensor
+    bias_O: Tensor
+    packed: Tensor | None
+
+
+@contextmanager
+def arithmetic(name: Arithmetic | None) -> Iterator[None]:
+    """Fix how the kernels compute inside a `with`; None leaves it as it is.
+
+    "book" calls the book's own functions; "int8" takes effect in weights made for inference.
+    """
+    token = _fixed.set(name or _fixed.get())
+    try:
+        yield
+    finally:
+        _fixed.reset(token)
+
+
+def fix_arithmetic(name: Arithmetic | None) -> None:
+    """Fix how the kernels compute from here on; None, the default, leaves it to measurement."""
+    _fixed.set(name)
+
+
+def fixed_arithmetic() -> Arithmetic | None:
+    """What the innermost `with arithmetic(...)` says."""
+    return _fixed.get()
+
+
+def chosen(x: Tensor) -> Way:
+    """How to multiply tensors like this one: as was fixed, or as is fastest."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
+        return "torch"
+    fixed = _fixed.get()
+    return fixed if fixed in ("torch", "onednn") else fastest(x.dtype)
+
+
+def pack(weights: LinearWeights) -> PackedLinear:
+    """A linear map made ready for many products; nothing here computes gradients."""
+    weight_OI, bias_O = weights.weight_OI.detach().contiguous(), weights.bias_O.detach()
+    packed = None
+    if chosen(weight_OI) == "onednn":
+        # 32 stands for "more than one token"; the layout serves any number.
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI, 32)
+    return PackedLinear(weight_OI, bias_O, packed)
+
+
+def packed_linear(
+    x_TI: Tensor, weights: PackedLinear, gelu: str | None = None, add_TO: Tensor | None = None
+) -> Tensor:
+    """y = x Wᵀ + b, then GELU ("erf" or "tanh") or the sum with another tensor, in one pass.
+
+    Accuracy
+        |error| <= (I + 1) eps (Σ |w| |x| + |b|); GELU adds 4 eps |x|
+    """
+    if weights.packed is None or _is_small(x_TI, weights.weight_OI):
+        y_TO = F.linear(x_TI, weights.weight_OI, weights.bias_O)
+        if gelu is not None:
+            y_TO = F.gelu(y_TO, approximate="none" if gelu == "erf" else "tanh")
+        return y_TO if add_TO is None else y_TO.add_(add_TO)
+    product = torch.ops.mkldnn._linear_pointwise
+    if add_TO is not None:
+        return product.binary(x_TI, add_TO, weights.packed, weights.bias_O, "add")
+    if gelu is not None:
+        form = "none" if gelu == "erf" else "tanh"
+        return product(x_TI, weights.packed, weights.bias_O, "gelu", [], form)
+    return product(x_TI, weights.packed, weights.bias_O, "none", [], "")
+
+
+def _is_small(x_TI: Tensor, weight_OI: Tensor) -> bool:
+    return x_TI.dtype == torch.float32 and x_TI.shape[0] * weight_OI.numel() < SMALL
+
+
+def product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, way: Way) -> Tensor:
+    """x Wᵀ + b for weights that change after every step, and for gradients: any strides.
+
+    The two gradients are products of the same form: dx = dy W is `product(dy, Wᵀ)`, and
+    dW = dyᵀ x is `product(dyᵀ, xᵀ)`. In half precision torch itself calls oneDNN.
+    """
+    if way == "torch" or x_TI.dtype != torch.float32 or _is_small(x_TI, weight_OI):
+        return F.linear(x_TI, weight_OI, bias_O)
+    return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
+
+
+@functools.cache
+def fastest(dtype: torch.dtype) -> Way:
+    """Measure both ways on this machine, once, for some milliseconds.
+
+    A way that is not offered here, or whose error is beyond that of `functional.linear`, is out.
+    oneDNN must be slower by a tenth to lose, so that noise does not change the choice.
+    """
+    if not (
+        torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    ):
+        return "torch"
+    generator = torch.Generator().manual_seed(0)
+    x_TI, weight_OI = (torch.randn(384, 768, generator=generator).to(dtype) for _ in range(2))
+    bias_O = torch.randn(384, generator=generator).to(dtype)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI, 32)
+        onednn_TO = product(x_TI, packed, bias_O, "onednn")
+    except RuntimeError:  # the processor lacks an instruction that this precision needs
+        return "torch"
+    exact_TO = book_linear(x_TI.double(), weight_OI.double(), bias_O.double())
+    size_TO = book_linear(x_TI.double().abs(), weight_OI.double().abs(), bias_O.double().abs())
+    bound_TO = (x_TI.shape[1] + 1) * torch.finfo(dtype).eps * size_TO
+    if not ((onednn_TO - exact_TO).abs() <= bound_TO).all():
+        return "torch"
+    seconds = _best_seconds(
+        lambda: product(x_TI, weight_OI, bias_O, "torch"),
+        lambda: product(x_TI, packed, bias_O, "onednn"),
+    )
+    return "torch" if seconds[0] < 0.9 * seconds[1] else "onednn"
+
+
+def _best_seconds(*functions: Callable[[], Any], rounds: int = 7) -> list[float]:
+    """The shortest time of each, taken in turns so that a busy moment hits them all."""
+    best = [float("inf")] * len(functions)
+    for _ in range(rounds):
+        for place, function in enumerate(functions):
+            started = time.perf_counter()
+            function()
+            best[place] = min(best[place], time.perf_counter() - started)
+    return best

@@ -1,0 +1,378 @@
+"""`minibert bench`: nothing is timed that is not right, everyone takes turns, numbers are counted.
+
+The models are tiny; what the rivals compute is compared with the book, how fast they are is not.
+"""
+
+import dataclasses
+import itertools
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from command import documented, shape_of
+
+from minibert.bench import compare, graphs, memory, turns
+from minibert.bench.accuracy import INT8_BOUND, book_answer, bound_of, error_of
+from minibert.bench.arithmetic import operations
+from minibert.bench.cases import CASES, Case, Choices, Prepared, work_of
+from minibert.bench.compare import Row, Table
+from minibert.bench.engines import ENGINES, Engine
+from minibert.bench.inputs import LENGTHS, Sentences, random_lengths, tokens_of
+from minibert.bench.report import document, table_text
+from minibert.config import BertConfig
+from minibert.data.tokenizer import Encoding
+from minibert.parameters import named_tensors, with_tensors
+
+CONFIG = tiny.config(num_attention_heads=2, max_position_embeddings=70)
+RAGGED = Sentences(9, 4, split="dev")
+CASE = Case("tiny", "a tiny model", CONFIG, RAGGED, ("kernels", "book", "sdpa", "torch"))
+STEP = CASE._replace(name="tiny step", engines=("step", "step-sdpa"), kind="step")
+ADAM = CASE._replace(engines=("adam", "adam-book", "adam-fused", "adam-foreach"), kind="adam")
+FULL = CASE._replace(sentences=Sentences(3, 3, length=7))
+FORWARD = [name for name in CASES["base"].engines if "medium" not in name]
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(graphs, "TRIAL", 0.0)
+    monkeypatch.setattr(turns, "PAUSE", 0.0)
+
+
+def run(case: Case, folder: Path, **options) -> Table:
+    return compare.compared(case, Choices(), folder, rounds=2, seconds=0.0, **options)
+
+
+# ---------------------------------------------------------------------------------- the engines
+
+
+def ready(case: Case, engine: str, folder: Path):
+    if not ENGINES[engine].installed:
+        pytest.skip(f"{ENGINES[engine].name} is not installed")
+    work = work_of(case, Choices(), folder)
+    work = work._replace(weights=moved(work.weights))
+    return work, ENGINES[engine].prepare(work)
+
+
+@pytest.mark.parametrize("case", [CASE, FULL], ids=["ragged", "full"])
+@pytest.mark.parametrize("engine", FORWARD)
+def test_every_engine_computes_the_same_states(engine, case, tmp_path):
+    """Biases are not 0 and gains not 1 here, so that none of them can be left out."""
+    work, prepared = ready(case, engine, tmp_path)
+    exact = book_answer(case, work, torch.float64)
+    answer = prepared.answer()
+    assert answer.shape == (sum(sum(batch.lengths) for batch in work.batches), 12)
+    assert error_of(answer, exact, "forward") <= bound_of(case, work, exact)
+
+
+def moved(weights):
+    generator = torch.Generator().manual_seed(7)
+    return with_tensors(
+        weights,
+        {
+            path: tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+            for path, tensor in named_tensors(weights)
+        },
+    )
+
+
+@pytest.mark.parametrize("engine", ["kernels-int8", "onnx-int8"])
+def test_int8_is_within_its_own_bound_and_beyond_that_of_float32(engine, tmp_path):
+    work, prepared = ready(CASE, engine, tmp_path)
+    assert ENGINES[engine].int8
+    exact = book_answer(CASE, work, torch.float64)
+    assert bound_of(CASE, work, exact) < error_of(prepared.answer(), exact, "forward") < INT8_BOUND
+
+
+@pytest.mark.parametrize("engine", STEP.engines)
+def test_every_training_step_has_the_gradient_of_the_book(engine, tmp_path):
+    work, prepared = ready(STEP, engine, tmp_path)
+    exact = book_answer(STEP, work, torch.float64)
+    assert error_of(prepared.answer(), exact, "step") <= bound_of(STEP, work, exact)
+    before = prepared.answer().clone()
+    prepared.run()
+    assert not torch.equal(prepared.answer(), before), "a step moves the weights"
+
+
+@pytest.mark.parametrize("engine", ADAM.engines)
+def test_every_adam_gives_the_weights_of_the_book(engine, tmp_path):
+    work, prepared = ready(ADAM, engine, tmp_path)
+    exact = book_answer(ADAM, work, torch.float64)
+    assert error_of(prepared.answer(), exact, "adam") <= bound_of(ADAM, work, exact)
+    prepared.run()
+    assert error_of(prepared.answer(), exact, "adam") > 1e-5, "each call is another step"
+
+
+# ------------------------------------------------------------------------------------- accuracy
+
+
+def engine_that_is_wrong(by: float) -> Engine:
+    def prepare(work):
+        right = ENGINES["book"].prepare(work)
+        return Prepared(right.run, lambda: right.answer() + by)
+
+    return Engine("wrong", prepare)
+
+
+@pytest.mark.parametrize("by", [1e-3, float("nan")])
+def test_who_is_wrong_gets_no_speed(by, tmp_path, monkeypatch):
+    monkeypatch.setitem(ENGINES, "wrong", engine_that_is_wrong(by))
+    table = run(CASE._replace(engines=("kernels", "wrong")), tmp_path)
+    own, wrong = table.rows
+    assert own.status == "measured"
+    assert wrong.status == "inaccurate"
+    assert wrong.times == ()
+    told = document(table)["rows"][1]
+    assert told["seconds"] is None
+    assert told["error"] == (wrong.error if by == 1e-3 else None), "JSON knows no NaN"
+    (line,) = [x for x in table_text(table, 120).splitlines() if x.strip().startswith("wrong  ")]
+    assert "–" in line
+    assert "ms" not in line
+    assert "µs" not in line
+
+
+def test_a_product_in_lower_precision_is_over_the_bound_of_float32(tmp_path):
+    work = work_of(CASE, Choices(), tmp_path)
+    exact = book_answer(CASE, work, torch.float64)
+    lower = book_answer(CASE, work, torch.bfloat16)
+    assert error_of(lower, exact, "forward") > 100 * bound_of(CASE, work, exact)
+
+
+def test_an_error_is_the_largest_and_that_of_gradients_a_share():
+    exact = torch.tensor([1.0, -4.0], dtype=torch.float64)
+    answer = torch.tensor([1.5, -4.0])
+    assert error_of(answer, exact, "forward") == 0.5
+    assert error_of(answer, exact, "step") == 0.125
+    with pytest.raises(ValueError, match="shape"):
+        error_of(answer[:1], exact, "forward")
+
+
+def test_who_fails_or_is_missing_has_a_reason_and_no_speed(tmp_path, monkeypatch):
+    def fails(work):
+        raise RuntimeError("no such instruction\nsecond line")
+
+    monkeypatch.setitem(ENGINES, "fails", Engine("fails", fails))
+    monkeypatch.setitem(ENGINES, "absent", Engine("absent", fails, "no_such_package.at_all"))
+    table = run(CASE._replace(engines=("book", "fails", "absent")), tmp_path)
+    assert [row.status for row in table.rows] == ["measured", "failed", "missing"]
+    text = table_text(table, 120)
+    assert "fails: failed: RuntimeError: no such instruction" in text
+    assert "absent: not installed: pip install 'minibert[bench]'" in text
+    assert "second line" not in text
+
+
+# ---------------------------------------------------------------------------------------- turns
+
+
+def test_rounds_interleave_and_another_one_is_first_each_time():
+    called: list[str] = []
+    runs = {name: lambda name=name: called.append(name) for name in "abc"}
+    times = turns.timed(runs, rounds=3, seconds=0.0, clock=itertools.count().__next__)
+    assert called == [*"abc", *"abc", *"bca", *"cab"], "one round to warm up, then three"
+    assert times == {name: [1.0, 1.0, 1.0] for name in "abc"}
+
+
+def test_a_short_call_is_repeated_and_the_first_one_does_not_count():
+    """A clock that moves when the call runs: 3 s at first, 1 s each time after that."""
+    durations = itertools.chain([3.0], itertools.repeat(1.0))
+    now = [0.0]
+
+    def call() -> None:
+        now[0] += next(durations)
+
+    assert turns.turn(call, 10.0, lambda: now[0]) == 1.0
+    assert now[0] == 10.0, "until the turn is over"
+    durations, now[0] = itertools.repeat(4.0), 0.0
+    assert turns.turn(call, 10.0, lambda: now[0]) == 4.0
+    assert now[0] == 4.0, "a long one is measured once"
+
+
+def table_of(**seconds: float) -> Table:
+    rows = [
+        Row(name, name, operations=600, times=(value, 2 * value, 9 * value), error=0.0, bound=1.0)
+        for name, value in seconds.items()
+    ]
+    return Table(CASE, 10, 20, 1, tuple(rows), {"one way": 100.0, "another": 200.0}, None)
+
+
+def test_ratios_rates_and_shares_follow_from_the_medians():
+    table = table_of(own=1.0, slow=3.0, fast=0.5)
+    assert [table.ratio(row) for row in table.rows] == [1.0, 3.0, 0.5]
+    assert [row.rate for row in table.rows] == [300.0, 100.0, 600.0]
+    assert [table.share(row) for row in table.rows] == [1.5, 0.5, 3.0]
+    assert table.rows[0].quartiles == (1.5, 5.5)
+    text = table_text(table, 140)
+    assert "3.00x faster" in text
+    assert "2.00x slower" in text
+    assert "50% padding if padded" in text
+
+
+# ----------------------------------------------------------------------- what is read and counted
+
+
+def test_operations_are_those_counted_by_hand():
+    """Width 2, feed-forward 3, one layer; sentences of 1 and of 2 tokens.
+
+    A token goes through four maps of 2 x 2 and two of 2 x 3: 28 multiplications. Each pair of
+    tokens costs 2 for its score and 2 for its share of the context.
+    """
+    config = BertConfig(
+        vocab_size=5, hidden_size=2, num_hidden_layers=1, num_attention_heads=1, intermediate_size=3
+    )
+    assert operations(config, [1]) == 2 * (28 + 4)
+    assert operations(config, [2]) == 2 * (2 * 28 + 4 * 4)
+    two = dataclasses.replace(config, num_hidden_layers=2)
+    assert operations(two, [1, 2]) == 2 * (operations(config, [1]) + operations(config, [2]))
+
+
+@pytest.mark.parametrize(("split", "mean"), [("dev", 25.2), ("train", 13.3)])
+def test_random_lengths_are_like_the_real_ones(split, mean):
+    lengths = random_lengths(split, 20_000, 0)
+    assert statistics.mean(lengths) == pytest.approx(mean, rel=0.03)
+    assert min(lengths) >= LENGTHS[split][0]
+    assert max(lengths) <= LENGTHS[split][-1]
+    assert lengths[:99] == random_lengths(split, 20_000, 0)[:99]
+
+
+def test_a_batch_says_where_its_padding_is():
+    encodings = [Encoding([5, 6, 7], [0, 0, 0]), Encoding([8], [0])]
+    batch = tokens_of(encodings, [0, 1])
+    assert batch.mask_BS.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert torch.equal(batch.hide_BS, ~batch.keep_BS)
+    assert batch.lengths == [3, 1]
+    assert not batch.full
+    assert tokens_of(encodings, [1]).full
+
+
+def test_a_real_model_reads_real_sentences(tmp_path):
+    tiny.write_data(tmp_path / "data", n_dev=8)
+    model = tiny.classifier(seed=1, max_position_embeddings=70)
+    model.save_pretrained(tmp_path / "model")
+    choices = Choices(data=tmp_path / "data", model=str(tmp_path / "model"))
+    work = work_of(CASE._replace(pretrained=True), choices, tmp_path)
+    first = tiny.examples(8, 2)[0].first
+    assert work.encodings[0] == model.tokenizer.encode([first])[0]
+    assert torch.equal(work.weights.embeddings.word_VD, model.weights.embeddings.word_VD)
+    assert [len(rows) for rows in work.rows] == [4, 4]
+    student = work_of(CASE, choices, tmp_path)
+    assert student.encodings == work.encodings
+    assert not torch.equal(student.weights.embeddings.word_VD, work.weights.embeddings.word_VD)
+
+
+def test_the_engines_of_every_case_exist_and_minibert_is_first():
+    for case in CASES.values():
+        assert set(case.engines) <= set(ENGINES)
+        assert "minibert" in ENGINES[case.engines[0]].name
+
+
+def test_a_teacher_reads_what_its_student_reads(tmp_path):
+    teacher = tiny.config(hidden_size=24, max_position_embeddings=70)
+    table = run(CASE._replace(engines=("kernels",), teacher=teacher), tmp_path)
+    student, last = table.rows
+    assert last.name == "its teacher, minibert kernels"
+    lengths = [
+        length for batch in work_of(CASE, Choices(), tmp_path).batches for length in batch.lengths
+    ]
+    assert last.operations == operations(teacher, lengths)
+    assert student.operations == operations(CONFIG, lengths)
+    assert table.ratio(last) == pytest.approx(last.seconds / student.seconds)
+
+
+# --------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.skipif(not memory.FORGET.exists(), reason="only Linux tells and forgets the peak")
+def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
+    options = Choices()._asdict()
+    found = memory.peak_memory("small-16", "book", options, tmp_path)
+    assert found is not None
+    weights = 4 * 4_700_000
+    assert weights < found.before <= found.peak < 4e9
+    assert found.above == found.peak - found.before
+    assert memory.peak_memory("small-16", "no such engine", options, tmp_path) is None
+
+
+# ----------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The cases are tiny ones."""
+    monkeypatch.setattr("minibert.bench.cases.CASES", {"tiny": FULL, "step": STEP})
+
+
+QUICK = "bench --rounds 2 --seconds 0 --threads 1"
+
+
+def test_the_document_is_the_documented_one(minibert, small):
+    answer = minibert(f"{QUICK} --case tiny --only book --json")
+    assert answer.code == 0
+    expected = shape_of(documented("bench"))
+    found = shape_of(answer.document)
+    for dictionary in (expected, found):
+        dictionary.pop("environment")  # what is set, and no more
+        dictionary["cases"][0].pop("float64_difference")  # needs transformers
+        dictionary["cases"][0]["rows"][0].pop("memory")  # only of the large cases
+    assert found == expected
+    (case,) = answer.document["cases"]
+    assert [row["engine"] for row in case["rows"]] == ["kernels", "book"]
+    assert len(case["rows"][0]["rounds"]) == 2
+    assert answer.document["threads"] == 1
+
+
+def test_the_tables_are_printed_and_say_how(minibert, small):
+    answer = minibert(QUICK, "--only", "book", "--only", "step-sdpa")
+    assert answer.code == 0
+    assert "tiny: a tiny model; float32; 21 tokens in 1 batch" in answer.out
+    assert "minibert book" in answer.out
+    assert "against the book in float64; bound" in answer.out
+    assert "1 threads for each; 2 rounds" in answer.out
+    assert f"torch {torch.__version__}" in answer.out
+
+
+def test_exit_code_1_if_minibert_itself_is_wrong(minibert, small, monkeypatch):
+    monkeypatch.setitem(ENGINES, "kernels", engine_that_is_wrong(1e-2))
+    answer = minibert(f"{QUICK} --case tiny --only book")
+    assert answer.code == 1
+    assert "no speed is told" in answer.out
+
+
+@pytest.mark.parametrize("ending", ["svg", "png"])
+def test_the_chart_is_a_picture(ending, minibert, small):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: it draws the chart")
+    answer = minibert(f"{QUICK} --case tiny --only book --chart chart.{ending} --json")
+    assert answer.code == 0
+    start = Path(f"chart.{ending}").read_bytes()
+    assert start.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+    if ending == "svg":
+        assert b"minibert book" in start or start.count(b"<path") > 50
+
+
+def test_the_list_names_all_cases(minibert):
+    answer = minibert("bench --list --json")
+    assert [row["case"] for row in answer.document["cases"]] == list(CASES)
+    assert json.loads(answer.out)["cases"][0]["engines"] == list(CASES["base"].engines)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("bench --case nonsense", "there is no case 'nonsense'; known: base, base-bf16"),
+        ("bench --only nonsense", "there is no engine 'nonsense'; known: adam"),
+        ("bench --data somewhere", "--data needs --model"),
+        ("bench --chart picture.jpg", "must end in .svg or .png"),
+        ("bench --rounds 0", "0 is not in the range"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(line, said, minibert):
+    answer = minibert(line)
+    assert answer.code == 2
+    assert said in answer.said
+
+
+def test_a_model_that_is_not_there_is_exit_code_3(minibert):
+    answer = minibert("bench --case sst2 --model ./nowhere")
+    assert answer.code == 3
+    assert "there is no folder" in answer.said
