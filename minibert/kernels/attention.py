@@ -37,6 +37,8 @@ def attention(
         return        float [T, D]
     """
     rate = 0.0 if generator is None else dropout_rate
+    if not packing.groups:
+        return qkv_T3D.chunk(3, -1)[0]  # no token at all
     if torch.is_grad_enabled() and qkv_T3D.requires_grad:
         context_TD: Tensor = _Attention.apply(qkv_T3D, packing, n_heads, rate, generator)
         return context_TD

@@ -8,10 +8,13 @@ LEVELS = 2**16
 
 def keep_mask(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
     """Which numbers of x stay: each one with probability 1 - rate, to within 2^-17."""
+    dropped_levels = round(rate * LEVELS)
+    if dropped_levels == LEVELS:
+        return torch.zeros_like(x, dtype=torch.bool)
     words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None, generator=generator)  # all 64 bits are random
     draws = words.view(torch.int16)[: x.numel()].view(x.shape)
-    return draws >= round(rate * LEVELS) - LEVELS // 2
+    return draws >= dropped_levels - LEVELS // 2
 
 
 def dropped(x: Tensor, keep: Tensor | None, rate: float) -> Tensor:

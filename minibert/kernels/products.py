@@ -131,9 +131,11 @@ def fastest(dtype: torch.dtype) -> Way:
     generator = torch.Generator().manual_seed(0)
     x_TI, weight_OI = (torch.randn(384, 768, generator=generator).to(dtype) for _ in range(2))
     bias_O = torch.randn(384, generator=generator).to(dtype)
+    plain = PackedLinear(weight_OI, bias_O, None)
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI, 32)
-        onednn_TO = product(x_TI, packed, bias_O, "onednn")
+        with arithmetic("onednn"):
+            packed = pack(LinearWeights(weight_OI, bias_O))
+        onednn_TO = packed_linear(x_TI, packed)
     except RuntimeError:  # the processor lacks an instruction that this precision needs
         return "torch"
     exact_TO = book_linear(x_TI.double(), weight_OI.double(), bias_O.double())
@@ -142,8 +144,7 @@ def fastest(dtype: torch.dtype) -> Way:
     if not ((onednn_TO - exact_TO).abs() <= bound_TO).all():
         return "torch"
     seconds = _best_seconds(
-        lambda: product(x_TI, weight_OI, bias_O, "torch"),
-        lambda: product(x_TI, packed, bias_O, "onednn"),
+        lambda: packed_linear(x_TI, plain), lambda: packed_linear(x_TI, packed)
     )
     return "torch" if seconds[0] < 0.9 * seconds[1] else "onednn"
 
