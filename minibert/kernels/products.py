@@ -27,14 +27,18 @@ from minibert.parameters import LinearWeights
 Way = Literal["torch", "onednn"]
 Arithmetic = Literal["book", "torch", "onednn", "int8"]
 SMALL = 1_500_000  # multiplications; below it, oneDNN's preparation of a float32 call costs more
+FEW_TOKENS = 8  # sentences are seldom shorter
 
 _fixed: ContextVar[Arithmetic | None] = ContextVar("arithmetic", default=None)
 
 
 class PackedLinear(NamedTuple):
-    """A linear map for inference. `packed` is the weight in oneDNN's own layout, if it is used."""
+    """A linear map for inference: `packed` is the weight in oneDNN's own layout, if it is used.
 
-    weight_OI: Tensor
+    Beside it the weight as it was stays only if it is small enough to be of use for few tokens.
+    """
+
+    weight_OI: Tensor | None
     bias_O: Tensor
     packed: Tensor | None
 
@@ -77,6 +81,8 @@ def pack(weights: LinearWeights) -> PackedLinear:
     if chosen(weight_OI) == "onednn":
         # 32 stands for "more than one token"; the layout serves any number.
         packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI, 32)
+        if FEW_TOKENS * weight_OI.numel() >= SMALL:
+            return PackedLinear(None, bias_O, packed)
     return PackedLinear(weight_OI, bias_O, packed)
 
 
@@ -88,8 +94,10 @@ def packed_linear(
     Accuracy
         |error| <= (I + 1) eps (Σ |w| |x| + |b|); GELU adds 4 eps |x|
     """
-    if weights.packed is None or _is_small(x_TI, weights.weight_OI):
-        y_TO = F.linear(x_TI, weights.weight_OI, weights.bias_O)
+    plain_OI = weights.weight_OI
+    if weights.packed is None or (plain_OI is not None and _is_small(x_TI, plain_OI)):
+        assert plain_OI is not None
+        y_TO = F.linear(x_TI, plain_OI, weights.bias_O)
         if gelu is not None:
             y_TO = F.gelu(y_TO, approximate="none" if gelu == "erf" else "tanh")
         return y_TO if add_TO is None else y_TO.add_(add_TO)
