@@ -118,13 +118,13 @@ def print_peak(request: str) -> None:
     engine = ENGINES[ENGINE_OF[name]]
     # A tiny model first, so that what libraries load at the first call is not counted.
     engine.prepare(work_at(Point(8, 1, 1, 64), getattr(torch, dtype), threads)).run()
-    memory._give_back()
-    before = memory._status("VmRSS")
+    memory.give_back()
+    before = memory.status("VmRSS")
     prepared = engine.prepare(work_at(Point(*sizes), getattr(torch, dtype), threads))
-    memory._give_back()  # what drawing the weights took
+    memory.give_back()  # what drawing the weights took
     memory.FORGET.write_text("5")
     prepared.run()
-    print(memory._status("VmHWM") - before)
+    print(memory.status("VmHWM") - before)
 
 
 def slopes(values: Sequence[float], costs: Sequence[float]) -> dict[str, float]:

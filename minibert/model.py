@@ -5,11 +5,10 @@ gradients; to train, hand `weights` to the functions of the book.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from minibert.functional import softmax
 from minibert.heads import mlm_logits, nsp_logits, pooled, sequence_logits
 from minibert.hub import model_folder
 from minibert.kernels.encoder import AnyWeights, encode, encode_first, encode_traced, prepared
-from minibert.kernels.products import Arithmetic, arithmetic
+from minibert.kernels.products import Arithmetic, arithmetic, fixed_arithmetic
 from minibert.parameters import BertWeights, initial_weights, named_tensors, with_tensors
 from minibert.pretrained import HEADS, check_head, head_shapes, load_model, vocabulary_notes
 
@@ -57,6 +56,7 @@ class Bert:
     tokenizer: Tokenizer | None = None
     report: LoadReport = field(default_factory=LoadReport)
     arithmetic: Arithmetic | None = None
+    _kept: tuple[Any, ...] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_head(self.head)
@@ -252,22 +252,31 @@ class Bert:
         """Every state of the encoder at work on one text; `tokens` names the places."""
         (encoding,) = self._encoded([text], None if second is None else [second])
         with arithmetic(self.arithmetic):
-            return encode_traced(*self._batch([encoding], [0])[:3], self._ready, self.config)
+            return encode_traced(*self._batch([encoding], [0])[:3], self._ready(), self.config)
 
     def tokens(self, text: str, second: str | None = None) -> list[str]:
         """The pieces that the model sees, [CLS] and [SEP] included."""
         (encoding,) = self._encoded([text], None if second is None else [second])
         return [self._tokenizer().pieces[i] for i in encoding.ids]
 
-    @functools.cached_property
     def _ready(self) -> AnyWeights:
-        """The weights in the form in which they are fastest, made at the first use."""
-        with arithmetic(self.arithmetic):
-            return prepared(self.weights)
+        """The weights in the form in which they are fastest, made at the first use.
+
+        They are made again for other weights or another arithmetic; numbers that are written into
+        the tensors of `weights` afterwards are not seen.
+        """
+        way = fixed_arithmetic()
+        if self._kept is None or self._kept[0] is not self.weights or self._kept[1] != way:
+            self._kept = (self.weights, way, prepared(self.weights))
+        ready: AnyWeights = self._kept[2]
+        return ready
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_kept": None}  # packed weights cannot be copied
 
     def _hidden(self, batch: Batch, encoder: Callable[..., Tensor]) -> Tensor:
         with arithmetic(self.arithmetic):
-            return encoder(*batch[:3], self._ready, self.config)
+            return encoder(*batch[:3], self._ready(), self.config)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -63,9 +63,11 @@ def minibert(monkeypatch, capsys, tmp_path):
     def run(line: str, *more: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["minibert", *line.split(), *more])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        fix_arithmetic(None)
+        try:
+            with pytest.raises(SystemExit) as stopped:
+                cli.main()
+        finally:
+            fix_arithmetic(None)
         return Answer(stopped.value.code or 0, *capsys.readouterr())
 
     return run

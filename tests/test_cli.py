@@ -434,6 +434,38 @@ loop.accumulate_gradient = lambda *arguments: (time.sleep(0.03), step(*arguments
 """
 
 
+@pytest.mark.parametrize("name", ["book", "torch", "onednn", "int8"])
+def test_every_arithmetic_gives_the_same_answers(name, minibert, folder):
+    texts = ("good great day", "awful plot")
+    line = f"predict --model {folder}/teacher --json"
+    expected = minibert(line, *texts).document["predictions"]
+    answer = minibert(f"{line} --arithmetic {name}", *texts)
+    assert answer.code == 0
+    for ours, theirs in zip(answer.document["predictions"], expected, strict=True):
+        assert ours["label"] == theirs["label"]
+        # whole numbers of eight bits are a percent apart, all others a rounding error
+        margin = 0.05 if name == "int8" else 1e-4
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=margin)
+
+
+def test_a_run_remembers_its_arithmetic(minibert, folder):
+    assert minibert(finetuning(folder, "--arithmetic book")).code == 0
+    assert json.loads(Path("runs/finetune/run.json").read_text())["arithmetic"] == "book"
+    answer = minibert(finetuning(folder, "--arithmetic torch --resume"))
+    assert answer.code == 2
+    assert "arithmetic" in answer.said
+    assert minibert(finetuning(folder, "--overwrite")).code == 0
+    chosen = json.loads(Path("runs/finetune/run.json").read_text())["arithmetic"]
+    assert chosen in ("torch", "onednn"), "what was measured, not that it was"
+
+
+def test_eight_bits_are_not_for_training(minibert, folder):
+    answer = minibert(finetuning(folder, "--arithmetic int8"))
+    assert answer.code == 2
+    assert "no gradients" in answer.said
+    assert not Path("runs").exists()
+
+
 def stopped_by(number: int, line: str, folder: Path) -> tuple[int, str, str]:
     """Run a command in a process of its own, and send it a signal once it has measured more."""
     child = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from minibert.bench.compare import Row, Table
@@ -18,6 +19,7 @@ def draw(tables: Sequence[Table], facts: dict[str, Any], path: Path) -> None:
     Raises
         OSError  the file cannot be written.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,12 +42,13 @@ def draw(tables: Sequence[Table], facts: dict[str, Any], path: Path) -> None:
         fontsize=8,
         color="#555555",
     )
-    figure.savefig(path, dpi=120)
+    with rc_context({"svg.fonttype": "none"}):  # letters as text, not as drawings of letters
+        figure.savefig(path, dpi=120)
 
 
 def _field(axes: Any, table: Table) -> None:
     rows = list(reversed(table.rows))  # the first row on top
-    longest = max((row.seconds or 0.0 for row in rows), default=0.0) or 1.0
+    longest = max((row.quartiles[1] for row in rows if row.quartiles), default=0.0) or 1.0
     for place, row in enumerate(rows):
         if row.seconds is None or row.quartiles is None:
             axes.text(longest * 0.01, place, _reason(row), va="center", fontsize=8, color="#777777")
@@ -69,7 +72,8 @@ def _field(axes: Any, table: Table) -> None:
     axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8.5)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlim(0, longest * 1.65)  # room for the labels
-    axes.set_title(f"{table.case.name}: {table.case.words}", fontsize=9.5, loc="left")
+    title = fill(f"{table.case.name}: {table.case.words}", 60)
+    axes.set_title(title, fontsize=9.5, loc="left")
     axes.xaxis.set_visible(False)  # the bars carry their numbers
     axes.tick_params(left=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)

@@ -41,8 +41,9 @@ def exported(work: Work, model_of: Callable[[Work, str, torch.dtype], Any]) -> P
     not recognise it. Nothing is exported twice.
     """
     c = work.config
-    name = f"{c.num_hidden_layers}x{c.hidden_size}x{c.num_attention_heads}.onnx"
-    path = work.folder / name
+    first_weights = work.weights.blocks[0].intermediate.weight_OI
+    name = f"{c.num_hidden_layers}x{c.hidden_size}x{c.num_attention_heads}"
+    path = work.folder / f"{name}-{float(first_weights.double().sum())!r}.onnx"
     if path.exists():
         return path
     graph = _Graph(model_of(work, "eager", torch.float32)).eval()

@@ -61,24 +61,24 @@ def main() -> None:
     engine = ENGINES[request["engine"]]
     importlib.import_module(engine.module)
     work = work_of(CASES[request["case"]], choices, Path(request["folder"]))
-    _give_back()
-    before = _status("VmRSS")
+    give_back()
+    before = status("VmRSS")
     torch.set_float32_matmul_precision(engine.matmul)
     prepared = engine.prepare(work)
     del work
-    _give_back()
+    give_back()
     FORGET.write_text("5")  # from here on the peak counts anew
     prepared.run()
-    print(json.dumps([before, _status("VmHWM")]))
+    print(json.dumps([before, status("VmHWM")]))
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Let go of what is free, so that it is not counted as used."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:")]
     return int(line.split()[1]) * 1024
 

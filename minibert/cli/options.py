@@ -182,11 +182,14 @@ def prepare(
     """
     import torch
 
-    from minibert.kernels.products import chosen, fix_arithmetic
+    from minibert.kernels.products import chosen, fix_arithmetic, offers_onednn
 
-    params = click.get_current_context().params
-    if arithmetic == "int8" and "resume" in params:
+    context = click.get_current_context()
+    trains = "resume" in context.params
+    if arithmetic == "int8" and trains:
         raise click.UsageError("--arithmetic int8 has no gradients; train with another one")
+    if arithmetic == "onednn" and not offers_onednn():
+        raise click.UsageError("--arithmetic onednn: this torch comes without oneDNN")
     if threads is not None:
         torch.set_num_threads(threads)
     available = torch.cuda.is_available()
@@ -195,11 +198,21 @@ def prepare(
     place, precision = "cuda" if available and device != "cpu" else "cpu", getattr(torch, dtype)
     keep_memory()
     fix_arithmetic(None)
+    if arithmetic == "auto" and trains and context.params["resume"]:
+        arithmetic = _arithmetic_of_the_run(context)  # a resumed run computes as it began
     if arithmetic == "auto":
         arithmetic = chosen(torch.empty(0, device=place, dtype=precision))
     fix_arithmetic(arithmetic)  # type: ignore[arg-type]
-    params["arithmetic"] = arithmetic  # for `run_record`: a resumed run computes as it began
+    context.params["arithmetic"] = arithmetic  # for `run_record`
     return place, precision
+
+
+def _arithmetic_of_the_run(context: click.Context) -> str:
+    from minibert.files import read_json
+    from minibert.training.runs import OPTIONS_FILE
+
+    path = Path(context.params["out"] or f"runs/{context.info_name}") / OPTIONS_FILE
+    return str(read_json(path).get("arithmetic", "auto")) if path.exists() else "auto"
 
 
 def keep_memory() -> None:
@@ -213,8 +226,8 @@ def keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-        mallopt(mmap_threshold, 2**30)
-        mallopt(trim_threshold, 2**31 - 1)
+        if mallopt(mmap_threshold, 2**30):  # refused by some, and the other alone would do harm
+            mallopt(trim_threshold, 2**31 - 1)
 
 
 def run_record(command: str) -> dict[str, Any]:

@@ -81,12 +81,13 @@ def prepared(weights: BertWeights, dtype: torch.dtype | None = None) -> AnyWeigh
 
     How is decided by `arithmetic`: the book's functions take the book's weights.
     """
+    parts = {name: part.detach() for name, part in named_tensors(weights)}
     if dtype is not None:
-        lower = {
+        parts = {
             name: part if name.startswith("embeddings.") else part.to(dtype)
-            for name, part in named_tensors(weights)
+            for name, part in parts.items()
         }
-        weights = with_tensors(weights, lower)
+    weights = with_tensors(weights, parts)
     if fixed_arithmetic() == "book":
         return weights
     ready = prepared_int8 if fixed_arithmetic() == "int8" else pack
@@ -108,6 +109,9 @@ def encode(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """`minibert.encoder.encode`, computed for the kept tokens alone; the other states are 0.
+
+    The gradient of the word table is sparse; added to a dense one, as `Trainable` does, it costs
+    what the batch costs.
 
     Accuracy
         as the book's: |error| <= 16 times what one eps more or less in each weight changes
@@ -136,10 +140,10 @@ def encode_first(
     In the last block only this token asks, and only it is fed forward, which saves three quarters
     of the block's products. Every row must keep its first token.
     """
-    if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
-        return encode(ids_BS, keep_BS, types_BS, weights, config, generator)[:, :1]
     if not keep_BS[:, 0].all():
         raise ValueError("encode_first: a row does not keep its first token, so it has no state")
+    if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
+        return encode(ids_BS, keep_BS, types_BS, weights, config, generator)[:, :1]
     dtype = weights.blocks[0].output_norm.gain_D.dtype
     packing = packed(keep_BS, dtype)
     x_TD = _embeddings(ids_BS, types_BS, packing, weights.embeddings, config, generator).to(dtype)
@@ -258,7 +262,7 @@ def _traced_block(
     output_TD = linear(context_BSD.flatten(0, 1), weights.output)
     attended_TD = x_TD + dropout(output_TD, config.hidden_dropout_prob, generator)
     attended_TD = _layer_norm(attended_TD, weights.attention_norm, config)
-    fed_TD = _fed(attended_TD, weights, config, generator)
+    next_TD = _fed(attended_TD, weights, config, generator)
     attention_trace = AttentionTrace(
         query_BNSK,
         key_BNRK,
@@ -267,7 +271,7 @@ def _traced_block(
         probabilities_BNSR,
         output_TD.view_as(hidden_BSD),
     )
-    return BlockTrace(attention_trace, attended_TD.view_as(hidden_BSD), fed_TD.view_as(hidden_BSD))
+    return BlockTrace(attention_trace, attended_TD.view_as(hidden_BSD), next_TD.view_as(hidden_BSD))
 
 
 def _layer_norm(x_TD: Tensor, norm: LayerNormWeights, config: BertConfig) -> Tensor:

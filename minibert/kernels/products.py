@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def arithmetic(name: Arithmetic | None) -> Iterator[None]:
 
     "book" calls the book's own functions; "int8" takes effect in weights made for inference.
     """
-    token = _fixed.set(name or _fixed.get())
+    token = _fixed.set(_known(name) or _fixed.get())
     try:
         yield
     finally:
@@ -57,12 +57,18 @@ def arithmetic(name: Arithmetic | None) -> Iterator[None]:
 
 
 def fix_arithmetic(name: Arithmetic | None) -> None:
-    """Fix how the kernels compute from here on; None, the default, leaves it to measurement."""
-    _fixed.set(name)
+    """Fix how the kernels compute in this thread; None, the default, leaves it to measurement."""
+    _fixed.set(_known(name))
+
+
+def _known(name: Arithmetic | None) -> Arithmetic | None:
+    if name is not None and name not in get_args(Arithmetic):
+        raise ValueError(f"the arithmetic is {name!r}, but must be one of {get_args(Arithmetic)}")
+    return name
 
 
 def fixed_arithmetic() -> Arithmetic | None:
-    """What the innermost `with arithmetic(...)` says."""
+    """What is fixed at the moment, by `arithmetic` or `fix_arithmetic`."""
     return _fixed.get()
 
 
@@ -92,7 +98,7 @@ def packed_linear(
     """y = x Wᵀ + b, then GELU ("erf" or "tanh") or the sum with another tensor, in one pass.
 
     Accuracy
-        |error| <= (I + 1) eps (Σ |w| |x| + |b|); GELU adds 4 eps |x|
+        |error| <= (I + 1) eps (Σ |w| |x| + |b|); GELU adds 4 eps of what goes into it
     """
     plain_OI = weights.weight_OI
     if weights.packed is None or (plain_OI is not None and _is_small(x_TI, plain_OI)):
@@ -125,6 +131,13 @@ def product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, way: Way) ->
     return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, "none", [], "")
 
 
+def offers_onednn() -> bool:
+    """Whether this torch brings oneDNN and its ways to call it."""
+    return torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    )
+
+
 @functools.cache
 def fastest(dtype: torch.dtype) -> Way:
     """Measure both ways on this machine, once, for some milliseconds.
@@ -132,9 +145,7 @@ def fastest(dtype: torch.dtype) -> Way:
     A way that is not offered here, or whose error is beyond that of `functional.linear`, is out.
     oneDNN must be slower by a tenth to lose, so that noise does not change the choice.
     """
-    if not (
-        torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    ):
+    if not offers_onednn():
         return "torch"
     generator = torch.Generator().manual_seed(0)
     x_TI, weight_OI = (torch.randn(384, 768, generator=generator).to(dtype) for _ in range(2))
@@ -148,7 +159,8 @@ def fastest(dtype: torch.dtype) -> Way:
         return "torch"
     exact_TO = book_linear(x_TI.double(), weight_OI.double(), bias_O.double())
     size_TO = book_linear(x_TI.double().abs(), weight_OI.double().abs(), bias_O.double().abs())
-    bound_TO = (x_TI.shape[1] + 1) * torch.finfo(dtype).eps * size_TO
+    in_float32 = (x_TI.shape[1] + 1) * torch.finfo(torch.float32).eps * size_TO
+    bound_TO = in_float32 + torch.finfo(dtype).eps * exact_TO.abs()  # and rounded once
     if not ((onednn_TO - exact_TO).abs() <= bound_TO).all():
         return "torch"
     seconds = _best_seconds(

@@ -15,6 +15,7 @@ from minibert.data.readers import Dataset, Task
 from minibert.data.tokenizer import Encoding, Tokenizer
 from minibert.heads import pooled, sequence_logits
 from minibert.kernels.encoder import AnyWeights, encode_first, prepared
+from minibert.kernels.products import arithmetic
 from minibert.model import Bert
 from minibert.parameters import BertWeights
 from minibert.training.runs import NotFinite
@@ -153,7 +154,8 @@ def evaluated(
             "id2label in its config.json, if that is wrong"
         )
     encodings = encodings_of(dataset, model.tokenizer, max_length)
-    logits_XC = all_logits(encodings, model.weights, config, dtype)
+    with arithmetic(model.arithmetic):
+        logits_XC = all_logits(encodings, model.weights, config, dtype)
     return measured(task, logits_XC, labels_of(dataset))
 
 
