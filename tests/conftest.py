@@ -12,6 +12,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+from minibert.kernels.products import fix_arithmetic  # noqa: E402
+
 torch.set_num_threads(1)
 # Whoever starts the tests in the background of a shell has Ctrl-C ignored; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,6 +51,13 @@ def teacher_dir() -> Path:
     return folder_from("MINIBERT_TEACHER")
 
 
+@pytest.fixture(autouse=True)
+def forget_the_arithmetic():
+    """A command fixes how its process computes; the next test is in the same process."""
+    yield
+    fix_arithmetic(None)
+
+
 @pytest.fixture
 def minibert(monkeypatch, capsys, tmp_path):
     """Run a command line in this process, in a folder of its own."""
@@ -58,16 +67,12 @@ def minibert(monkeypatch, capsys, tmp_path):
     from command import Answer
 
     from minibert import cli
-    from minibert.kernels.products import fix_arithmetic
 
     def run(line: str, *more: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["minibert", *line.split(), *more])
         capsys.readouterr()
-        try:
-            with pytest.raises(SystemExit) as stopped:
-                cli.main()
-        finally:
-            fix_arithmetic(None)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
         return Answer(stopped.value.code or 0, *capsys.readouterr())
 
     return run

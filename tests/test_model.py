@@ -1,5 +1,6 @@
 """The face for users, and the commands `inspect` and `fill-mask`, on small random models."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -551,3 +553,24 @@ def test_fill_mask_refuses_what_it_cannot_do(
     assert "no [MASK] among its first 9 tokens" in capsys.readouterr().err
     assert run(monkeypatch, "fill-mask", "--model", tmp_path / "encoder", "[MASK]") == 3
     assert "needs 'mlm' or 'pretraining'" in capsys.readouterr().err
+
+
+def test_what_was_made_ready_follows_the_weights_and_the_arithmetic():
+    """Other weights or another arithmetic are never answered from those of before."""
+    one, other = tiny.classifier(seed=0), tiny.classifier(seed=1)
+    texts = ["good great day", "awful plot"]
+    expected = other.logits(texts)
+    assert not torch.equal(one.logits(texts), expected)
+    one.weights = other.weights
+    assert torch.equal(one.logits(texts), expected)
+    one.arithmetic = "int8"
+    rounded = one.logits(texts)
+    assert 0 < float((rounded - expected).abs().max()) < 0.1
+    one.arithmetic = None
+    assert torch.equal(one.logits(texts), expected)
+    assert torch.equal(copy.deepcopy(one).logits(texts), expected), "it can be copied after use"
+
+
+def test_an_arithmetic_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="must be one of"):
+        dataclasses.replace(tiny.classifier(), arithmetic="onedn").logits(["good"])

@@ -148,7 +148,8 @@ def fastest(dtype: torch.dtype) -> Way:
     if not offers_onednn():
         return "torch"
     generator = torch.Generator().manual_seed(0)
-    x_TI, weight_OI = (torch.randn(384, 768, generator=generator).to(dtype) for _ in range(2))
+    x_TI = torch.randn(128, 768, generator=generator).to(dtype)
+    weight_OI = torch.randn(384, 768, generator=generator).to(dtype)
     bias_O = torch.randn(384, generator=generator).to(dtype)
     plain = PackedLinear(weight_OI, bias_O, None)
     try:
