@@ -376,3 +376,9 @@ def test_a_model_that_is_not_there_is_exit_code_3(minibert):
     answer = minibert("bench --case sst2 --model ./nowhere")
     assert answer.code == 3
     assert "there is no folder" in answer.said
+
+
+def test_a_chart_that_cannot_be_written_is_refused_before_anything_is_measured(minibert):
+    answer = minibert("bench --case small-16 --chart nowhere/bench.svg")
+    assert answer.code == 2
+    assert "there is no such folder" in answer.said

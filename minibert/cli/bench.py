@@ -62,9 +62,10 @@ def bench(
     """Compare error and speed with other programs.
 
     These are transformers, torch.nn.TransformerEncoder, ONNX Runtime and OpenVINO. All get the
-    same weights, inputs and threads, and each its best settings. Errors come first: who is over
-    the bound is not timed. Then all take turns in rounds. What is not installed is left out; pip
-    install 'minibert[bench]' brings it. Exit code 1 if minibert's own is over its bound.
+    same weights, inputs and threads, and each the settings that are named below the table. Errors
+    come first: who is over the bound is not timed. Then all take turns in rounds. What is not
+    installed is left out; pip install 'minibert[bench]' brings it. Exit code 1 if minibert's own
+    is over its bound.
 
     \b
     Example
@@ -72,6 +73,8 @@ def bench(
     """
     if chart is not None and Path(chart).suffix not in CHARTS:
         raise click.UsageError(f"--chart {chart}: the name must end in {' or '.join(CHARTS)}")
+    if chart is not None and not Path(chart).resolve().parent.is_dir():
+        raise click.UsageError(f"--chart {chart}: there is no such folder")
     if chart is not None and not _has_matplotlib():
         raise click.UsageError("--chart needs matplotlib; pip install 'minibert[plot]'")
     if data is not None and model is None:
