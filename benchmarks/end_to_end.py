@@ -11,7 +11,7 @@ changes every round. The model needs a `config.json` without a classifier: both 
 minibert also saving the model and the state from which a run goes on. "loop" is training and
 evaluation alone, so that a short run with `--rows` is not a comparison of imports.
 
-The threads of a `minibert` command wait some 20 µs for work before they sleep, those of torch by
+The threads of a `minibert` command look for work 10,000 times before they sleep, those of torch by
 itself much longer. Where something else wants the cores, the other side then becomes many times
 slower, which is no result: measure on a quiet machine, or set OMP_WAIT_POLICY=PASSIVE for both.
 """

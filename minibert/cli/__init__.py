@@ -40,8 +40,8 @@ for command in (distill, finetune, evaluate, predict, fill_mask, inspect, verify
 
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit code."""
-    # Before torch is imported: its threads wait some 20 µs for work before they sleep. Shorter, and
-    # small products wait for them to wake up; longer, and where other programs want the cores too,
+    # Before torch is imported: its threads look for work 10,000 times before they sleep. Fewer, and
+    # small products wait for them to wake up; more, and where other programs want the cores too,
     # a waiting thread keeps the one it waits for from running.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
