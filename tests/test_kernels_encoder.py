@@ -88,15 +88,15 @@ def assert_packs(keep_BS: Tensor) -> None:
         for one in found.split(lengths.tolist()):
             assert one.tolist() == one.sort().values.tolist()
         seen += row.tolist()
-        if group.places_X is None:
+        if group.places_Q is None:
             assert (lengths == group.length).all()
             assert group.tokens_t is group.bias_n11R is None
             continue
         within_nR = torch.arange(group.length).expand(len(row), -1)
         kept_nR = within_nR < lengths[:, None]
-        places_nR = group.places_X.view_as(kept_nR)
+        places_nR = group.places_Q.view_as(kept_nR)
         assert places_nR[kept_nR].tolist() == list(range(len(found)))
-        assert group.places_X[group.tokens_t].tolist() == list(range(len(found)))
+        assert group.places_Q[group.tokens_t].tolist() == list(range(len(found)))
         assert kept_nR.reshape(-1)[group.tokens_t].all()
         assert torch.equal(places_nR.gather(1, (lengths - 1)[:, None]), places_nR[:, -1:])
         assert differing(group.bias_n11R[:, 0, 0], padding_bias(kept_nR)[:, 0, 0]) == 0
@@ -137,7 +137,7 @@ def test_one_length_needs_no_padding_and_two_lengths_little():
     lengths = torch.tensor([9, 2, 4, 5, 1, 0, 9])
     groups = packed(torch.arange(9) < lengths[:, None]).groups
     assert [(group.sentences, group.length) for group in groups] == [(2, 2), (2, 5), (2, 9)]
-    assert [group.places_X is None for group in groups] == [False, False, True]
+    assert [group.places_Q is None for group in groups] == [False, False, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
@@ -451,6 +451,18 @@ def test_a_batch_of_padding_alone_stays_finite(function):
     case = case_of(RandomDraw("nobody"))
     states = function(*case._replace(keep=torch.zeros_like(case.keep)))
     assert all(part.isfinite().all() for part in parts_of(states))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_batch_of_no_rows_has_no_states(ready, dtype, way):
+    case = in_dtype(case_of(RandomDraw("no rows")), dtype)
+    inputs = [part[:0] for part in case[:3]]
+    weights = prepared(case.weights) if ready else case.weights
+    shape = book.encode(*inputs, case.weights, case.config).shape
+    assert encode(*inputs, weights, case.config).shape == shape
+    assert encode_first(*inputs, weights, case.config).shape == (0, 1, shape[2])
+    assert encode_traced(*inputs, weights, case.config).hidden_BSD.shape == shape
 
 
 # ----------------------------------------------------------------------------------- gradients

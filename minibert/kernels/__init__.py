@@ -1,4 +1,4 @@
-"""Fast twins of book functions, proven equal by tests where a token is kept; elsewhere they give 0.
+"""Fast twins of book functions, proven equal by tests at every token that is kept.
 
 Read them in this order:
 

@@ -65,7 +65,7 @@ def attention_of_first(
     row_T = packing.row_T(qkv_T3D.device)
     query_TD, key_TD, value_TD = at_least_float32(qkv_T3D).chunk(3, -1)
     query_BD = query_TD.index_select(0, packing.first_B(qkv_T3D.device))
-    shape_TNK = (len(row_T), n_heads, -1)
+    shape_TNK = (len(row_T), n_heads, query_BD.shape[1] // n_heads)
     products_TNK = (query_BD.index_select(0, row_T) * key_TD).view(shape_TNK)
     scores_TN = products_TNK.sum(-1) / math.sqrt(products_TNK.shape[-1])
     row_TN = row_T[:, None].expand_as(scores_TN)
@@ -126,8 +126,8 @@ def _joined(of_groups: list[Tensor]) -> Tensor:
 def _heads(x_TC: Tensor, group: Group, parts: int, n_heads: int) -> Tensor:
     """[parts, X, R, K]: the tokens of a group as one matrix per head and sentence."""
     x_tC = x_TC[group.start : group.end]
-    if group.places_X is not None:
-        x_tC = x_tC.index_select(0, group.places_X)
+    if group.places_Q is not None:
+        x_tC = x_tC.index_select(0, group.places_Q)
     shape = (group.sentences, group.length, parts, n_heads, -1)
     # nRpNK -parts first, heads before places-> pnNRK
     x_pnNRK = x_tC.view(shape).permute(2, 0, 3, 1, 4)
@@ -199,7 +199,7 @@ def _gradient(
     probabilities_XRR, keep_XRR = saved
     query_XRK, key_XRK, value_XRK = _heads(qkv_T3D, group, 3, ctx.n_heads)
     (dcontext_XRK,) = _heads(dcontext_TD, group, 1, ctx.n_heads)
-    if group.places_X is not None:
+    if group.places_Q is not None:
         # Padding repeats a token's gradient; nothing may flow through these copies.
         dcontext_XRK = _without_padding(dcontext_XRK, group, ctx.n_heads)
     taken_XRR = dropped(probabilities_XRR, keep_XRR, ctx.rate)

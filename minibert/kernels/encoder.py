@@ -67,8 +67,10 @@ class FastWeights(NamedTuple):
 AnyWeights = BertWeights | FastWeights
 
 
-def fused(weights: BlockWeights) -> FusedBlock:
-    """The weights of a block with query, key and value side by side."""
+def fused(weights: BlockWeights | FusedBlock) -> FusedBlock:
+    """The weights of a block with query, key and value side by side; as they are, if they are."""
+    if isinstance(weights, FusedBlock):
+        return weights
     three = weights.attention[:3]
     qkv = LinearWeights(
         torch.cat([part.weight_OI for part in three]), torch.cat([part.bias_O for part in three])
@@ -118,12 +120,10 @@ def encode(
     """
     if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
         return book.encode(ids_BS, keep_BS, types_BS, _in_one_dtype(weights), config, generator)
-    dtype = weights.blocks[0].output_norm.gain_D.dtype
-    packing = packed(keep_BS, dtype)
-    x_TD = _embeddings(ids_BS, types_BS, packing, weights.embeddings, config, generator).to(dtype)
+    packing = packed(keep_BS, _dtype_of_blocks(weights))
+    x_TD = _embeddings(ids_BS, types_BS, packing, weights, config, generator)
     for block_weights in weights.blocks:
-        parts = block_weights if isinstance(block_weights, FusedBlock) else fused(block_weights)
-        x_TD = _block(x_TD, packing, parts, config, generator)
+        x_TD = _block(x_TD, packing, fused(block_weights), config, generator)
     return unpacked(x_TD, packing)
 
 
@@ -144,21 +144,20 @@ def encode_first(
         raise ValueError("encode_first: a row does not keep its first token, so it has no state")
     if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
         return encode(ids_BS, keep_BS, types_BS, weights, config, generator)[:, :1]
-    dtype = weights.blocks[0].output_norm.gain_D.dtype
-    packing = packed(keep_BS, dtype)
-    x_TD = _embeddings(ids_BS, types_BS, packing, weights.embeddings, config, generator).to(dtype)
-    parts = [one if isinstance(one, FusedBlock) else fused(one) for one in weights.blocks]
-    for block in parts[:-1]:
-        x_TD = _block(x_TD, packing, block, config, generator)
+    packing = packed(keep_BS, _dtype_of_blocks(weights))
+    x_TD = _embeddings(ids_BS, types_BS, packing, weights, config, generator)
+    for block_weights in weights.blocks[:-1]:
+        x_TD = _block(x_TD, packing, fused(block_weights), config, generator)
+    last = fused(weights.blocks[-1])
     context_BD = attention_of_first(
-        linear(x_TD, parts[-1].qkv),
+        linear(x_TD, last.qkv),
         packing,
         config.num_attention_heads,
         config.attention_probs_dropout_prob,
         generator,
     )
     first_BD = x_TD.index_select(0, packing.first_B(x_TD.device))
-    return _after_attention(first_BD, context_BD, parts[-1], config, generator)[:, None]
+    return _after_attention(first_BD, context_BD, last, config, generator)[:, None]
 
 
 def encode_traced(
@@ -173,22 +172,25 @@ def encode_traced(
     if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
         one = _in_one_dtype(weights)
         return book.encode_traced(ids_BS, keep_BS, types_BS, one, config, generator)
-    dtype = weights.blocks[0].output_norm.gain_D.dtype
     everything = Packing(ids_BS.shape, None, ())  # padding as well
-    embedded_TD = _embeddings(ids_BS, types_BS, everything, weights.embeddings, config, generator)
-    embedded_BSD = unpacked(embedded_TD.to(dtype), everything)
-    mask_bias_B11S = padding_bias(keep_BS, dtype)
+    embedded_TD = _embeddings(ids_BS, types_BS, everything, weights, config, generator)
+    embedded_BSD = unpacked(embedded_TD, everything)
+    mask_bias_B11S = padding_bias(keep_BS, embedded_BSD.dtype)
     blocks: list[BlockTrace] = []
     for block_weights in weights.blocks:
         hidden_BSD = blocks[-1].hidden_BSD if blocks else embedded_BSD
-        parts = block_weights if isinstance(block_weights, FusedBlock) else fused(block_weights)
+        parts = fused(block_weights)
         blocks.append(_traced_block(hidden_BSD, mask_bias_B11S, parts, config, generator))
     return EncoderTrace(embedded_BSD, tuple(blocks))
 
 
+def _dtype_of_blocks(weights: AnyWeights) -> torch.dtype:
+    return weights.blocks[0].output_norm.gain_D.dtype
+
+
 def _in_one_dtype(weights: BertWeights) -> BertWeights:
     """The book's functions need the tables in the precision of the blocks."""
-    dtype = weights.blocks[0].output_norm.gain_D.dtype
+    dtype = _dtype_of_blocks(weights)
     tables = {name: table.to(dtype) for name, table in named_tensors(weights.embeddings)}
     return weights._replace(embeddings=with_tensors(weights.embeddings, tables))
 
@@ -251,9 +253,9 @@ def _traced_block(
 ) -> BlockTrace:
     """`minibert.encoder.block`: the book's attention between fast products."""
     x_TD = hidden_BSD.flatten(0, 1)  # T = B S here
-    qkv_BS3D = linear(x_TD, weights.qkv).view(*hidden_BSD.shape[:2], -1)
     query_BNSK, key_BNRK, value_BNRK = (
-        split_heads(part_BSD, config.num_attention_heads) for part_BSD in qkv_BS3D.chunk(3, -1)
+        split_heads(part_TD.reshape(hidden_BSD.shape), config.num_attention_heads)
+        for part_TD in linear(x_TD, weights.qkv).chunk(3, -1)
     )
     scores_BNSR = attention_scores(query_BNSK, key_BNRK)
     probabilities_BNSR = attention_probabilities(scores_BNSR, mask_bias_B11S)
@@ -282,15 +284,16 @@ def _embeddings(
     ids_BS: Tensor,
     types_BS: Tensor,
     packing: Packing,
-    weights: EmbeddingWeights,
+    weights: AnyWeights,
     config: BertConfig,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """`minibert.encoder.embeddings` of the kept tokens."""
+    """`minibert.encoder.embeddings` of the kept tokens, in the precision of the blocks."""
+    tables = weights.embeddings
     rows, places = packing.shape
-    if places > weights.position_PD.shape[0]:
+    if places > tables.position_PD.shape[0]:
         raise ValueError(
-            f"encode: {places} tokens, but the model knows only {weights.position_PD.shape[0]} "
+            f"encode: {places} tokens, but the model knows only {tables.position_PD.shape[0]} "
             "positions; truncate the text"
         )
     ids_T, types_T = ids_BS.reshape(-1), types_BS.reshape(-1)
@@ -299,11 +302,12 @@ def _embeddings(
         ids_T, types_T, place_T = (
             of_all.index_select(0, packing.places_T) for of_all in (ids_T, types_T, place_T)
         )
-    word_TD = _word_rows(ids_T, weights.word_VD)
-    position_TD = weights.position_PD.index_select(0, place_T)
-    summed_TD = word_TD + position_TD + embedding(types_T, weights.type_TD)
-    normed_TD = _layer_norm(summed_TD, weights.norm, config)
-    return dropout(normed_TD, config.hidden_dropout_prob, generator)
+    word_TD = _word_rows(ids_T, tables.word_VD)
+    position_TD = tables.position_PD.index_select(0, place_T)
+    summed_TD = word_TD + position_TD + embedding(types_T, tables.type_TD)
+    normed_TD = _layer_norm(summed_TD, tables.norm, config)
+    dropped_TD = dropout(normed_TD, config.hidden_dropout_prob, generator)
+    return dropped_TD.to(_dtype_of_blocks(weights))
 
 
 def _word_rows(ids_T: Tensor, table_VD: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Ragged batches without padding: the tokens of all sentences as one run.
 
 B rows · S places in a row · T tokens that are kept · n sentences of one group · R the longest
-length in a group. Linear maps, norms and GELU see tokens one by one, so for them a batch is just T
-vectors. Only attention must know where a sentence ends. It works on groups of sentences of similar
-length, each padded to the longest of its group; in a group of equal lengths nothing is padded.
+length in a group · Q = n R places of it. Linear maps, norms and GELU see tokens one by one, so for
+them a batch is just T vectors. Only attention must know where a sentence ends. It works on groups
+of sentences of similar length, each padded to the longest of its group; in a group of equal
+lengths nothing is padded.
 """
 
 import math
@@ -19,7 +20,7 @@ GROUP_SPREAD = 2.0  # how much longer than its shortest sentence the longest of 
 class Group(NamedTuple):
     """Sentences that attention computes together: the tokens `start` to `end` of the run.
 
-    `places_X` is None if all have the same length. Otherwise it names a token for each of the n R
+    `places_Q` is None if all have the same length. Otherwise it names a token for each of the Q
     places (at padding the sentence's last one), `tokens_t` names the place of each token, and
     `bias_n11R` hides the padding.
     """
@@ -28,7 +29,7 @@ class Group(NamedTuple):
     end: int
     sentences: int
     length: int
-    places_X: Tensor | None = None
+    places_Q: Tensor | None = None
     tokens_t: Tensor | None = None
     bias_n11R: Tensor | None = None
 
@@ -69,7 +70,7 @@ def packed(keep_BS: Tensor, dtype: torch.dtype = torch.float32) -> Packing:
     rows, places = keep_BS.shape
     lengths_B = keep_BS.sum(1)
     lengths = lengths_B.tolist()
-    if all(length == places for length in lengths):
+    if rows and all(length == places for length in lengths):
         return Packing((rows, places), None, (Group(0, rows * places, rows, places),))
     order_B = torch.argsort(lengths_B, stable=True)
     row_T, place_T = keep_BS[order_B].nonzero(as_tuple=True)
@@ -87,7 +88,7 @@ def unpacked(x_TD: Tensor, packing: Packing) -> Tensor:
     if packing.places_T is not None:
         empty_XD = x_TD.new_zeros(rows * places, x_TD.shape[1])
         x_TD = empty_XD.index_copy(0, packing.places_T, x_TD)
-    return x_TD.view(rows, places, -1)
+    return x_TD.view(rows, places, x_TD.shape[1])
 
 
 def _similar(lengths: list[int]) -> list[list[int]]:
@@ -115,7 +116,7 @@ def _group(start: int, lengths: list[int], dtype: torch.dtype, device: torch.dev
         end,
         len(lengths),
         longest,
-        places_X=places_nR.reshape(-1),
+        places_Q=places_nR.reshape(-1),
         tokens_t=kept_nR.reshape(-1).nonzero()[:, 0],
         bias_n11R=bias_nR[:, None, None],
     )

@@ -6,7 +6,7 @@ Nearly all of BERT's time goes into these products, and torch offers two ways to
 - "onednn": the library oneDNN, which torch carries for its compiler. It takes a weight whose memory
   was laid out for it beforehand, and finishes a product with GELU or an addition for free.
 
-Which one is faster depends on the processor (MKL is slow on AMD's), so `fastest` measures it.
+Which one is faster depends on the processor, so `fastest` measures it.
 T tokens · I, O in and out of one linear map.
 """
 
@@ -27,7 +27,7 @@ from minibert.parameters import LinearWeights
 Way = Literal["torch", "onednn"]
 Arithmetic = Literal["book", "torch", "onednn", "int8"]
 SMALL = 1_500_000  # multiplications; below it, oneDNN's preparation of a float32 call costs more
-FEW_TOKENS = 8  # sentences are seldom shorter
+FEW_TOKENS = 8  # for fewer, a large weight is not kept in two layouts
 
 _fixed: ContextVar[Arithmetic | None] = ContextVar("arithmetic", default=None)
 
@@ -107,13 +107,13 @@ def packed_linear(
         if gelu is not None:
             y_TO = F.gelu(y_TO, approximate="none" if gelu == "erf" else "tanh")
         return y_TO if add_TO is None else y_TO.add_(add_TO)
-    product = torch.ops.mkldnn._linear_pointwise
+    fused = torch.ops.mkldnn._linear_pointwise
     if add_TO is not None:
-        return product.binary(x_TI, add_TO, weights.packed, weights.bias_O, "add")
+        return fused.binary(x_TI, add_TO, weights.packed, weights.bias_O, "add")
     if gelu is not None:
         form = "none" if gelu == "erf" else "tanh"
-        return product(x_TI, weights.packed, weights.bias_O, "gelu", [], form)
-    return product(x_TI, weights.packed, weights.bias_O, "none", [], "")
+        return fused(x_TI, weights.packed, weights.bias_O, "gelu", [], form)
+    return fused(x_TI, weights.packed, weights.bias_O, "none", [], "")
 
 
 def _is_small(x_TI: Tensor, weight_OI: Tensor) -> bool:

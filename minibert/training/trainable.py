@@ -50,9 +50,9 @@ class Trainable:
 
         The tables are never copied: a batch looks up few of their rows.
         """
-        leaves = dict(named_tensors(self.leaves))
         if dtype == self.parameters_P.dtype:
             return self.leaves
+        leaves = dict(named_tensors(self.leaves))
         for name, leaf in leaves.items():
             if name.startswith("embeddings."):
                 continue
