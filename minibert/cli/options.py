@@ -1,5 +1,6 @@
 """Options that several commands share, each spelled once."""
 
+import gc
 import json
 import math
 import os
@@ -180,10 +181,13 @@ def prepare(
     Raises
         click.UsageError  cuda was asked for and there is none; int8 was asked for in training.
     """
+    gc.disable()  # an import makes a million objects and no garbage; to look for it takes a tenth
     import torch
 
     from minibert.kernels.products import chosen, fix_arithmetic, offers_onednn
 
+    gc.freeze()  # nor will any of them become garbage
+    gc.enable()
     context = click.get_current_context()
     trains = "resume" in context.params
     if arithmetic == "int8" and trains:

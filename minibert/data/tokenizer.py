@@ -199,7 +199,7 @@ def _settings(
 ) -> tuple[bool, bool | None, bool]:
     normalizer = stored.get("normalizer") or {}
     # Where no file says it, the vocabulary does: an uncased one has no use for capital letters.
-    uncased = not any(re.search("[A-Z]", piece) for piece in pieces if not piece.startswith("["))
+    uncased = not re.search(r"^(?!\[).*[A-Z]", "\n".join(pieces), re.MULTILINE)
     lowercase = config.get("do_lower_case", normalizer.get("lowercase", uncased))
     strip_accents = config.get("strip_accents", normalizer.get("strip_accents"))
     split_chinese = config.get(
