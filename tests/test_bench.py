@@ -4,9 +4,12 @@ The models are tiny; what the rivals compute is compared with the book, how fast
 """
 
 import dataclasses
+import functools
+import io
 import itertools
 import json
 import statistics
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,15 +19,18 @@ from command import documented, shape_of
 
 from minibert.bench import compare, graphs, memory, turns
 from minibert.bench.accuracy import INT8_BOUND, book_answer, bound_of, error_of
-from minibert.bench.arithmetic import operations
+from minibert.bench.arithmetic import INT8, PLAIN, operations
 from minibert.bench.cases import CASES, Case, Choices, Prepared, work_of
 from minibert.bench.compare import Row, Table
 from minibert.bench.engines import ENGINES, Engine
 from minibert.bench.inputs import LENGTHS, Sentences, random_lengths, tokens_of
-from minibert.bench.report import document, table_text
+from minibert.bench.report import document, machine, settings_text, table_text
 from minibert.config import BertConfig
+from minibert.data.batches import BATCHES_PER_CHUNK, padding_share
 from minibert.data.tokenizer import Encoding
+from minibert.kernels.products import arithmetic
 from minibert.parameters import named_tensors, with_tensors
+from minibert.training.objectives import LabelObjective
 
 CONFIG = tiny.config(num_attention_heads=2, max_position_embeddings=70)
 RAGGED = Sentences(9, 4, split="dev")
@@ -84,6 +90,17 @@ def test_int8_is_within_its_own_bound_and_beyond_that_of_float32(engine, tmp_pat
     assert ENGINES[engine].int8
     exact = book_answer(CASE, work, torch.float64)
     assert bound_of(CASE, work, exact) < error_of(prepared.answer(), exact, "forward") < INT8_BOUND
+
+
+def test_onnx_runtime_in_int8_gets_a_scale_for_each_output(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: it reads the graph")
+    work, _ = ready(CASE, "onnx-int8", tmp_path)
+    for path in tmp_path.glob("*.int8.onnx"):
+        stored = onnx.load(path).graph.initializer
+        scales = [tensor for tensor in stored if tensor.name.endswith("_scale")]
+        counts = [tensor.dims[0] for tensor in scales if tensor.dims]
+        assert counts.count(work.config.intermediate_size) == work.config.num_hidden_layers, path
+    assert len(list(tmp_path.glob("*.int8.onnx"))) == 2
 
 
 @pytest.mark.parametrize("engine", STEP.engines)
@@ -163,15 +180,98 @@ def test_who_fails_or_is_missing_has_a_reason_and_no_speed(tmp_path, monkeypatch
     assert "second line" not in text
 
 
+def broken(where: str) -> Engine:
+    """A rival that raises at one point of its life, and computes right until then."""
+
+    def raising(*arguments):
+        raise OSError(f"broken {where}")
+
+    def prepare(work):
+        right = ENGINES["book"].prepare(work)
+        if where == "settings":
+            return right.run
+        runs = itertools.count(0 if where == "run" else -2)
+        return {
+            "prepare": raising,
+            "answer": lambda: right._replace(answer=raising),
+            "shape": lambda: right._replace(answer=lambda: right.answer()[:1]),
+            "kind": lambda: right._replace(answer=lambda: None),
+            "run": lambda: right._replace(run=raising),
+            "last run": lambda: right._replace(run=lambda: next(runs) < 0 or raising()),
+        }[where]()
+
+    return Engine("broken", prepare, "torch.no_such_module" if where == "import" else "torch")
+
+
+STAGES = ["import", "prepare", "settings", "answer", "shape", "kind", "run", "last run"]
+
+
+@pytest.mark.parametrize("where", STAGES)
+def test_a_broken_rival_is_a_row_that_says_why(where, tmp_path, monkeypatch):
+    monkeypatch.setitem(ENGINES, "broken", broken(where))
+    table = run(CASE._replace(engines=("kernels", "broken", "book")), tmp_path)
+    assert [row.status for row in table.rows] == ["measured", "failed", "measured"]
+    assert [len(row.times) for row in table.rows] == [2, 0, 2]
+    note = table.rows[1].note
+    if where in ("prepare", "answer", "run", "last run"):
+        assert note == f"OSError: broken {where}"
+    assert f"broken: failed: {note}" in table_text(table, 160)
+    assert document(table)["rows"][1]["seconds"] is None
+
+
+def test_a_broken_transformers_leaves_the_comparison_in_float64_empty(tmp_path, monkeypatch):
+    def raising(*arguments):
+        raise OSError("broken")
+
+    monkeypatch.setattr("minibert.bench.accuracy.hugging_face", raising)
+    monkeypatch.setitem(ENGINES, "eager", Engine("there", raising))
+    table = run(CASE._replace(engines=("kernels",)), tmp_path)
+    assert table.float64 is None
+    assert table.rows[0].status == "measured"
+
+
 # ---------------------------------------------------------------------------------------- turns
 
 
-def test_rounds_interleave_and_another_one_is_first_each_time():
+def test_rounds_interleave():
     called: list[str] = []
     runs = {name: lambda name=name: called.append(name) for name in "abc"}
     times = turns.timed(runs, rounds=3, seconds=0.0, clock=itertools.count().__next__)
-    assert called == [*"abc", *"abc", *"bca", *"cab"], "one round to warm up, then three"
+    assert called == [*"abc", *"abc", *"acb", *"cab"], "one round to warm up, then three"
     assert times == {name: [1.0, 1.0, 1.0] for name in "abc"}
+
+
+@pytest.mark.parametrize("count", range(1, 13))
+def test_nobody_has_a_better_place_or_the_same_one_before(count):
+    """Each at each place, and after each other one, equally often; nobody twice in a row."""
+    names, rounds = list(range(count)), count * (1 + count % 2)
+    found = list(turns.orders(names, rounds))
+    assert all(sorted(order) == names for order in found)
+    places = Counter((place, name) for order in found for place, name in enumerate(order))
+    assert places == dict.fromkeys(itertools.product(names, names), rounds // count)
+    pairs = Counter(pair for order in found for pair in itertools.pairwise(order))
+    assert pairs == dict.fromkeys(itertools.permutations(names, 2), rounds // count)
+    if count > 2:
+        assert all(one[-1] != other[0] for one, other in itertools.pairwise(found))
+
+
+def test_who_raises_is_left_out_and_the_others_go_on():
+    calls: Counter[str] = Counter()
+
+    def call(name: str, until: int) -> None:
+        calls[name] += 1
+        if calls[name] > until:
+            raise OSError(name)
+
+    runs = {name: functools.partial(call, name, n) for name, n in (("a", 9), ("b", 0), ("c", 2))}
+    failed: dict[str, Exception] = {}
+    clock = itertools.count().__next__
+    times = turns.timed(runs, rounds=4, seconds=0.0, clock=clock, failed=failed)
+    assert times == {"a": [1.0] * 4}
+    assert calls == {"a": 5, "b": 1, "c": 3}
+    assert {name: str(problem) for name, problem in failed.items()} == {"b": "b", "c": "c"}
+    with pytest.raises(OSError, match="b"):
+        turns.timed(runs, rounds=9, seconds=0.0, clock=clock)
 
 
 def test_a_short_call_is_repeated_and_the_first_one_does_not_count():
@@ -190,11 +290,12 @@ def test_a_short_call_is_repeated_and_the_first_one_does_not_count():
 
 
 def table_of(**seconds: float) -> Table:
+    row = Row("", "", operations=600, products=PLAIN, error=0.0, bound=1.0)
     rows = [
-        Row(name, name, operations=600, times=(value, 2 * value, 9 * value), error=0.0, bound=1.0)
+        row._replace(engine=name, name=name, times=(value, 2 * value, 9 * value))
         for name, value in seconds.items()
     ]
-    return Table(CASE, 10, 20, 1, tuple(rows), {"one way": 100.0, "another": 200.0}, None)
+    return Table(CASE, 10, 20, 1, tuple(rows), dict(zip(PLAIN, (100.0, 200.0), strict=True)), None)
 
 
 def test_ratios_rates_and_shares_follow_from_the_medians():
@@ -207,6 +308,49 @@ def test_ratios_rates_and_shares_follow_from_the_medians():
     assert "3.00x faster" in text
     assert "2.00x slower" in text
     assert "50% padding if padded" in text
+
+
+def test_a_row_is_compared_with_products_of_its_own_precision_and_size():
+    table = table_of(own=1.0)
+    (row,) = table.rows
+    table = table._replace(rates=table.rates | {INT8[0]: 1200.0})
+    assert table.share(row) == 1.5, "the faster one of 100 and 200"
+    assert table.share(row._replace(products=INT8)) == 0.25
+    assert table.share(row._replace(products=())) is None
+    assert "product: the largest linear maps alone" in table_text(table, 140)
+    assert f"int8 as a share of {INT8[0]}" in table_text(table, 140)
+
+
+def test_products_in_whole_numbers_are_measured_where_a_row_has_them(tmp_path):
+    engines = ("kernels-int8", "kernels")
+    table = run(CASE._replace(engines=engines, teacher=CONFIG), tmp_path)
+    assert set(table.rates) == {*PLAIN, *INT8}
+    assert all(rate > 0 for rate in table.rates.values())
+    assert [row.products for row in table.rows] == [INT8, PLAIN, ()]
+    assert set(run(CASE._replace(engines=("kernels",)), tmp_path).rates) == set(PLAIN)
+
+
+def test_a_way_to_multiply_that_the_processor_lacks_has_no_rate(tmp_path, monkeypatch):
+    def lacking(*arguments):
+        raise RuntimeError("no such instruction")
+
+    with arithmetic("torch"):
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lacking)
+        assert set(run(CASE._replace(engines=("kernels",)), tmp_path).rates) == {"F.linear"}
+        monkeypatch.undo()
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lacking)
+        assert set(run(CASE._replace(engines=("kernels",)), tmp_path).rates) == {"F.linear"}
+
+
+def test_settings_that_differ_between_cases_are_all_told():
+    rows = table_of(own=1.0).rows[0], table_of(own=1.0).rows[0]
+    tables = [
+        table_of()._replace(rows=(row._replace(note=note),))
+        for row, note in zip(rows, ("fixed shapes", "free shapes"), strict=True)
+    ]
+    lines = settings_text([*tables, *tables], machine(Choices(), 3)).splitlines()
+    assert lines[:2] == ["own: fixed shapes", "own: free shapes"]
+    assert "cores" in lines[2]
 
 
 # ----------------------------------------------------------------------- what is read and counted
@@ -267,6 +411,30 @@ def test_the_engines_of_every_case_exist_and_minibert_is_first():
         assert "minibert" in ENGINES[case.engines[0]].name
 
 
+def test_sorted_training_cuts_an_epoch_as_training_does(tmp_path):
+    choices = Choices(seed=3)
+    case = CASES["train-sorted"]._replace(config=CONFIG)
+    work = work_of(case, choices, tmp_path)
+    objective = LabelObjective(work.encodings, 32, 3, 0, torch.device("cpu"), CONFIG, torch.ones(0))
+    assert work.rows == objective.order(0)[:8]
+    assert len(work.encodings) == 32 * BATCHES_PER_CHUNK, "or all would lie closer together"
+    as_they_come = work_of(CASES["train"]._replace(config=CONFIG), choices, tmp_path)
+
+    def padding(work):
+        return padding_share([len(encoding.ids) for encoding in work.encodings], work.rows)
+
+    assert padding(work) < 0.2 < 0.6 < padding(as_they_come)
+    assert CASES["train-sorted"].engines == CASES["train"].engines
+    assert CASES["train-sorted-bf16"].engines == CASES["train-bf16"].engines
+    assert CASES["train-sorted-bf16"].sentences == CASES["train-sorted"].sentences
+
+
+def test_a_precision_of_float32_products_takes_part_in_float32_alone():
+    for case in CASES.values():
+        lowered = [name for name in case.engines if ENGINES[name].matmul != "highest"]
+        assert not lowered or case.dtype == torch.float32
+
+
 def test_a_teacher_reads_what_its_student_reads(tmp_path):
     teacher = tiny.config(hidden_size=24, max_position_embeddings=70)
     table = run(CASE._replace(engines=("kernels",), teacher=teacher), tmp_path)
@@ -291,7 +459,39 @@ def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
     weights = 4 * 4_700_000
     assert weights < found.before <= found.peak < 4e9
     assert found.above == found.peak - found.before
-    assert memory.peak_memory("small-16", "no such engine", options, tmp_path) is None
+    with pytest.raises(RuntimeError, match="KeyError: 'no such engine'"):
+        memory.peak_memory("small-16", "no such engine", options, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("OSError: no room\nsecond line"), json.JSONDecodeError("what", "", 0)]
+)
+def test_who_fails_when_memory_is_measured_keeps_its_times_and_says_why(
+    problem, tmp_path, monkeypatch
+):
+    def raising(*arguments):
+        raise problem
+
+    monkeypatch.setattr(compare, "peak_memory", raising)
+    table = run(CASE._replace(engines=("kernels", "book"), memory=True), tmp_path)
+    for row in table.rows:
+        assert (row.status, row.memory, len(row.times)) == ("measured", None, 2)
+    why = f"memory not measured: {type(problem).__name__}: {str(problem).splitlines()[0]}"
+    assert table.rows[0].note.endswith(f"; {why}")
+    assert table.rows[1].note == why, "the book has no settings to tell"
+    assert f"minibert book: {why}" in settings_text([table], machine(Choices(), 2))
+
+
+@pytest.mark.skipif(not memory.FORGET.exists(), reason="only Linux tells and forgets the peak")
+def test_memory_is_kept_as_where_the_times_are_measured(tmp_path, monkeypatch):
+    """The process of its own, run here."""
+    told: list[str] = []
+    request = {"case": "small-16", "engine": "book", "folder": str(tmp_path)}
+    request["choices"] = Choices(torch.get_num_threads())._asdict()
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+    monkeypatch.setattr("minibert.cli.options.keep_memory", lambda: told.append("kept"))
+    memory.main()
+    assert told == ["kept"]
 
 
 # ----------------------------------------------------------------------------------- the command

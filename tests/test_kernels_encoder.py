@@ -592,7 +592,7 @@ def added_twice(x_TI: Tensor, weights: Any, add_TO: Tensor | None = None) -> Ten
 
 
 def other_gelu(x: Tensor, first: Any, second: Any, gelu: str, add_TD: Any = None) -> Tensor:
-    return FEED_FORWARD(x, first, second, "tanh" if gelu == "erf" else "erf", add_TD)
+    return FEED_FORWARD(x, first, second, "tanh" if gelu == "none" else "none", add_TD)
 
 
 GROUP, GRADIENT = packing_kernels._group, attention_kernels._gradient

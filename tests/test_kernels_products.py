@@ -1,6 +1,8 @@
 """The fast linear maps, feed-forward and dropout: the numbers and the gradients of the book."""
 
+import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from minibert.laws.measure import differing, distance, eps_of, fresh, gradients,
 from minibert.parameters import LinearWeights
 
 WAYS = ["torch", "onednn"]
-FORMS = {"erf": "gelu", "tanh": "gelu_new"}
+FORMS = {"none": "gelu", "tanh": "gelu_new"}  # torch's names, and the book's
 TOKENS, WIDTH, OUT, INNER = (
     67,
     165,
@@ -80,12 +82,12 @@ def packed(x: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
 
 def fed(x: Tensor, weights, hidden_act: str) -> Tensor:
     maps = weights.intermediate, weights.output
-    return flattened(kernels.feed_forward, x, *maps, "erf" if hidden_act == "gelu" else "tanh")
+    return flattened(kernels.feed_forward, x, *maps, "none" if hidden_act == "gelu" else "tanh")
 
 
 def fed_packed(x: Tensor, weights, hidden_act: str) -> Tensor:
     maps = pack(weights.intermediate), pack(weights.output)
-    return flattened(kernels.feed_forward, x, *maps, "erf" if hidden_act == "gelu" else "tanh")
+    return flattened(kernels.feed_forward, x, *maps, "none" if hidden_act == "gelu" else "tanh")
 
 
 # ------------------------------------------------------------------------------ laws of the book
@@ -188,7 +190,7 @@ def rounded_gradients(
         rounding.exact(dy_TD.new_ones(1, TOKENS)),
     )
     inner = rounding.linear(x, *first)
-    act = book.gelu_erf if form == "erf" else book.gelu_tanh
+    act = book.gelu_erf if form == "none" else book.gelu_tanh
     (slope,) = gradients(act, [inner.value], torch.ones_like(inner.value))
     slope_error = 0.8 * inner.error + 16 * inner.wide_eps
     out = rounding.product(dy, rounding.exact(second.weight_OI))
@@ -269,12 +271,70 @@ def test_gradients_of_the_feed_forward_in_float64(form, way):
         assert distance(gradient, expected, expected.abs().max()) <= 1e-13
 
 
-def test_a_gradient_that_nobody_asks_for_is_not_computed(monkeypatch):
-    spy, case = spied(monkeypatch), big_linear(torch.float32)
-    weight_OI = case.weight.requires_grad_()
+def asked(count: int) -> list[tuple[bool, ...]]:
+    """Every choice of what a gradient is wanted for, but that of nothing."""
+    return list(itertools.product((True, False), repeat=count))[:-1]
+
+
+def assert_only_these_are_computed(
+    monkeypatch, formula, inputs: list[Tensor], wanted: tuple[bool, ...], products_of_all: int
+) -> None:
+    """As many products as `wanted` needs; the gradients are those with nothing frozen."""
+    upstream = normal(9, *formula(*inputs).shape).float()
+    expected = gradients(formula, inputs, upstream)
+    spy = spied(monkeypatch)
+    leaves = [part.detach().requires_grad_(want) for part, want in zip(inputs, wanted, strict=True)]
+    formula(*leaves).backward(upstream)
+    assert spy.calls == products_of_all
+    for leaf, want, gradient in zip(leaves, wanted, expected, strict=True):
+        assert (leaf.grad is not None) == want
+        assert leaf.grad is None or differing(leaf.grad, gradient) == 0
+
+
+@pytest.mark.parametrize("wanted", asked(3))
+def test_a_map_computes_no_gradient_that_nobody_asks_for(wanted, monkeypatch):
+    for_x, for_weight, _ = wanted
     with arithmetic("onednn"):
-        kernels.linear(case.x, LinearWeights(weight_OI, case.bias)).sum().backward()
-    assert spy.calls == 2, "the result and dW, but no dx"
+        assert_only_these_are_computed(
+            monkeypatch, trained, list(big_linear(torch.float32)), wanted, 1 + for_x + for_weight
+        )
+
+
+@pytest.mark.parametrize("wanted", asked(5))
+def test_a_feed_forward_computes_no_gradient_that_nobody_asks_for(wanted, monkeypatch):
+    for_x, for_first, for_bias, for_second, _ = wanted
+    x_TD, first, second = big_feed(torch.float32)
+
+    def formula(x: Tensor, *parts: Tensor) -> Tensor:
+        maps = LinearWeights(*parts[:2]), LinearWeights(*parts[2:])
+        return kernels.feed_forward(x, *maps, "none")
+
+    through_gelu = for_x or for_first or for_bias
+    with arithmetic("onednn"):
+        assert_only_these_are_computed(
+            monkeypatch,
+            formula,
+            [x_TD, *first, *second],
+            wanted,
+            2 + for_second + through_gelu + for_x + for_first,
+        )
+
+
+@pytest.mark.parametrize("function", [kernels._Linear, kernels._FeedForward])
+def test_what_is_frozen_gets_none(function):
+    """Autograd drops what it did not ask for, so this asks the function itself."""
+    x_TD, first, second = big_feed(torch.float32)
+    inner_TF, dy_TD = torch.ones(TOKENS, INNER), torch.ones(TOKENS, WIDTH)
+    linear = function is kernels._Linear
+    saved = (inner_TF, second.weight_OI) if linear else (x_TD, first[0], second[0], inner_TF)
+    none = [False] * (3 if linear else 6)
+    for place in range(3 if linear else 5):
+        needs = [*none[:place], True, *none[place + 1 :]]
+        ctx = SimpleNamespace(
+            saved_tensors=saved, needs_input_grad=needs, way="torch", gelu="none"
+        )
+        found = function.backward(ctx, dy_TD)
+        assert [gradient is not None for gradient in found] == needs
 
 
 # ----------------------------------------------------------------------- what is kept in between

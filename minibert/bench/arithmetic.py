@@ -4,6 +4,7 @@ S tokens of a sentence · D width · F feed-forward width · T tokens of a batch
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 
 from minibert.bench.cases import Work
 from minibert.config import BertConfig
+from minibert.kernels.products import offers_onednn
+
+PLAIN, INT8 = ("F.linear", "oneDNN"), ("torch._int_mm",)  # ways to multiply
 
 
 def operations(config: BertConfig, lengths: Iterable[int]) -> int:
@@ -29,10 +33,11 @@ def operations(config: BertConfig, lengths: Iterable[int]) -> int:
     return config.num_hidden_layers * sum(of_one)
 
 
-def products(work: Work) -> tuple[dict[str, Callable[[], Any]], int]:
+def products(work: Work, int8: bool = False) -> tuple[dict[str, Callable[[], Any]], int]:
     """The two largest products of the model, D → F and F → D, in each way that torch offers.
 
-    They see as many tokens as a batch has on average. Also returns their operations.
+    They see as many tokens as a batch has on average. In `int8` the numbers are whole already, and
+    so are the sums, which nobody scales. Also returns their operations.
     """
     d, f = work.config.hidden_size, work.config.intermediate_size
     tokens = sum(sum(batch.lengths) for batch in work.batches) // len(work.batches)
@@ -48,17 +53,43 @@ def products(work: Work) -> tuple[dict[str, Callable[[], Any]], int]:
     def plain() -> Tensor:
         return F.linear(F.linear(x_TD, weight_FD, bias_F), weight_DF, bias_D)
 
-    ways: dict[str, Callable[[], Any]] = {"F.linear": plain}
-    if torch.backends.mkldnn.is_available():
-        pack = torch.ops.mkldnn._reorder_linear_weight
-        packed_FD, packed_DF = pack(weight_FD, tokens), pack(weight_DF, tokens)
-        multiply = torch.ops.mkldnn._linear_pointwise
-
-        @torch.inference_mode()
-        def onednn() -> Tensor:
-            inner_TF = multiply(x_TD, packed_FD, bias_F, "none", [], "")
-            y_TD: Tensor = multiply(inner_TF, packed_DF, bias_D, "none", [], "")
-            return y_TD
-
-        ways["oneDNN"] = onednn
+    by_torch, by_onednn = PLAIN
+    ways: dict[str, Callable[[], Any]] = {by_torch: plain}
+    with suppress(RuntimeError):  # the processor may lack an instruction that this precision needs
+        if offers_onednn():
+            ways[by_onednn] = _onednn(x_TD, (weight_FD, bias_F), (weight_DF, bias_D))
+    if int8:
+        ways[INT8[0]] = _int8(tokens, d, f, generator)
     return ways, 2 * 2 * tokens * d * f
+
+
+def _onednn(x_TD: Tensor, *maps: tuple[Tensor, Tensor]) -> Callable[[], Any]:
+    packed = [
+        (torch.ops.mkldnn._reorder_linear_weight(weight_OI, len(x_TD)), bias_O)
+        for weight_OI, bias_O in maps
+    ]
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        y_TO = x_TD
+        for weight, bias_O in packed:
+            y_TO = torch.ops.mkldnn._linear_pointwise(y_TO, weight, bias_O, "none", [], "")
+        return y_TO
+
+    return run
+
+
+def _int8(tokens: int, d: int, f: int, generator: torch.Generator) -> Callable[[], Any]:
+    def draw(*shape: int) -> Tensor:
+        return torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator)
+
+    x_TD, weight_DF, inner_TF, weight_FD = (
+        draw(tokens, d), draw(f, d).T, draw(tokens, f), draw(d, f).T,
+    )  # fmt: skip
+
+    @torch.inference_mode()
+    def run() -> None:
+        torch._int_mm(x_TD, weight_DF)
+        torch._int_mm(inner_TF, weight_FD)
+
+    return run

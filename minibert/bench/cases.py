@@ -17,6 +17,7 @@ from minibert.bench.inputs import (
     tokens_of,
 )
 from minibert.config import BertConfig
+from minibert.data.batches import BATCHES_PER_CHUNK
 from minibert.data.tokenizer import Encoding, Tokenizer
 from minibert.hub import model_folder
 from minibert.parameters import BertWeights, initial_weights, weight_shapes
@@ -31,9 +32,11 @@ STUDENT = BertConfig(
 FORWARD = (
     "kernels", "book", "eager", "sdpa", "sdpa-medium", "torch", "torch-medium", "onnx", "openvino",
 )  # fmt: skip
-FORWARD_BF16 = ("kernels", "book", "eager", "sdpa", "torch", "torch-medium", "openvino")
+FORWARD_BF16 = ("kernels", "book", "eager", "sdpa", "torch", "openvino")  # medium is of float32
+STEP, STEP_BF16 = ("step", "step-sdpa", "step-sdpa-medium"), ("step", "step-sdpa-autocast")
 DEV = Sentences(872, 32, split="dev")
 STEPS = Sentences(256, 32, split="train")
+SORTED_STEPS = Sentences(32 * BATCHES_PER_CHUNK, 32, split="train", trained=8)
 
 
 class Case(NamedTuple):
@@ -64,6 +67,20 @@ def _one(name: str, words: str, config: BertConfig) -> list[Case]:
     ]
 
 
+def _training(name: str, sentences: Sentences, words: str, memory: bool = False) -> list[Case]:
+    steps = f"training steps of MiniLM-L6 on {words}"
+    both = Case(name, steps, MINILM, sentences, kind="step", pretrained=True)
+    return [
+        both._replace(words=f"{steps}, clipping and AdamW", engines=STEP, memory=memory),
+        both._replace(
+            name=f"{name}-bf16",
+            words=f"{steps}, weights kept in float32",
+            engines=STEP_BF16,
+            dtype=torch.bfloat16,
+        ),
+    ]
+
+
 FULL = Sentences(8, 8, length=128)
 CASES = {
     case.name: case
@@ -83,15 +100,8 @@ CASES = {
             "student", "a student (4x128) and its teacher (6x384) on SST-2's dev set",
             STUDENT, DEV, teacher=MINILM,
         ),
-        Case(
-            "train", "training steps of MiniLM-L6 on 32 sentences, clipping and AdamW",
-            MINILM, STEPS, ("step", "step-sdpa", "step-sdpa-medium"), kind="step",
-            pretrained=True, memory=True,
-        ),
-        Case(
-            "train-bf16", "training steps of MiniLM-L6 on 32 sentences, weights kept in float32",
-            MINILM, STEPS, ("step", "step-sdpa-autocast"), torch.bfloat16, "step", pretrained=True,
-        ),
+        *_training("train", STEPS, "32 sentences in file order", memory=True),
+        *_training("train-sorted", SORTED_STEPS, "32 sentences of similar length"),
         Case(
             "adam", "AdamW alone, the 109.5 million parameters of BERT-base", BASE, FULL,
             ("adam", "adam-book", "adam-fused", "adam-foreach"), kind="adam",
@@ -168,6 +178,6 @@ def work_of(case: Case, choices: Choices, folder: Path) -> Work:
         encodings = real_encodings(case.sentences, tokenizer, choices.data)
     else:
         encodings = random_encodings(case.sentences, config.vocab_size, choices.seed)
-    rows = batches_of(encodings, case.sentences.batch)[: choices.batches]
+    rows = batches_of(encodings, case.sentences, choices.seed)[: choices.batches]
     batches = [tokens_of(encodings, batch) for batch in rows]
     return Work(config, weights, encodings, rows, batches, case.dtype, choices, folder)

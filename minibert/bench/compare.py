@@ -17,7 +17,7 @@ from minibert.bench.accuracy import (
     error_of,
     float64_difference,
 )
-from minibert.bench.arithmetic import operations, products
+from minibert.bench.arithmetic import INT8, PLAIN, operations, products
 from minibert.bench.cases import Case, Choices, Prepared, Work, teacher_case, work_of
 from minibert.bench.engines import ENGINES, Engine
 from minibert.bench.memory import Memory, peak_memory
@@ -28,7 +28,10 @@ MISSING = "not installed: pip install 'minibert[bench]'"
 
 
 class Row(NamedTuple):
-    """What became of one engine: status is measured, inaccurate, missing or failed."""
+    """What became of one engine: status is measured, inaccurate, missing or failed.
+
+    `products` are the ways to multiply, with the model's sizes, that its rate is compared with.
+    """
 
     engine: str
     name: str
@@ -37,6 +40,7 @@ class Row(NamedTuple):
     error: float | None = None
     bound: float | None = None
     operations: int | None = None
+    products: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
     memory: Memory | None = None
 
@@ -67,14 +71,10 @@ class Table(NamedTuple):
     rates: dict[str, float]
     float64: float | None
 
-    @property
-    def best_rate(self) -> float | None:
-        """What the faster way to multiply reaches."""
-        return max(self.rates.values(), default=None)
-
     def share(self, row: Row) -> float | None:
-        """A row's rate as a share of the best."""
-        return row.rate / self.best_rate if row.rate and self.best_rate else None
+        """A row's rate as a share of the fastest of its products alone."""
+        best = max((self.rates[way] for way in row.products if way in self.rates), default=None)
+        return row.rate / best if row.rate and best else None
 
     def ratio(self, row: Row) -> float | None:
         """How many times faster than this row the first one is, which is minibert's own."""
@@ -90,6 +90,7 @@ class Entrant(NamedTuple):
     work: Work
     exact: torch.Tensor
     bound: float
+    products: tuple[str, ...]
 
 
 def compared(
@@ -109,6 +110,7 @@ def compared(
     work = work_of(case, choices, folder)
     rows: dict[str, Row] = {}
     runs: dict[str, Callable[[], Any]] = {}
+    failed: dict[str, Exception] = {}
     try:
         for entrant in _entrants(case, work, only):
             say(f"{case.name}: {entrant.name}")
@@ -116,15 +118,17 @@ def compared(
             rows[row.name] = row
             if prepared is not None:
                 runs[row.name] = _with_matmul(prepared.run, ENGINES[entrant.engine].matmul)
-        ways, amount = products(work) if case.kind == "forward" else ({}, 0)
+        int8 = any(row.products == INT8 for row in rows.values())
+        ways, amount = products(work, int8) if case.kind == "forward" else ({}, 0)
         say(f"{case.name}: {rounds} rounds")
         torch.set_float32_matmul_precision("highest")
         multiply = {f"product by {way}": _with_matmul(run, "highest") for way, run in ways.items()}
-        times = timed(runs | multiply, rounds, seconds)
+        times = timed(runs | multiply, rounds, seconds, failed=failed)
     finally:
         torch.set_float32_matmul_precision("highest")
-    rates = {way: amount / statistics.median(times[f"product by {way}"]) for way in ways}
-    finished = [row._replace(times=tuple(times.get(row.name, ()))) for row in rows.values()]
+    by_way = {way: times.get(f"product by {way}") for way in ways}
+    rates = {way: amount / statistics.median(found) for way, found in by_way.items() if found}
+    finished = [_finished(row, times, failed) for row in rows.values()]
     runs.clear()
     if case.memory:
         finished = [_with_memory(case, row, choices, folder, say) for row in finished]
@@ -143,7 +147,7 @@ def _entrants(case: Case, work: Work, only: Sequence[str]) -> list[Entrant]:
     exact = book_answer(case, work, torch.float64)
     bound = bound_of(case, work, exact)
     found = [
-        Entrant(engine, ENGINES[engine].name, work, exact, bound)
+        Entrant(engine, ENGINES[engine].name, work, exact, bound, _products_of(ENGINES[engine]))
         for engine in case.engines
         if engine == case.engines[0] or not only or engine in only
     ]
@@ -152,26 +156,30 @@ def _entrants(case: Case, work: Work, only: Sequence[str]) -> list[Entrant]:
         work = work_of(larger, work.choices, work.folder)
         exact = book_answer(larger, work, torch.float64)
         bound = bound_of(larger, work, exact)
-        found.append(Entrant("kernels", "its teacher, minibert kernels", work, exact, bound))
+        # The products that are measured have the student's sizes.
+        found.append(Entrant("kernels", "its teacher, minibert kernels", work, exact, bound, ()))
     return found
+
+
+def _products_of(engine: Engine) -> tuple[str, ...]:
+    return INT8 if engine.int8 else PLAIN
 
 
 def _checked(case: Case, entrant: Entrant) -> tuple[Row, Prepared | None]:
     """The row as far as it is known before the clock starts, and the engine if it may be timed."""
     engine: Engine = ENGINES[entrant.engine]
     bound = INT8_BOUND if engine.int8 else entrant.bound
-    row = Row(entrant.engine, entrant.name, bound=bound)
-    if not engine.installed:
-        return row._replace(status="missing", note=MISSING), None
+    row = Row(entrant.engine, entrant.name, bound=bound, products=entrant.products)
     work = entrant.work
     try:
+        if not engine.installed:
+            return row._replace(status="missing", note=MISSING), None
         importlib.import_module(engine.module)
         torch.set_float32_matmul_precision(engine.matmul)
         prepared = engine.prepare(work)
         error = error_of(prepared.answer(), entrant.exact, case.kind)
     except Exception as problem:  # whatever a rival does, the others are measured
-        text = f"{type(problem).__name__}: {problem}".splitlines()[0]
-        return row._replace(status="failed", note=text), None
+        return row._replace(status="failed", note=_reason(problem)), None
     row = row._replace(error=error, note=prepared.settings)
     if not error <= bound:  # NaN is over every bound
         return row._replace(status="inaccurate"), None
@@ -180,6 +188,16 @@ def _checked(case: Case, entrant: Entrant) -> tuple[Row, Prepared | None]:
         passes = 3 if case.kind == "step" else 1  # a gradient costs two products for each one
         row = row._replace(operations=passes * operations(work.config, lengths))
     return row, prepared
+
+
+def _reason(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}".splitlines()[0]
+
+
+def _finished(row: Row, times: dict[str, list[float]], failed: dict[str, Exception]) -> Row:
+    if row.name in failed:
+        return row._replace(status="failed", note=_reason(failed[row.name]))
+    return row._replace(times=tuple(times.get(row.name, ())))
 
 
 def _with_matmul(run: Callable[[], Any], precision: str) -> Callable[[], Any]:
@@ -197,13 +215,19 @@ def _with_memory(
         return row
     say(f"{case.name}: memory of {row.name}")
     options = choices._asdict() | {"data": None if choices.data is None else str(choices.data)}
-    return row._replace(memory=peak_memory(case.name, row.engine, options, folder))
+    try:
+        return row._replace(memory=peak_memory(case.name, row.engine, options, folder))
+    except Exception as problem:  # the times stay
+        notes = (row.note, f"memory not measured: {_reason(problem)}")
+        return row._replace(note="; ".join(note for note in notes if note))
 
 
 def _float64(case: Case, work: Work) -> float | None:
-    if case.kind != "forward" or not ENGINES["eager"].installed:
+    try:
+        known = case.kind == "forward" and ENGINES["eager"].installed
+        return float64_difference(work) if known else None
+    except Exception:  # what is wrong with transformers then, its own rows say
         return None
-    return float64_difference(work)
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from minibert.data.batches import collate
+from minibert.data.batches import collate, epoch_order
 from minibert.data.readers import find_split, read_dataset
 from minibert.data.tokenizer import Encoding, Tokenizer
 
@@ -25,12 +25,17 @@ LENGTHS = {
 
 
 class Sentences(NamedTuple):
-    """Which sentences a case reads: `number` of a split of SST-2, or of one length."""
+    """Which sentences a case reads: `number` of a split of SST-2, or of one length.
+
+    `trained` is the number of batches that training would begin with; 0 takes all sentences as they
+    come.
+    """
 
     number: int
     batch: int
     split: str = ""
     length: int = 0
+    trained: int = 0
 
 
 class Tokens(NamedTuple):
@@ -81,9 +86,12 @@ def real_encodings(sentences: Sentences, tokenizer: Tokenizer, data: Path) -> li
     return tokenizer.encode([example.first for example in dataset.examples], max_length=128)
 
 
-def batches_of(encodings: Sequence[Encoding], size: int) -> list[list[int]]:
-    """The rows of each batch, in the order of the sentences."""
-    rows = list(range(len(encodings)))
+def batches_of(encodings: Sequence[Encoding], sentences: Sentences, seed: int) -> list[list[int]]:
+    """The rows of each batch: in the order of the sentences, or as training sorts them."""
+    size, rows = sentences.batch, list(range(len(encodings)))
+    if sentences.trained:
+        lengths = [len(encoding.ids) for encoding in encodings]
+        return epoch_order(lengths, size, seed, epoch=0)[: sentences.trained]
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 

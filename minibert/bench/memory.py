@@ -30,7 +30,11 @@ class Memory(NamedTuple):
 
 
 def peak_memory(case: str, engine: str, choices: dict[str, object], folder: Path) -> Memory | None:
-    """Run one pass of an engine elsewhere; None where that cannot be measured."""
+    """Run one pass of an engine elsewhere; None where the system does not tell.
+
+    Raises
+        RuntimeError  the pass has failed; with the last line of what it said.
+    """
     if not FORGET.exists():
         return None
     request = {"case": case, "engine": engine, "choices": choices, "folder": str(folder)}
@@ -42,7 +46,7 @@ def peak_memory(case: str, engine: str, choices: dict[str, object], folder: Path
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     if done.returncode:
-        return None
+        raise RuntimeError((done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1])
     return Memory(*json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -52,7 +56,9 @@ def main() -> None:
 
     from minibert.bench.cases import CASES, Choices, work_of
     from minibert.bench.engines import ENGINES
+    from minibert.cli.options import keep_memory
 
+    keep_memory()  # as where the times are measured
     request = json.load(sys.stdin)
     options = request["choices"]
     data = None if options["data"] is None else Path(options["data"])

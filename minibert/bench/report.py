@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from minibert.bench.arithmetic import INT8
 from minibert.bench.cases import Choices
 from minibert.bench.compare import Row, Table, processor, versions
 
@@ -124,6 +125,8 @@ def _remarks(table: Table) -> list[str]:
     if table.rates:
         listed = ", ".join(f"{way} {rate / 1e9:.0f}" for way, rate in table.rates.items())
         lines.append(f"product: the largest linear maps alone, GFLOP/s: {listed}")
+        if INT8[0] in table.rates:
+            lines[-1] += f"; int8 as a share of {INT8[0]}"
     reasons = {
         "inaccurate": "the error is over its bound, so no speed is told",
         "missing": "",
@@ -138,8 +141,12 @@ def _remarks(table: Table) -> list[str]:
 
 def settings_text(tables: Sequence[Table], facts: dict[str, Any]) -> str:
     """What every engine was given, and the versions."""
-    notes = {row.name: row.note for table in tables for row in table.rows if row.times and row.note}
-    lines = [f"{name}: {note}" for name, note in notes.items()]
+    lines = dict.fromkeys(  # in another case an engine may have other settings
+        f"{row.name}: {row.note}"
+        for table in tables
+        for row in table.rows
+        if row.times and row.note
+    )
     listed = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     environment = " ".join(f"{name}={value}" for name, value in facts["environment"].items())
     return "\n".join(

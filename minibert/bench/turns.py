@@ -1,6 +1,6 @@
-"""Time in interleaved rounds: everyone once in each, and another one first every time.
+"""Time in interleaved rounds: everyone once in each, and after another one every time.
 
-What else the machine does, and how warm it is, then falls on all alike.
+What else the machine does, how warm it is and what the one before has left then falls on all alike.
 """
 
 import statistics
@@ -12,14 +12,25 @@ PAUSE = 0.02  # seconds in which the threads of the one before stop waiting in a
 
 
 def orders(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
-    """The order of each round: rotated by one place.
+    """The order of each round, from a Latin square that is balanced.
 
-    >>> list(orders("ab", 3))
-    [['a', 'b'], ['b', 'a'], ['a', 'b']]
+    The first order is 0, 1, -1, 2, -2, …, and the next ones count on from it. In as many rounds as
+    there are names each is at each place once, and after each other one once. Where the number of
+    names is odd that takes twice as many rounds, with every second order backwards, and happens
+    twice.
+
+    Source
+        E. J. Williams, Experimental designs balanced for the estimation of residual effects of
+        treatments, Australian Journal of Scientific Research A 2 (1949), 149 to 168
+
+    >>> ["".join(order) for order in orders("abcd", 4)]
+    ['abdc', 'bcad', 'cdba', 'dacb']
     """
+    count = len(names)
+    steps = [(place + 1) // 2 * (-1) ** (place + 1) for place in range(count)]
     for number in range(rounds):
-        first = number % max(1, len(names))
-        yield [*names[first:], *names[:first]]
+        order = [names[(number + step) % count] for step in steps]
+        yield order[::-1] if count % 2 and number % 2 else order
 
 
 def timed(
@@ -27,15 +38,31 @@ def timed(
     rounds: int,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
+    failed: dict[str, Exception] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of one call in each round, after one round that warms up and does not count."""
+    """Seconds of one call in each round, after one round that warms up and does not count.
+
+    With a dictionary `failed`, one that raises is left out from then on, and it tells why.
+
+    Raises
+        Exception  what a run raised, without `failed`.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for order in orders(list(runs), rounds):
+    for number, order in enumerate([list(runs), *orders(list(runs), rounds)]):
         for name in order:
+            if name not in times:
+                continue
             time.sleep(PAUSE)
-            times[name].append(turn(runs[name], seconds, clock))
+            try:
+                taken = turn(runs[name], seconds if number else 0.0, clock)
+            except Exception as problem:
+                if failed is None:
+                    raise
+                failed[name] = problem
+                del times[name]
+                continue
+            if number:
+                times[name].append(taken)
     return times
 
 

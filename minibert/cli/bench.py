@@ -86,7 +86,7 @@ def bench(
     cases = _chosen(names, only, CASES)
     if listing:
         document = [{"case": c.name, "words": c.words, "engines": list(c.engines)} for c in cases]
-        lines = [f"{c.name:<11} {c.words}\n{'':<11} {', '.join(c.engines)}" for c in cases]
+        lines = [f"{c.name:<17} {c.words}\n{'':<17} {', '.join(c.engines)}" for c in cases]
         print_result({"cases": document}, as_json, lines)
         return
     if threads is not None:

@@ -235,7 +235,7 @@ def _fed(
 ) -> Tensor:
     """The second half of a block: feed-forward, sum and norm."""
     maps = (weights.intermediate, weights.feed_forward_output)
-    gelu = "erf" if config.hidden_act == "gelu" else "tanh"
+    gelu = "none" if config.hidden_act == "gelu" else "tanh"  # torch's names of the forms
     if generator is None:
         output_TD = feed_forward(attended_TD, *maps, gelu, add_TD=attended_TD)
     else:

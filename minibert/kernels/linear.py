@@ -32,15 +32,17 @@ def linear(x_TI: Tensor, weights: AnyLinear, add_TO: Tensor | None = None) -> Te
 def feed_forward(
     x_TD: Tensor, first: AnyLinear, second: AnyLinear, gelu: str, add_TD: Tensor | None = None
 ) -> Tensor:
-    """`minibert.encoder.feed_forward`, plus another tensor if there is one."""
-    form = "none" if gelu == "erf" else "tanh"
+    """`minibert.encoder.feed_forward`, plus another tensor if there is one.
+
+    `gelu` is torch's name of the form: "none" for erf, or "tanh".
+    """
     if isinstance(first, LinearWeights):
-        y_TD: Tensor = _FeedForward.apply(x_TD, *first, *second, form)
+        y_TD: Tensor = _FeedForward.apply(x_TD, *first, *second, gelu)
         return y_TD if add_TD is None else y_TD + add_TD
     if isinstance(first, PackedLinear):
         inner_TF = packed_linear(x_TD, first, gelu=gelu)
     else:
-        inner_TF = F.gelu(int8_linear(x_TD, first), approximate=form)
+        inner_TF = F.gelu(int8_linear(x_TD, first), approximate=gelu)
     return linear(inner_TF, second, add_TD)
 
 
@@ -63,10 +65,12 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (dy_TO,) = upstream
         x_TI, weight_OI = ctx.saved_tensors
-        dx_TI = None
-        if ctx.needs_input_grad[0]:
-            dx_TI = product(dy_TO, weight_OI.T, None, ctx.way)
-        return dx_TI, product(dy_TO.T, x_TI.T, None, ctx.way), dy_TO.sum(0)
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            product(dy_TO, weight_OI.T, None, ctx.way) if for_x else None,
+            product(dy_TO.T, x_TI.T, None, ctx.way) if for_weight else None,
+            dy_TO.sum(0) if for_bias else None,
+        )
 
 
 class _FeedForward(torch.autograd.Function):
@@ -80,28 +84,29 @@ class _FeedForward(torch.autograd.Function):
         bias_F: Tensor,
         weight_DF: Tensor,
         bias_D: Tensor,
-        form: str,
+        gelu: str,
     ) -> Tensor:
         way = chosen(x_TD)
         inner_TF = product(x_TD, weight_FD, bias_F, way)
         ctx.save_for_backward(x_TD, weight_FD, weight_DF, inner_TF)
-        ctx.way, ctx.form = way, form
-        return product(F.gelu(inner_TF, approximate=form), weight_DF, bias_D, way)
+        ctx.way, ctx.gelu = way, gelu
+        return product(F.gelu(inner_TF, approximate=gelu), weight_DF, bias_D, way)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (dy_TD,) = upstream
         x_TD, weight_FD, weight_DF, inner_TF = ctx.saved_tensors
-        gelu_TF = F.gelu(inner_TF, approximate=ctx.form)
-        dweight_DF = product(dy_TD.T, gelu_TF.T, None, ctx.way)
-        dgelu_TF = product(dy_TD, weight_DF.T, None, ctx.way)
-        dinner_TF = torch.ops.aten.gelu_backward(dgelu_TF, inner_TF, approximate=ctx.form)
-        return (
-            product(dinner_TF, weight_FD.T, None, ctx.way),
-            product(dinner_TF.T, x_TD.T, None, ctx.way),
-            dinner_TF.sum(0),
-            dweight_DF,
-            dy_TD.sum(0),
-            None,
-        )
+        for_x, for_weight, for_bias, for_weight_DF, for_bias_D, _ = ctx.needs_input_grad
+        dx_TD = dweight_FD = dbias_F = dweight_DF = None
+        if for_weight_DF:
+            gelu_TF = F.gelu(inner_TF, approximate=ctx.gelu)
+            dweight_DF = product(dy_TD.T, gelu_TF.T, None, ctx.way)
+        if for_x or for_weight or for_bias:
+            dgelu_TF = product(dy_TD, weight_DF.T, None, ctx.way)
+            dinner_TF = torch.ops.aten.gelu_backward(dgelu_TF, inner_TF, approximate=ctx.gelu)
+            dx_TD = product(dinner_TF, weight_FD.T, None, ctx.way) if for_x else None
+            dweight_FD = product(dinner_TF.T, x_TD.T, None, ctx.way) if for_weight else None
+            dbias_F = dinner_TF.sum(0) if for_bias else None
+        dbias_D = dy_TD.sum(0) if for_bias_D else None
+        return dx_TD, dweight_FD, dbias_F, dweight_DF, dbias_D, None

@@ -95,7 +95,9 @@ def pack(weights: LinearWeights) -> PackedLinear:
 def packed_linear(
     x_TI: Tensor, weights: PackedLinear, gelu: str | None = None, add_TO: Tensor | None = None
 ) -> Tensor:
-    """y = x Wᵀ + b, then GELU ("erf" or "tanh") or the sum with another tensor, in one pass.
+    """y = x Wᵀ + b, then GELU or the sum with another tensor, in one pass.
+
+    `gelu` is torch's name of the form: "none" for erf, or "tanh".
 
     Accuracy
         |error| <= (I + 1) eps (Σ |w| |x| + |b|); GELU adds 4 eps of what goes into it
@@ -105,14 +107,13 @@ def packed_linear(
         assert plain_OI is not None
         y_TO = F.linear(x_TI, plain_OI, weights.bias_O)
         if gelu is not None:
-            y_TO = F.gelu(y_TO, approximate="none" if gelu == "erf" else "tanh")
+            y_TO = F.gelu(y_TO, approximate=gelu)
         return y_TO if add_TO is None else y_TO.add_(add_TO)
     fused = torch.ops.mkldnn._linear_pointwise
     if add_TO is not None:
         return fused.binary(x_TI, add_TO, weights.packed, weights.bias_O, "add")
     if gelu is not None:
-        form = "none" if gelu == "erf" else "tanh"
-        return fused(x_TI, weights.packed, weights.bias_O, "gelu", [], form)
+        return fused(x_TI, weights.packed, weights.bias_O, "gelu", [], gelu)
     return fused(x_TI, weights.packed, weights.bias_O, "none", [], "")
 
 
