@@ -15,9 +15,10 @@ from minibert import Bert, BertConfig
 from minibert.data.demo import demo_corpus, demo_vocabulary
 from minibert.data.readers import TASKS, Dataset
 from minibert.data.tokenizer import Tokenizer
-from minibert.training.distil import DistilOptions, distil, losses_that_apply
+from minibert.training.distil import DistilOptions, distil, learning_texts
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
+from minibert.training.preflight import losses_that_apply
 from minibert.training.progress import Display
 
 corpus = demo_corpus()
@@ -51,7 +52,8 @@ with tempfile.TemporaryDirectory() as scratch:
     print("loss         use        how this pair is compared")
     for name, use, why in losses_that_apply(student_config, teacher_config, options):
         print(f"{name:<12} {use:<10} {why}")
-    distil(teacher, student_config, train_set.examples, dev_set, out / "student", options, display)
+    texts = learning_texts(train_set.examples, task, tokenizer, 64)
+    distil(teacher, student_config, texts, dev_set, out / "student", options, display)
     print("\nwhat metrics.jsonl recorded:")
     print((out / "student" / "metrics.jsonl").read_text(encoding="utf-8"))
     student = Bert.from_pretrained(out / "student")

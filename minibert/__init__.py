@@ -10,14 +10,15 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
  5 encoder         embeddings, feed-forward, the post-norm block, L of them
  6 heads           what is put on top: masked words, next sentence, classes, spans, choices
  7 losses          cross-entropy, KL, squared error, the L2 penalty
- 8 distillation    TinyBERT: layer maps and the losses between teacher and student
- 9 optim           Adam in every published form, clipping, schedules
-11 quantization    linear maps in whole numbers of eight bits
-12 masking         80 / 10 / 10, whole words, next-sentence pairs
-13 wordpiece       from text to tokens
-15 checkpoint      the names of weights in files
+ 8 matching        what of the student is held against the teacher: states, scores, relations
+ 9 distillation    TinyBERT: which layer learns from which, and what counts how much
+10 optim           Adam in every published form, clipping, schedules
+12 quantization    linear maps in whole numbers of eight bits
+13 masking         80 / 10 / 10, whole words, next-sentence pairs
+14 wordpiece       from text to tokens
+16 checkpoint      the names of weights in files
 
-(10, sparsity, and 14, the decoder, are not written yet.) The sub-packages are the workshop that
+(11, sparsity, and 15, the decoder, are not written yet.) The sub-packages are the workshop that
 makes the book do real work: `laws`, `data`, `kernels`, `training`, `bench`, `cli`.
 
 Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
@@ -26,7 +27,7 @@ Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
  D  hidden width        E  teacher's width       N  heads           H  teacher's heads
  K  width of a head     F  feed-forward width    V  vocabulary      P  position rows
  T  token types         L  layers                C  classes         M  masked tokens, or rows
- O, I  out and in of one linear map              1  a broadcast axis
+ A  relation heads      O, I  out and in of one linear map          1  a broadcast axis
 
 `P` is also the length of a flat tensor of parameters, in `optim` and in the workshop; `X` there is
 the number of rows of a data set. In a list the first letter is its length: `hiddens_LBSD`.

@@ -1,26 +1,28 @@
-"""TinyBERT: a small student learns to compute what a large teacher computes, layer by layer.
+"""Distillation: a small student learns to compute what a large teacher computes, layer by layer.
 
-B batch · S tokens · R = S · D the student's width · E the teacher's · N the student's heads ·
-H the teacher's heads · C classes · L the student's layers.
+B batch · S tokens · D the student's width · E the teacher's · N the student's heads · H the
+teacher's · C classes · L the student's layers.
 
-Every loss is one number per sample, so L(s, t) = Σ_i L_i(s_i, t_i) is a plain sum, and a batch may
-be cut into parts without changing it. All are computed in float32 at least, and eps under Accuracy
-is that precision's unless it says another. Two modes:
-
-masked    (default) means over real tokens only: padding changes nothing.
-tinybert  as the official code computes: means over all positions, so padded tokens are compared
-          too. Only the scores of hidden keys, and any score <= -100, count as 0 on both sides;
-          the prediction loss is divided by the number of classes as well.
+`matching` holds the losses; here is which layer learns from which, and what counts how much.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from minibert.encoder import EncoderTrace
-from minibert.functional import at_least_float32, linear
-from minibert.losses import soft_cross_entropy
+from minibert.attention import AttentionTrace, merge_heads
+from minibert.encoder import BlockTrace, EncoderTrace
+from minibert.functional import at_least_float32, log_softmax
+from minibert.matching import (
+    attention_loss,
+    cosine_loss,
+    hidden_loss,
+    patient_loss,
+    prediction_loss,
+    relation_loss,
+)
 from minibert.parameters import LinearWeights
 
 
@@ -72,214 +74,32 @@ def layer_map(
     return layers
 
 
-def grouped_heads(teacher_scores_BHSR: Tensor, n_heads: int) -> Tensor:
-    """The teacher's scores for a student with fewer heads: each learns the mean of a group.
-
-    Formula
-        target_n = mean of the teacher's heads n·H/N … (n+1)·H/N - 1
-
-    Shapes
-        teacher_scores_BHSR  float [B, H, S, R]
-        n_heads              int N, a divisor of H
-        return               float [B, N, S, R]
-
-    Source
-        Ours: TinyBERT pairs heads one to one and has no answer for other counts.
-
-    Accuracy
-        |error| <= (H/N + 1)/2 eps mean |score| and the smallest normal number, in the dtype given
-
-    Raises
-        ValueError  N does not divide H; the message names the counts that do.
-
-    >>> grouped_heads(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1), 1).item()
-    2.0
-    """
-    batch, heads, queries, keys = teacher_scores_BHSR.shape
-    if n_heads < 1 or heads % n_heads:
-        legal = [n for n in range(1, heads + 1) if heads % n == 0]
-        raise ValueError(
-            f"grouped_heads: {n_heads} student heads cannot share {heads} teacher heads evenly; "
-            f"legal counts: {legal}"
-        )
-    grouped = teacher_scores_BHSR.view(batch, n_heads, heads // n_heads, queries, keys)
-    return grouped.mean(2)
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in ("masked", "tinybert"):
-        raise ValueError(f"the distillation mode is {mode!r}, but must be masked or tinybert")
-
-
-def hidden_loss(
-    hidden_BSD: Tensor,
-    teacher_hidden_BSE: Tensor,
-    projection: LinearWeights | None,
-    keep_BS: Tensor,
-    mode: str = "masked",
-) -> Tensor:
-    """How far the student's state, mapped to the teacher's width, is from the teacher's.
-
-    Formula
-        masked    1/(n E) Σ_{s kept} ‖W h_s + b - t_s‖²,  n = number of kept tokens
-        tinybert  1/(S E) Σ_s        ‖W h_s + b - t_s‖²
-        The same function serves the embedding loss (state 0) and every layer's.
-
-    Shapes
-        hidden_BSD          float [B, S, D]
-        teacher_hidden_BSE  float [B, S, E]  no gradient flows here
-        projection          weight_OI [E, D], bias_O [E]; None where D = E and none is wanted
-        keep_BS             bool [B, S]
-        return              float [B]
-
-    Source
-        Jiao et al. 2020, arXiv:1909.10351, section 3.1 (hidden states based distillation).
-
-    Differs
-        the paper has one matrix for embeddings and one for layers; its code shares one, with bias.
-
-    Accuracy
-        |error| <= mean(2 |d| e + e²) + (3 + S E/2) L eps,  d = W h + b - t,
-        e = (D + 1) eps (Σ |W| |h| + |b|), eps that of the projection's dtype; 0 without one
-
-    Raises
-        ValueError  the widths do not fit, or no such mode.
-
-    >>> x_BSD, keep_BS = torch.ones(1, 2, 3), torch.tensor([[True, False]])
-    >>> hidden_loss(x_BSD, x_BSD * 3, None, keep_BS)
-    tensor([4.])
-    """
-    _check_mode(mode)
-    if mode == "masked":
-        # hidden before it is mapped, so that not even a NaN in the padding reaches a gradient
-        hidden_BSD = torch.where(keep_BS[:, :, None], hidden_BSD, 0)
-    mapped_BSE = hidden_BSD if projection is None else linear(hidden_BSD, *projection)
-    if mapped_BSE.shape != teacher_hidden_BSE.shape:
-        raise ValueError(
-            f"hidden_loss: the student's state {list(mapped_BSE.shape)} does not fit the "
-            f"teacher's {list(teacher_hidden_BSE.shape)}; a projection maps D to E"
-        )
-    target_BSE = at_least_float32(teacher_hidden_BSE.detach())
-    difference_BSE = at_least_float32(mapped_BSE) - target_BSE
-    if mode == "tinybert":
-        return (difference_BSE * difference_BSE).mean((1, 2))
-    difference_BSE = torch.where(keep_BS[:, :, None], difference_BSE, 0)
-    summed_B = (difference_BSE * difference_BSE).mean(2).sum(1)
-    return summed_B / keep_BS.sum(1).clamp(min=1)
-
-
-def attention_loss(
-    scores_BNSR: Tensor, teacher_scores_BHSR: Tensor, keep_BS: Tensor, mode: str = "masked"
-) -> Tensor:
-    """How far the student's raw attention scores are from the teacher's.
-
-    Formula
-        masked    1/(N n²) Σ_n Σ_{s, r kept} (a_nsr - t_nsr)²,  n² = pairs of kept tokens
-        tinybert  1/(N S R) Σ_n Σ_{s, r} (a' - t')²,  x' = 0 where r is hidden or x <= -100,
-                  else x. Padded keys count in the mean, as 0; padded queries like real ones.
-
-    Shapes
-        scores_BNSR          float [B, N, S, R]  QKᵀ/√K before mask and softmax
-        teacher_scores_BHSR  float [B, H, S, R]  no gradient flows here; H a multiple of N
-        keep_BS              bool [B, S]
-        return               float [B]
-
-    Source
-        Jiao et al. 2020, arXiv:1909.10351, equation for L_attn: the scores, not the probabilities.
-
-    Differs
-        code that compares probabilities, or scores with a -10000 mask in them, is another loss.
-
-    Accuracy
-        |error| <= mean(2 |a - t| e + e²) + (3 + NSR/2) L eps, e of `grouped_heads`; tinybert: H = N
-
-    Raises
-        ValueError  N does not divide H, or no such mode.
-
-    >>> scores_BNSR, keep_BS = torch.zeros(1, 1, 2, 2), torch.tensor([[True, False]])
-    >>> attention_loss(scores_BNSR, scores_BNSR + 2, keep_BS)
-    tensor([4.])
-    >>> attention_loss(scores_BNSR, scores_BNSR + 2, keep_BS, "tinybert")
-    tensor([2.])
-    """
-    _check_mode(mode)
-    scores_BNSR = at_least_float32(scores_BNSR)
-    teacher_scores_BHSR = at_least_float32(teacher_scores_BHSR.detach())
-    target_BNSR = grouped_heads(teacher_scores_BHSR, scores_BNSR.shape[1])
-    if mode == "tinybert":
-        hidden_B11R = ~keep_BS[:, None, None, :]
-        scores_BNSR = torch.where(hidden_B11R | (scores_BNSR <= -100), 0, scores_BNSR)
-        target_BNSR = torch.where(hidden_B11R | (target_BNSR <= -100), 0, target_BNSR)
-        difference_BNSR = scores_BNSR - target_BNSR
-        return (difference_BNSR * difference_BNSR).mean((1, 2, 3))
-    pairs_B1SR = keep_BS[:, None, :, None] & keep_BS[:, None, None, :]
-    difference_BNSR = torch.where(pairs_B1SR, scores_BNSR - target_BNSR, 0)
-    summed_B = (difference_BNSR * difference_BNSR).mean(1).sum((1, 2))
-    return summed_B / pairs_B1SR.sum((1, 2, 3)).clamp(min=1)
-
-
-def prediction_loss(
-    logits_BC: Tensor, teacher_logits_BC: Tensor, temperature: float = 1.0, mode: str = "masked"
-) -> Tensor:
-    """How far the student's answer is from the teacher's.
-
-    Formula
-        C > 1  masked    - Σ_c p_c log q_c         (soft cross-entropy at temperature T)
-               tinybert  - 1/C Σ_c p_c log q_c     (the code's mean over classes)
-        C = 1  (student - teacher)²                (regression: the teacher's output, not labels)
-
-    Shapes
-        logits_BC          float [B, C]
-        teacher_logits_BC  float [B, C]  no gradient flows here
-        temperature        float > 0
-        return             float [B]
-
-    Source
-        Jiao et al. 2020, arXiv:1909.10351, section 3.1 (prediction layer distillation).
-
-    Differs
-        TinyBERT's code compares regression outputs with the labels, which its authors call a bug
-        (Pretrained-Language-Model issue 128). No factor T².
-
-    Accuracy
-        |error| <= that of `soft_cross_entropy` (1/C of it in tinybert), or 2 L eps where C = 1
-
-    Raises
-        ValueError  no such mode, the shapes differ, or (C > 1) the temperature is not above 0.
-
-    >>> prediction_loss(torch.zeros(1, 2), torch.zeros(1, 2), mode="tinybert")
-    tensor([0.3466])
-    """
-    _check_mode(mode)
-    if logits_BC.shape != teacher_logits_BC.shape:
-        raise ValueError(
-            f"prediction_loss: student {list(logits_BC.shape)} and teacher "
-            f"{list(teacher_logits_BC.shape)} differ; both must have one output per class"
-        )
-    if logits_BC.shape[1] == 1:
-        target_BC = at_least_float32(teacher_logits_BC.detach())
-        difference_B = (at_least_float32(logits_BC) - target_BC)[:, 0]
-        return difference_B * difference_B
-    loss_B = soft_cross_entropy(teacher_logits_BC, logits_BC, temperature)
-    return loss_B / logits_BC.shape[1] if mode == "tinybert" else loss_B
-
-
 class DistillationTerms(NamedTuple):
     """One number per sample for each term; a term that does not apply is None."""
 
     embedding_B: Tensor | None = None
     hidden_B: Tensor | None = None
     attention_B: Tensor | None = None
+    cosine_B: Tensor | None = None
+    patient_B: Tensor | None = None
+    minilm_v1_B: Tensor | None = None
+    minilm_v2_B: Tensor | None = None
     prediction_B: Tensor | None = None
+    label_B: Tensor | None = None
 
 
 class TermWeights(NamedTuple):
-    """How much each term counts in L_i; 0 switches it off. TinyBERT weighs all alike."""
+    """How much each term counts in L_i; 0 switches it off. By default TinyBERT's, all alike."""
 
     embedding: float = 1.0
     hidden: float = 1.0
     attention: float = 1.0
+    cosine: float = 0.0
+    patient: float = 0.0
+    minilm_v1: float = 0.0
+    minilm_v2: float = 0.0
     prediction: float = 1.0
+    label: float = 0.0
 
 
 def intermediate_terms(
@@ -290,23 +110,28 @@ def intermediate_terms(
     projection: LinearWeights | None,
     weights: TermWeights,
     mode: str = "masked",
+    relation_heads: int | None = None,
 ) -> DistillationTerms:
-    """TinyBERT's first stage: embeddings, hidden states and attention scores, no labels.
+    """What is compared inside of the two encoders: the first stage, without labels or answers.
 
     Formula
-        embedding  hidden_loss(student state 0, teacher state 0)
-        hidden     Σ_m hidden_loss(student state m, teacher state g(m))
-        attention  Σ_m attention_loss(student scores m, teacher scores g(m))
-        A term of weight 0 is not computed.
+        embedding  hidden_loss(state 0, teacher state 0); `mode` is for this and the next two
+        hidden     Σ_m hidden_loss(state m, teacher state g(m)), m = 1 … L
+        attention  Σ_m attention_loss(scores m, teacher scores g(m))
+        cosine     cosine_loss(state L, teacher state g(L))
+        patient    Σ_m patient_loss(state m, teacher state g(m)), m = 1 … L - 1
+        minilm_v1  relation_loss(Q, K) + relation_loss(V, V), of layers L and g(L), A = N = H
+        minilm_v2  relation_loss(Q, Q) + relation_loss(K, K) + relation_loss(V, V), of the same
 
     Shapes
-        keep_BS     bool [B, S]
-        layers      g(1) … g(L), from `layer_map`
-        projection  one map D → E for all states, as TinyBERT's code has it; None where D = E
-        return      DistillationTerms without a prediction
+        keep_BS         bool [B, S]
+        layers          g(1) … g(L), from `layer_map`
+        projection      one map D → E for all states, as TinyBERT's code has it; None where D = E
+        relation_heads  int A of minilm_v2; by default the greatest that divides both N and H
+        return          DistillationTerms; None where the weight is 0, prediction and label
 
     Source
-        Jiao et al. 2020, arXiv:1909.10351, section 3; general_distill.py of the official code.
+        Jiao et al. 2020, arXiv:1909.10351, section 3, and those that the losses name.
 
     Accuracy
         |error| <= the sum of what the losses of the layers promise
@@ -314,31 +139,155 @@ def intermediate_terms(
     Raises
         ValueError  widths, heads, layers or mode do not fit.
 
-    >>> x_BSD, keep_BS = torch.ones(1, 2, 3), torch.tensor([[True, True]])
-    >>> student, teacher = EncoderTrace(x_BSD, ()), EncoderTrace(x_BSD * 3, ())
-    >>> intermediate_terms(student, teacher, keep_BS, (), None, TermWeights(hidden=0, attention=0))
-    DistillationTerms(embedding_B=tensor([4.]), hidden_B=None, attention_B=None, prediction_B=None)
+    >>> own, other = EncoderTrace(torch.zeros(1, 2, 3), ()), EncoderTrace(torch.ones(1, 2, 3), ())
+    >>> intermediate_terms(own, other, torch.ones(1, 2) > 0, (), None, TermWeights(1, 0, 0))[0]
+    tensor([1.])
     """
     layers = layer_map(len(student.blocks), len(teacher.blocks), layers)
-    embedding_B = hidden_B = attention_B = None
-    if weights.embedding:
-        embedding_B = hidden_loss(
-            student.embedded_BSD, teacher.embedded_BSD, projection, keep_BS, mode
-        )
     pairs = [(student.blocks[m], teacher.blocks[g - 1]) for m, g in enumerate(layers)]
+    states = [(own.hidden_BSD, other.hidden_BSD) for own, other in pairs]
+    terms = {}
+    if weights.embedding:
+        embedded = student.embedded_BSD, teacher.embedded_BSD
+        terms["embedding_B"] = hidden_loss(*embedded, projection, keep_BS, mode)
     if weights.hidden:
-        losses_LB = [
-            hidden_loss(own.hidden_BSD, other.hidden_BSD, projection, keep_BS, mode)
-            for own, other in pairs
-        ]
-        hidden_B = torch.stack(losses_LB).sum(0)
+        losses_LB = [hidden_loss(*pair, projection, keep_BS, mode) for pair in states]
+        terms["hidden_B"] = torch.stack(losses_LB).sum(0)
     if weights.attention:
         losses_LB = [
             attention_loss(own.attention.scores_BNSR, other.attention.scores_BNSR, keep_BS, mode)
             for own, other in pairs
         ]
-        attention_B = torch.stack(losses_LB).sum(0)
-    return DistillationTerms(embedding_B, hidden_B, attention_B)
+        terms["attention_B"] = torch.stack(losses_LB).sum(0)
+    if weights.cosine:
+        terms["cosine_B"] = cosine_loss(*states[-1], projection, keep_BS)
+    if weights.patient:
+        terms["patient_B"] = _patient_term(states, projection)
+    if weights.minilm_v1 or weights.minilm_v2:
+        terms = terms | _relation_terms(*pairs[-1], keep_BS, weights, relation_heads)
+    return DistillationTerms(**terms)
+
+
+def _patient_term(
+    states: list[tuple[Tensor, Tensor]], projection: LinearWeights | None
+) -> Tensor:
+    if len(states) < 2:
+        raise ValueError(
+            "intermediate_terms: the patient loss is of every layer but the last, and the student "
+            "has no other; give it the weight 0"
+        )
+    return torch.stack([patient_loss(*pair, projection) for pair in states[:-1]]).sum(0)
+
+
+def _relation_terms(
+    own: BlockTrace,
+    other: BlockTrace,
+    keep_BS: Tensor,
+    weights: TermWeights,
+    relation_heads: int | None,
+) -> dict[str, Tensor]:
+    mine, theirs = _merged(own.attention), _merged(other.attention)
+    n_heads, teacher_heads = (x.attention.query_BNSK.shape[1] for x in (own, other))
+
+    def relation(x: str, y: str, n_relation_heads: int) -> Tensor:
+        return relation_loss(mine[x], mine[y], theirs[x], theirs[y], keep_BS, n_relation_heads)
+
+    terms = {}
+    if weights.minilm_v1:
+        if n_heads != teacher_heads:
+            raise ValueError(
+                f"intermediate_terms: minilm_v1 compares head with head, but the student has "
+                f"{n_heads} and the teacher {teacher_heads}; minilm_v2 compares any two"
+            )
+        terms["minilm_v1_B"] = relation("Q", "K", n_heads) + relation("V", "V", n_heads)
+    if weights.minilm_v2:
+        a = math.gcd(n_heads, teacher_heads) if relation_heads is None else relation_heads
+        terms["minilm_v2_B"] = (
+            relation("Q", "Q", a) + relation("K", "K", a) + relation("V", "V", a)
+        )
+    return terms
+
+
+def _merged(attention: AttentionTrace) -> dict[str, Tensor]:
+    """Queries, keys and values, with the heads side by side."""
+    return {
+        "Q": merge_heads(attention.query_BNSK),
+        "K": merge_heads(attention.key_BNRK),
+        "V": merge_heads(attention.value_BNRK),
+    }
+
+
+def prediction_terms(
+    logits_BC: Tensor,
+    teacher_logits_BC: Tensor,
+    labels_B: Tensor | None,
+    weights: TermWeights,
+    temperature: float = 1.0,
+    mode: str = "masked",
+    temperature_squared: bool = False,
+) -> DistillationTerms:
+    """What the student's answers are held against: the teacher's, and the labels if they count.
+
+    Formula
+        prediction  prediction_loss(logits, teacher logits) at temperature T, with or without T²
+        label       C > 1  - log softmax(logits)[label], or 0 where the label is -100
+                    C = 1  (logit - label)²
+        A term of weight 0 is not computed.
+
+    Shapes
+        logits_BC          float [B, C]
+        teacher_logits_BC  float [B, C]  no gradient flows here
+        labels_B           one a sample, int64 if C > 1, float if C = 1; None where none counts
+        temperature        float > 0     of the first term only
+        return             DistillationTerms with no other term
+
+    Source
+        Hinton et al. 2015, arXiv:1503.02531, section 2: soft targets and hard ones. The label's
+        term is one sample's share of `cross_entropy` or `squared_error`.
+
+    Accuracy
+        |error| <= that of `prediction_loss`; (4 + C/2 + 2 L) eps, or 2 L eps where C = 1
+
+    Raises
+        ValueError  labels have a weight and there are none, or no class has such a label.
+
+    >>> zero_12, label_1 = torch.zeros(1, 2), torch.tensor([1])
+    >>> prediction_terms(zero_12, zero_12, label_1, TermWeights(prediction=0, label=1)).label_B
+    tensor([0.6931])
+    """
+    terms = {}
+    if weights.prediction:
+        terms["prediction_B"] = prediction_loss(
+            logits_BC, teacher_logits_BC, temperature, mode, temperature_squared
+        )
+    if weights.label:
+        if labels_B is None:
+            raise ValueError(
+                f"prediction_terms: labels have the weight {weights.label:g}, but there are none"
+            )
+        terms["label_B"] = _label_loss(logits_BC, labels_B)
+    return DistillationTerms(**terms)
+
+
+def _label_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """`cross_entropy` or `squared_error` before their mean: one number per sample."""
+    batch, n_classes = logits_BC.shape
+    if labels_B.shape != (batch,):
+        raise ValueError(
+            f"prediction_terms: labels have the shape {list(labels_B.shape)}, but must be [{batch}]"
+        )
+    wide_BC = at_least_float32(logits_BC)
+    if n_classes == 1:
+        difference_B = wide_BC[:, 0] - at_least_float32(labels_B)
+        return difference_B * difference_B
+    counted_B = labels_B != -100
+    if bool((counted_B & ((labels_B < 0) | (labels_B >= n_classes))).any()):
+        raise ValueError(
+            f"prediction_terms: labels run from {int(labels_B.min())} to {int(labels_B.max())}, "
+            f"but must be -100 or 0 to {n_classes - 1}"
+        )
+    losses_B = -log_softmax(wide_BC).gather(1, labels_B.clamp(min=0)[:, None])[:, 0]
+    return torch.where(counted_B, losses_B, 0)
 
 
 def distillation_loss(terms: DistillationTerms, weights: TermWeights) -> Tensor:
@@ -355,7 +304,7 @@ def distillation_loss(terms: DistillationTerms, weights: TermWeights) -> Tensor:
         Jiao et al. 2020, arXiv:1909.10351, section 3 (the sum over layers with λ_m = 1).
 
     Accuracy
-        |error| <= 3 eps Σ_k |weight_k| |term_ki|, and the smallest normal number
+        |error| <= 5 eps Σ_k |weight_k| |term_ki|, and the smallest normal number
 
     Raises
         ValueError  there is no term at all.

@@ -25,6 +25,7 @@ READING_ORDER = (
     "encoder",
     "heads",
     "losses",
+    "matching",
     "distillation",
     "optim",
     "sparsity",

@@ -202,7 +202,46 @@ BAD = [
     ("finetune --model {f}/model --data {f}/data --out new --resume", 2, "holds no run to resume"),
     ("finetune --model {f}/model --data {f}/data --overwrite --resume", 2, "exclude each other"),
     ("finetune --model {f}/model --data {f}/data --max-length 21 --limit 2", 0, ""),
-    ("distill --teacher {f}/teacher", 2, "give --teacher and --data, or neither"),
+    ("distill --teacher {f}/teacher", 2, "give --data, the texts of a task, or --corpus"),
+    ("distill --data {f}/data", 2, "give --teacher as well, or nothing at all"),
+    ("distill --corpus {f}/data", 2, "give --teacher as well, or nothing at all"),
+    ("distill --recipe {f}/none.toml", 2, "none.toml: No such file"),
+    ("distill --recipe {f}/data/dev.tsv", 2, "dev.tsv: "),
+    ("distill --teacher {f}/teacher --corpus {f}/none", 3, "none: No such file"),
+    ("distill --teacher {f}/teacher --data {f}/data --corpus {f}/data", 2, "give it alone"),
+    ("distill --teacher {f}/teacher --data {f}/data --seeds 2 --labels-too", 2, "with one seed"),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --prediction-weight 0",
+        2,
+        "the second stage has nothing to learn",
+    ),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --student 1x12x3 --augment 1 "
+        "--augment-by mlm",
+        3,
+        "has no head for masked words; give --corpus",
+    ),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --student 1x12x1 --minilm-v1-weight 1",
+        3,
+        "use --minilm-v2-weight",
+    ),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --student 1x12x1 --minilm-v2-weight 1 "
+        "--relation-heads 5",
+        3,
+        "--relation-heads 5 does not divide the student's width 12",
+    ),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --student 1x12x1 --init-layers teacher",
+        3,
+        "--init-layers teacher needs equal heads",
+    ),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --init-student {f}/mlm --student 1x12x3",
+        3,
+        "has num_hidden_layers 2, but the student has 1",
+    ),
     ("distill --teacher {f}/model --data {f}/data", 3, "its head seems untrained"),
     ("distill --teacher {f}/mlm --data {f}/data", 3, "has the head 'mlm', but classify needs"),
     ("distill --teacher {f}/teacher --data {f}/data --student 4x", 3, "'4x' is no shape"),
@@ -501,7 +540,10 @@ def test_stopped_by_ctrl_c_and_by_sigterm_and_resumed(minibert, folder, tmp_path
     assert minibert(line + " --out straight").code == 0
     stopped, straight = files_in(tmp_path / "stopped"), files_in(tmp_path / "straight")
     rows = [
-        [json.loads(row) | {"seconds": 0} for row in found.pop("metrics.jsonl").splitlines()]
+        [
+            json.loads(row) | {"seconds": 0, "parts": {}}
+            for row in found.pop("metrics.jsonl").splitlines()
+        ]
         for found in (stopped, straight)
     ]
     assert rows[0] == rows[1]

@@ -17,19 +17,14 @@ from minibert.distillation import TermWeights
 from minibert.laws.measure import distance
 from minibert.model import Bert
 from minibert.parameters import flatten, named_tensors
-from minibert.training.distil import (
-    DistilOptions,
-    cached_logits,
-    check_teacher,
-    checked_pair,
-    distil,
-    distil_and_compare,
-    losses_that_apply,
-)
+from minibert.training.answers import teacher_answers
+from minibert.training.distil import DistilOptions, distil, learning_texts
 from minibert.training.evaluation import all_logits, encodings_of, evaluated
+from minibert.training.experiment import distil_and_compare
 from minibert.training.finetune import finetune
 from minibert.training.loop import Interrupted, TrainingOptions
-from minibert.training.objectives import IntermediateObjective
+from minibert.training.objectives import ComputedStates, IntermediateObjective
+from minibert.training.preflight import check_teacher, checked_pair, losses_that_apply
 from minibert.training.students import new_student, student_config
 
 EPS_32 = 2.0**-23
@@ -76,7 +71,13 @@ def data(tmp_path_factory) -> Path:
 def run(teacher, out, options=OPTIONS, shape=SHAPE, display=None, texts=64):
     student = student_config(shape, teacher.config)
     rows = tuple(e._replace(label=None) for e in tiny.examples(texts, 1))
-    return distil(teacher, student, rows, tiny.dataset(40, 2), out, options, display or Watched())
+    read = learning_texts(rows, tiny.CLASSIFY, teacher.tokenizer, MAX_LENGTH)
+    return distil(teacher, student, read, tiny.dataset(40, 2), out, options, display or Watched())
+
+
+def cached(folder: Path) -> torch.Tensor:
+    (path,) = folder.glob("answers-*.safetensors")
+    return load_file(path)["logits"]
 
 
 def pair(teacher_folder, data, task=None, shape=SHAPE, limit=None, options=OPTIONS):
@@ -87,7 +88,10 @@ def pair(teacher_folder, data, task=None, shape=SHAPE, limit=None, options=OPTIO
 def whole(teacher_folder, data, out, display=None, labels_too=True, options=OPTIONS, limit=None):
     """From files to a student and its comparison, as `minibert distill` does it."""
     checked = pair(teacher_folder, data, limit=limit, options=options)
-    return distil_and_compare(checked, labels_too, out, options, display or Watched())
+    read = learning_texts(
+        checked.train_set.examples, checked.train_set.task, checked.teacher.tokenizer, MAX_LENGTH
+    )
+    return distil_and_compare(checked, read, labels_too, out, options, display or Watched())
 
 
 # --- The teacher -----------------------------------------------------------------------------
@@ -112,31 +116,46 @@ def test_the_cached_answers_are_those_of_evaluation(teacher, tmp_path):
     """With dropout at work, which its config asks for, they would be others."""
     assert teacher.config.hidden_dropout_prob > 0
     run(teacher, tmp_path)
-    cached = load_file(tmp_path / "teacher_logits.safetensors")["logits"]
+    answers = cached(tmp_path)
     encodings = encodings_of(tiny.dataset(64, 1), teacher.tokenizer, MAX_LENGTH)
     expected = all_logits(encodings, teacher.weights, teacher.config)
-    assert torch.equal(cached, expected)
+    assert torch.equal(answers, expected)
     alone = torch.stack([teacher.logits([e.first])[0] for e in tiny.examples(64, 1)])
-    assert distance(cached, alone) <= 200 * EPS_32, "and those of the model itself, text by text"
+    assert distance(answers, alone) <= 200 * EPS_32, "and those of the model itself, text by text"
 
 
 def test_answers_are_computed_once(teacher, tmp_path, monkeypatch):
     encodings = encodings_of(tiny.dataset(9, 1), teacher.tokenizer, MAX_LENGTH)
-    path = tmp_path / "a" / "logits.safetensors"
-    first = cached_logits(path, encodings, teacher, torch.float32)
+
+    def answers(texts=encodings, model=teacher, dtype=torch.float32):
+        return teacher_answers(tmp_path / "a", texts, model, dtype, Watched())
+
+    first = answers()
     with monkeypatch.context() as patch:
-        patch.setattr("minibert.training.distil.all_logits", lambda *a: pytest.fail("again"))
-        assert torch.equal(cached_logits(path, encodings, teacher, torch.float32), first)
-    assert len(cached_logits(path, encodings[:5], teacher, torch.float32)) == 5, "other texts"
+        patch.setattr("minibert.training.answers.all_logits", lambda *a: pytest.fail("again"))
+        assert torch.equal(answers(), first)
+    assert distance(answers(encodings[:5]), first[:5]) <= 200 * EPS_32, "other texts"
+    assert distance(answers(encodings[::-1]), first.flip(0)) <= 200 * EPS_32, "another order"
+    other = answers(model=tiny.classifier(hidden_size=24))
+    assert not torch.equal(other, first), "another teacher"
+    assert not torch.equal(answers(dtype=torch.bfloat16), first), "another precision"
+    assert len(list((tmp_path / "a").iterdir())) == 5
+    assert torch.equal(answers(), first)
+
+
+def test_a_damaged_file_of_answers_is_refused(teacher, tmp_path):
+    encodings = encodings_of(tiny.dataset(9, 1), teacher.tokenizer, MAX_LENGTH)
+    teacher_answers(tmp_path, encodings, teacher, torch.float32, Watched())
+    (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(CheckpointError, match=r"logits\.safetensors is damaged .*; delete it"):
-        cached_logits(path, encodings, teacher, torch.float32)
+    with pytest.raises(CheckpointError, match=r"answers-\w+\.safetensors is damaged .*; delete it"):
+        teacher_answers(tmp_path, encodings, teacher, torch.float32, Watched())
 
 
 def test_a_full_disk_while_answers_are_cached_is_an_error_of_the_disk(teacher, tmp_path):
     encodings = encodings_of(tiny.dataset(64, 1), teacher.tokenizer, MAX_LENGTH)
-    with room_for(100), pytest.raises(OSError, match=r"logits\.safetensors cannot be written"):
-        cached_logits(tmp_path / "logits.safetensors", encodings, teacher, torch.float32)
+    with room_for(100), pytest.raises(OSError, match=r"answers-\w+\.safetensors cannot be written"):
+        teacher_answers(tmp_path, encodings, teacher, torch.float32, Watched())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,8 +163,8 @@ def intermediate(teacher, student_weights, student_config, mode="masked") -> Int
     encodings = encodings_of(tiny.dataset(6, 1), teacher.tokenizer, MAX_LENGTH)
     layers = tuple(range(1, student_config.num_hidden_layers + 1))
     return IntermediateObjective(
-        encodings, 6, 0, 0, torch.device("cpu"), student_config, teacher.weights, teacher.config,
-        layers, TermWeights(), mode,
+        encodings, 6, 0, 0, torch.device("cpu"), student_config,
+        ComputedStates(teacher.weights, teacher.config), layers, TermWeights(), mode,
     )  # fmt: skip
 
 
@@ -365,7 +384,8 @@ def test_a_teacher_of_scores(tmp_path):
     teacher = Bert.from_pretrained(tmp_path / "teacher")
     assert check_teacher(teacher, task, dev_set, MAX_LENGTH)["pearson"] > 0.8
     student = student_config("1x12x3", teacher.config)
-    result = distil(teacher, student, rows[:160], dev_set, tmp_path / "out", OPTIONS, Watched())
+    texts = learning_texts(rows[:160], task, teacher.tokenizer, MAX_LENGTH)
+    result = distil(teacher, student, texts, dev_set, tmp_path / "out", OPTIONS, Watched())
     assert result["metrics"]["pearson"] > 0.5
     assert Bert.from_pretrained(tmp_path / "out").head == "regression"
 
@@ -399,8 +419,7 @@ def test_the_size_on_disk_is_that_of_the_model(teacher_folder, data, tmp_path):
 
 def test_the_number_of_rows_can_be_limited(teacher_folder, data, tmp_path):
     whole(teacher_folder, data, tmp_path, limit=20, labels_too=False)
-    cached = load_file(tmp_path / "teacher_logits.safetensors")["logits"]
-    assert cached.shape == (20, 2)
+    assert cached(tmp_path).shape == (20, 2)
     assert not (tmp_path / "labels").exists()
 
 
@@ -430,7 +449,7 @@ def test_stopped_in_any_stage_and_resumed_equals_uninterrupted(
     for name in stopped:
         if name.endswith("metrics.jsonl"):
             rows = [
-                [json.loads(line) | {"seconds": 0} for line in found[name].splitlines()]
+                [json.loads(row) | {"seconds": 0, "parts": {}} for row in found[name].splitlines()]
                 for found in (stopped, straight)
             ]
             assert rows[0] == rows[1], name

@@ -1,7 +1,6 @@
 """What the laws of `distillation` do not say: refusals, defaults, dtypes, any two shapes."""
 
 import inspect
-import math
 import re
 
 import pytest
@@ -12,28 +11,15 @@ from torch import Tensor
 from minibert.distillation import (
     DistillationTerms,
     TermWeights,
-    attention_loss,
     distillation_loss,
-    grouped_heads,
-    hidden_loss,
     intermediate_terms,
     layer_map,
-    prediction_loss,
+    prediction_terms,
 )
 from minibert.encoder import BlockTrace, EncoderTrace
-from minibert.laws import distillation as laws
-from minibert.laws.distillation import ALL, kept, pair_of, trace
+from minibert.laws.distillation import ALL, NONE, OTHERS, answer_case, pair_of, trace
 from minibert.laws.law import RandomDraw, in_dtype
-from minibert.laws.measure import normal
-from minibert.parameters import LinearWeights
 
-CASES = [
-    (hidden_loss, laws.hidden_case(RandomDraw("hidden"))),
-    (attention_loss, laws.attention_case(RandomDraw("attention"))),
-    (prediction_loss, laws.classes_only(RandomDraw("prediction"))),
-]
-IDS = [formula.__name__ for formula, _ in CASES]
-MODES = ["masked", "tinybert"]
 UNKNOWN_MODE = "the distillation mode is 'unmasked', but must be masked or tinybert"
 
 
@@ -85,173 +71,26 @@ def test_layer_map_refuses_a_rule_that_is_none(rule):
         layer_map(4, 12, rule)
 
 
-# ------------------------------------------------------------------------------ grouped_heads
-
-
-@pytest.mark.parametrize("heads", [-1, 0, 5, 8, 24])
-def test_grouped_heads_names_the_legal_counts(heads):
-    message = (
-        f"grouped_heads: {heads} student heads cannot share 12 teacher heads evenly; "
-        "legal counts: [1, 2, 3, 4, 6, 12]"
-    )
-    with pytest.raises(ValueError, match=whole(message)):
-        grouped_heads(torch.zeros(1, 12, 2, 2), heads)
-
-
-# ---------------------------------------------------------------------- hidden_loss and its like
-
-
-@pytest.mark.parametrize(
-    ("projection", "message"),
-    [
-        (None, "the student's state [3, 5, 2] does not fit the teacher's [3, 5, 7]"),
-        (
-            LinearWeights(torch.ones(6, 2), torch.ones(6)),
-            "the student's state [3, 5, 6] does not fit the teacher's [3, 5, 7]",
-        ),
-    ],
-)
-def test_hidden_loss_refuses_widths_that_do_not_fit(projection, message):
-    message = f"hidden_loss: {message}; a projection maps D to E"
-    with pytest.raises(ValueError, match=whole(message)):
-        hidden_loss(torch.ones(3, 5, 2), torch.ones(3, 5, 7), projection, kept([5, 1, 3], 5))
-
-
-def test_hidden_loss_refuses_a_projection_from_another_width():
-    projection = LinearWeights(torch.ones(7, 3), torch.ones(7))
-    with pytest.raises(ValueError, match="width 2, but the weight maps from 3"):
-        hidden_loss(torch.ones(3, 5, 2), torch.ones(3, 5, 7), projection, kept([5, 1, 3], 5))
-
-
-def test_not_even_a_nan_in_the_padding_reaches_a_gradient():
-    generator = torch.Generator().manual_seed(0)
-    hidden_BSD = torch.randn(2, 3, 5, generator=generator)
-    hidden_BSD[:, 2] = math.nan
-    hidden_BSD.requires_grad_()
-    weight_OI = torch.randn(7, 5, generator=generator).requires_grad_()
-    projection = LinearWeights(weight_OI, torch.zeros(7))
-    keep_BS = torch.tensor([[True, True, False]] * 2)
-    target_BSE = torch.randn(2, 3, 7, generator=generator)
-    hidden_loss(hidden_BSD, target_BSE, projection, keep_BS).sum().backward()
-    assert weight_OI.grad is not None
-    assert hidden_BSD.grad is not None
-    assert weight_OI.grad.isfinite().all()
-    assert hidden_BSD.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_attention_loss_does_not_hide_a_visible_nan(mode):
-    case = laws.attention_case(RandomDraw("attention"))
-    case.scores[0, 0, 0, 0] = math.nan
-    assert attention_loss(*case, mode).isnan().tolist() == [True, False, False]
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_attention_loss_refuses_heads_that_do_not_share_evenly(mode):
-    message = (
-        "grouped_heads: 5 student heads cannot share 12 teacher heads evenly; "
-        "legal counts: [1, 2, 3, 4, 6, 12]"
-    )
-    with pytest.raises(ValueError, match=whole(message)):
-        attention_loss(torch.zeros(1, 5, 2, 2), torch.zeros(1, 12, 2, 2), kept([2], 2), mode)
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher"),
-    [((5, 1), (5, 3)), ((5, 1), (1, 1)), ((5, 3), (5, 1)), ((5, 2), (5, 3))],
-)
-def test_prediction_loss_refuses_other_outputs(student, teacher):
-    message = (
-        f"prediction_loss: student {list(student)} and teacher {list(teacher)} differ; "
-        "both must have one output per class"
-    )
-    with pytest.raises(ValueError, match=whole(message)):
-        prediction_loss(torch.zeros(student), torch.zeros(teacher))
-
-
-def test_prediction_loss_refuses_a_temperature_not_above_zero():
-    message = "soft_cross_entropy: the temperature is 0, but must be above 0"
-    with pytest.raises(ValueError, match=whole(message)):
-        prediction_loss(torch.zeros(5, 2), torch.zeros(5, 2), 0)
-
-
-def test_a_regression_knows_no_temperature():
-    one_B1 = torch.ones(5, 1)
-    assert torch.equal(prediction_loss(one_B1, 3 * one_B1, 0), torch.full((5,), 4.0))
-
-
-@pytest.mark.parametrize(("formula", "case"), CASES, ids=IDS)
-def test_losses_refuse_an_unknown_mode(formula, case):
-    with pytest.raises(ValueError, match=whole(UNKNOWN_MODE)):
-        formula(*case, "unmasked")
-
-
-@pytest.mark.parametrize("formula", [*(formula for formula, _ in CASES), intermediate_terms])
-def test_the_mode_is_masked_unless_given(formula):
-    assert inspect.signature(formula).parameters["mode"].default == "masked"
-
-
-def test_the_temperature_is_one_unless_given():
-    logits, teacher = normal(0, 2, 3), normal(1, 2, 3)
-    assert torch.equal(prediction_loss(logits, teacher), prediction_loss(logits, teacher, 1.0))
-    assert not torch.equal(prediction_loss(logits, teacher), prediction_loss(logits, teacher, 2.0))
-
-
-def test_terms_and_weights_come_in_pairs():
-    terms = DistillationTerms(hidden_B=torch.ones(2))
-    with pytest.raises(ValueError, match="zip"):
-        distillation_loss(terms[:2], TermWeights())
-    with pytest.raises(ValueError, match="zip"):
-        distillation_loss(terms, TermWeights()[:2])
-
-
-def test_a_teacher_without_heads_has_no_legal_count():
-    with pytest.raises(ValueError, match=whole(
-        "grouped_heads: 0 student heads cannot share 0 teacher heads evenly; legal counts: []"
-    )):
-        grouped_heads(torch.zeros(1, 0, 2, 2), 0)
-
-
-def tensors_of(part) -> list[Tensor]:
-    return [part] if isinstance(part, Tensor) else list(part) if isinstance(part, tuple) else []
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("formula", "case"), CASES, ids=IDS)
-def test_a_distillation_loss_leaves_its_arguments_alone(formula, case, mode):
-    tensors = [x for part in case for x in tensors_of(part)]
-    before = [x.clone() for x in tensors]
-    formula(*case, mode)
-    assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("formula", "case"), CASES, ids=IDS)
-def test_a_distillation_loss_of_half_precision_is_computed_in_float32(formula, case, mode):
-    """Only the projection itself runs in the type of the model."""
-    if formula is hidden_loss:
-        case = laws.without_a_projection(case, 0)
-    half = in_dtype(tuple(case), torch.bfloat16)
-    found = formula(*half, mode)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, formula(*in_dtype(half, torch.float32), mode))
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("formula", "case"), CASES, ids=IDS)
-def test_a_distillation_loss_of_float64_stays_float64(formula, case, mode):
-    assert formula(*case, mode).dtype == torch.float64
-
-
 # ------------------------------------------------------------------------- intermediate_terms
 
 
-def test_all_terms_weigh_one_unless_given():
-    assert TermWeights() == (1.0, 1.0, 1.0, 1.0)
+def test_tinyberts_terms_weigh_one_unless_given():
+    on = {name for name, weight in TermWeights()._asdict().items() if weight == 1.0}
+    assert on == {"embedding", "hidden", "attention", "prediction"}
+    assert sum(TermWeights()) == 4.0
 
 
 def test_all_terms_are_missing_unless_given():
-    assert DistillationTerms() == (None, None, None, None)
+    assert DistillationTerms() == (None,) * 9
+
+
+def test_terms_are_named_after_their_weights():
+    assert DistillationTerms._fields == tuple(f"{name}_B" for name in TermWeights._fields)
+
+
+@pytest.mark.parametrize("formula", [intermediate_terms, prediction_terms])
+def test_the_mode_is_masked_unless_given(formula):
+    assert inspect.signature(formula).parameters["mode"].default == "masked"
 
 
 SHAPES = [
@@ -325,9 +164,122 @@ def test_intermediate_terms_refuses_what_does_not_fit(change, mode, message):
 
 @pytest.mark.parametrize("name", ["hidden", "attention", "embedding"])
 def test_an_unknown_mode_is_refused_by_every_term(name):
-    weights = TermWeights(0.0, 0.0, 0.0, 0.0)._replace(**{name: 1.0})
     with pytest.raises(ValueError, match=whole(UNKNOWN_MODE)):
-        intermediate_terms(*pair_of(0), weights, "unmasked")
+        intermediate_terms(*pair_of(0), NONE._replace(**{name: 1.0}), "unmasked")
+
+
+@pytest.mark.parametrize(("student", "teacher"), SHAPES)
+def test_relations_of_any_two_shapes(student, teacher):
+    """With the heads that both have in common, and with one for all; patience needs two layers."""
+    case = pair_of(5, student, teacher)
+    weights = NONE._replace(cosine=1.0, minilm_v2=1.0, patient=float(student[0] > 1))
+    for heads in (None, 1):
+        found = intermediate_terms(*case, weights, "masked", heads)
+        there = [term_B for term_B in found if term_B is not None]
+        assert len(there) == 2 + (student[0] > 1)
+        assert all(bool((term_B > 1e-3).all()) for term_B in there)
+
+
+def test_minilm_v1_needs_equal_heads():
+    message = (
+        "intermediate_terms: minilm_v1 compares head with head, but the student has 2 and the "
+        "teacher 4; minilm_v2 compares any two"
+    )
+    case = pair_of(0, teacher=(6, 4, 7))
+    with pytest.raises(ValueError, match=whole(message)):
+        intermediate_terms(*case, NONE._replace(minilm_v1=1.0))
+    found = intermediate_terms(*case, NONE._replace(minilm_v2=1.0))
+    assert found.minilm_v2_B is not None
+
+
+@pytest.mark.parametrize("heads", [0, 4])
+def test_relation_heads_must_divide_both_widths(heads):
+    message = (
+        f"relation_loss: {heads} relation heads do not divide both widths, 4 and 6; "
+        "legal counts: [1, 2]"
+    )
+    with pytest.raises(ValueError, match=whole(message)):
+        intermediate_terms(*pair_of(0), OTHERS, "masked", heads)
+
+
+def test_patience_needs_a_layer_before_the_last():
+    message = (
+        "intermediate_terms: the patient loss is of every layer but the last, and the student "
+        "has no other; give it the weight 0"
+    )
+    case = pair_of(0, student=(1, 2, 5))
+    with pytest.raises(ValueError, match=whole(message)):
+        intermediate_terms(*case, NONE._replace(patient=1.0))
+
+
+def test_parts_that_nothing_compares_may_be_missing():
+    """A teacher's trace from a file holds only what is asked for."""
+    case = pair_of(0)
+    blocks = [
+        BlockTrace(None, None, block.hidden_BSD if g in case.layers else None)
+        for g, block in enumerate(case.teacher.blocks, 1)
+    ]
+    teacher = EncoderTrace(None, tuple(blocks))
+    weights = NONE._replace(hidden=1.0, cosine=1.0, patient=1.0)
+    found = intermediate_terms(*case._replace(teacher=teacher), weights)
+    whole_trace = intermediate_terms(*case, weights)
+    assert all(
+        a is b is None or torch.equal(a, b) for a, b in zip(found, whole_trace, strict=True)
+    )
+
+
+# --------------------------------------------------------------------------- prediction_terms
+
+
+def test_labels_with_a_weight_must_be_there():
+    message = "prediction_terms: labels have the weight 0.5, but there are none"
+    logits_BC = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=whole(message)):
+        prediction_terms(logits_BC, logits_BC, None, NONE._replace(label=0.5))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("shape", [(2, 1), (3,), ()])
+def test_a_label_for_each_sample(classes, shape):
+    message = f"prediction_terms: labels have the shape {list(shape)}, but must be [2]"
+    logits_BC = torch.zeros(2, classes)
+    with pytest.raises(ValueError, match=whole(message)):
+        prediction_terms(
+            logits_BC, logits_BC, torch.zeros(shape, dtype=torch.int64), NONE._replace(label=1.0)
+        )
+
+
+@pytest.mark.parametrize(
+    ("labels", "run"), [([0, -1], "-1 to 0"), ([0, 3], "0 to 3"), ([-100, 7], "-100 to 7")]
+)
+def test_labels_without_a_class_are_refused(labels, run):
+    message = f"prediction_terms: labels run from {run}, but must be -100 or 0 to 2"
+    logits_BC = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=whole(message)):
+        prediction_terms(
+            logits_BC, logits_BC, torch.tensor(labels), NONE._replace(label=1.0)
+        )
+
+
+def test_the_temperature_is_one_and_not_squared_unless_given():
+    logits, teacher, labels, weights, *_ = answer_case(RandomDraw("answers"), (3,))
+    found = prediction_terms(logits, teacher, labels, weights)
+    same = prediction_terms(logits, teacher, labels, weights, 1.0, "masked", False)
+    other = prediction_terms(logits, teacher, labels, weights, 2.0)
+    squared = prediction_terms(logits, teacher, labels, weights, 2.0, "masked", True)
+    assert torch.equal(found.prediction_B, same.prediction_B)
+    assert not torch.equal(found.prediction_B, other.prediction_B)
+    assert torch.equal(4 * other.prediction_B, squared.prediction_B)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_answers_of_half_precision_are_compared_in_float32(classes):
+    case = in_dtype(answer_case(RandomDraw("answers"), (classes,)), torch.bfloat16)
+    wide = in_dtype(case, torch.float32)
+    pairs = zip(prediction_terms(*case)[7:], prediction_terms(*wide)[7:], strict=True)
+    for found_B, expected_B in pairs:
+        assert found_B.dtype == torch.float32
+        assert torch.equal(found_B, expected_B)
 
 
 # -------------------------------------------------------------------------- distillation_loss
@@ -337,3 +289,11 @@ def test_distillation_loss_refuses_to_have_no_term():
     message = "distillation_loss: every term is switched off; give one a weight above 0"
     with pytest.raises(ValueError, match=whole(message)):
         distillation_loss(DistillationTerms(), ALL)
+
+
+def test_terms_and_weights_come_in_pairs():
+    terms = DistillationTerms(hidden_B=torch.ones(2))
+    with pytest.raises(ValueError, match="zip"):
+        distillation_loss(terms[:2], TermWeights())
+    with pytest.raises(ValueError, match="zip"):
+        distillation_loss(terms, TermWeights()[:2])

@@ -31,6 +31,7 @@ from minibert import (
     heads,
     losses,
     masking,
+    matching,
     optim,
     parameters,
     quantization,
@@ -338,6 +339,7 @@ SCORES, LOGITS = torch.ones(1, 3, 2, 2), torch.ones(2, 3)
 STATE = torch.ones(1, 3, 4)
 TRACE = encoder.EncoderTrace(STATE, ())
 WORDS = {"[CLS]": 0, "[SEP]": 1}
+LABELS_TOO = distillation.TermWeights(label=1.0)
 
 
 def of_type(exception: type[Exception], *calls: Callable[[], Any]) -> list[Any]:
@@ -453,24 +455,33 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
         lambda: distillation.layer_map(2, 4, "middle"),
         lambda: distillation.layer_map(2, 4, (1, 5)),
     ),
-    "distillation.grouped_heads": of_type(
-        ValueError, lambda: distillation.grouped_heads(SCORES, 2)
-    ),
-    "distillation.hidden_loss": of_type(
+    "matching.grouped_heads": of_type(ValueError, lambda: matching.grouped_heads(SCORES, 2)),
+    "matching.hidden_loss": of_type(
         ValueError,
-        lambda: distillation.hidden_loss(STATE, STATE[..., :2], None, KEEP),
-        lambda: distillation.hidden_loss(STATE, STATE, None, KEEP, "mean"),
+        lambda: matching.hidden_loss(STATE, STATE[..., :2], None, KEEP),
+        lambda: matching.hidden_loss(STATE, STATE, None, KEEP, "mean"),
     ),
-    "distillation.attention_loss": of_type(
+    "matching.attention_loss": of_type(
         ValueError,
-        lambda: distillation.attention_loss(SCORES[:, :2], SCORES, KEEP[:, :2]),
-        lambda: distillation.attention_loss(SCORES, SCORES, KEEP[:, :2], "mean"),
+        lambda: matching.attention_loss(SCORES[:, :2], SCORES, KEEP[:, :2]),
+        lambda: matching.attention_loss(SCORES, SCORES, KEEP[:, :2], "mean"),
     ),
-    "distillation.prediction_loss": of_type(
+    "matching.relation_loss": of_type(
         ValueError,
-        lambda: distillation.prediction_loss(LOGITS, LOGITS, 1.0, "mean"),
-        lambda: distillation.prediction_loss(LOGITS, LOGITS[:1]),
-        lambda: distillation.prediction_loss(LOGITS, LOGITS, 0.0),
+        lambda: matching.relation_loss(STATE, STATE, STATE[..., :2], STATE[..., :2], KEEP, 4),
+        lambda: matching.relation_loss(STATE, STATE, STATE, STATE, KEEP, 0),
+    ),
+    "matching.cosine_loss": of_type(
+        ValueError, lambda: matching.cosine_loss(STATE, STATE[..., :2], None, KEEP)
+    ),
+    "matching.patient_loss": of_type(
+        ValueError, lambda: matching.patient_loss(STATE, STATE[..., :2], None)
+    ),
+    "matching.prediction_loss": of_type(
+        ValueError,
+        lambda: matching.prediction_loss(LOGITS, LOGITS, 1.0, "mean"),
+        lambda: matching.prediction_loss(LOGITS, LOGITS[:1]),
+        lambda: matching.prediction_loss(LOGITS, LOGITS, 0.0),
     ),
     "distillation.intermediate_terms": of_type(
         ValueError,
@@ -480,6 +491,12 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
         lambda: distillation.intermediate_terms(
             TRACE, TRACE, KEEP, (), None, distillation.TermWeights(), "mean"
         ),
+    ),
+    "distillation.prediction_terms": of_type(
+        ValueError,
+        lambda: distillation.prediction_terms(LOGITS, LOGITS, None, LABELS_TOO),
+        lambda: distillation.prediction_terms(LOGITS, LOGITS, torch.tensor([0, 3]), LABELS_TOO),
+        lambda: distillation.prediction_terms(LOGITS, LOGITS[:1], None, distillation.TermWeights()),
     ),
     "distillation.distillation_loss": of_type(
         ValueError,

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 
 from minibert.config import BertConfig, CheckpointError
 from minibert.laws.measure import EPS, distance, normal
+from minibert.model import Bert
 from minibert.parameters import EmbeddingWeights, LayerNormWeights, named_tensors
-from minibert.training.students import default_heads, new_student, projected_tables, student_config
+from minibert.training.students import (
+    Start,
+    default_heads,
+    new_student,
+    projected_tables,
+    student_config,
+)
 
 EPS_32 = 2.0**-23
 
@@ -275,8 +282,8 @@ def test_a_new_student_is_repeatable_and_leaves_the_global_generator(init):
     teacher = tiny.classifier().weights
     config = tiny.config(hidden_size=6)
     before = torch.get_rng_state()
-    one, two = (new_student(config, teacher, 3, init) for _ in range(2))
-    other = new_student(config, teacher, 4, init)
+    one, two = (new_student(config, teacher, 3, Start(init)) for _ in range(2))
+    other = new_student(config, teacher, 4, Start(init))
     assert torch.equal(torch.get_rng_state(), before)
     for (name, a), (_, b) in zip(named_tensors(one), named_tensors(two), strict=True):
         assert torch.equal(a, b), name
@@ -288,7 +295,7 @@ def test_a_new_student_is_repeatable_and_leaves_the_global_generator(init):
 @pytest.mark.parametrize(("width", "shape"), [(6, (12, 6)), (12, None), (15, (12, 15))])
 def test_the_projection_to_the_teacher_is_there_where_widths_differ(width, shape):
     config = tiny.config(hidden_size=width)
-    student = new_student(config, tiny.classifier().weights, 0, "random")
+    student = new_student(config, tiny.classifier().weights, 0)
     assert (student.fit_dense and tuple(student.fit_dense.weight_OI.shape)) == shape
     assert student.classifier.weight_OI.shape == (2, width)
     assert student.mlm is None
@@ -298,5 +305,75 @@ def test_the_projection_to_the_teacher_is_there_where_widths_differ(width, shape
 def test_random_is_not_the_teachers_table():
     teacher = tiny.classifier().weights
     config = dataclasses.replace(tiny.config(), initializer_range=0.02)
-    student = new_student(config, teacher, 0, "random")
+    student = new_student(config, teacher, 0)
     assert float(student.embeddings.word_VD.abs().max()) <= 0.04 * (1 + EPS)
+
+
+# --- Starting from what has been learned -----------------------------------------------------
+
+
+def test_layers_and_tables_are_copies_of_the_teachers():
+    teacher = tiny.classifier(num_hidden_layers=4).weights
+    student = new_student(tiny.config(), teacher, 0, Start("teacher", "teacher"), (2, 4))
+    pairs = [(student.embeddings, teacher.embeddings)]
+    pairs += list(zip(student.blocks, (teacher.blocks[1], teacher.blocks[3]), strict=True))
+    for own, original in pairs:
+        others = dict(named_tensors(original))
+        for name, one in named_tensors(own):
+            other = others[name]
+            assert torch.equal(one, other), name
+            assert one.data_ptr() != other.data_ptr(), f"{name} is the teacher's own memory"
+    fresh = new_student(tiny.config(), teacher, 0)
+    assert torch.equal(student.classifier.weight_OI, fresh.classifier.weight_OI)
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "said"),
+    [
+        ({"hidden_size": 6}, Start("teacher"), r"--init-embeddings teacher: .* \[31, 12\] in"),
+        ({"intermediate_size": 5}, Start("pca", "teacher"), r"--init-layers teacher: .* give the"),
+    ],
+)
+def test_other_sizes_cannot_be_copied(changes, start, said):
+    teacher = tiny.classifier().weights
+    with pytest.raises(CheckpointError, match=said):
+        new_student(tiny.config(**changes), teacher, 0, start, (1, 2))
+
+
+@pytest.mark.parametrize("width", [6, 12])
+def test_a_student_goes_on_from_a_folder(width, tmp_path):
+    """Encoder and projection are those of the folder; pooler and head are drawn from the seed."""
+    teacher, config = tiny.classifier().weights, tiny.config(hidden_size=width)
+    before = new_student(config, teacher, 7)
+    general = before._replace(pooler=None, classifier=None)
+    Bert(config, general, "encoder", tiny.tokenizer()).save_pretrained(tmp_path / "general")
+    start = Start(folder=str(tmp_path / "general"))
+    student, fresh = new_student(config, teacher, 8, start), new_student(config, teacher, 8)
+    for part in ("embeddings", "blocks", "fit_dense"):
+        ours = dict(named_tensors(getattr(student, part)))
+        for name, tensor in named_tensors(getattr(before, part)):
+            assert torch.equal(ours[name], tensor), f"{part} {name}"
+    assert torch.equal(student.pooler.weight_OI, fresh.pooler.weight_OI)
+    assert torch.equal(student.classifier.weight_OI, fresh.classifier.weight_OI)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_size", 24), ("num_hidden_layers", 1), ("num_attention_heads", 4),
+     ("intermediate_size", 5), ("max_position_embeddings", 9), ("hidden_act", "gelu_new")],
+)  # fmt: skip
+def test_a_folder_of_another_shape_is_refused(name, value, tmp_path):
+    other = tiny.config(**{name: value})
+    Bert.from_config(other, "encoder", tiny.tokenizer()).save_pretrained(tmp_path / "other")
+    start = Start(folder=str(tmp_path / "other"))
+    with pytest.raises(CheckpointError, match=f"--init-student .* has {name} {value}, but"):
+        new_student(tiny.config(), tiny.classifier().weights, 0, start)
+    with pytest.raises(CheckpointError, match="--init-student"):
+        new_student(tiny.config(), tiny.classifier().weights, 0, Start(folder="nowhere"))
+
+
+def test_a_student_may_have_its_own_dropout():
+    config = student_config("2x64", TEACHER, 0.25)
+    rates = (config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.head_dropout)
+    assert rates == (0.25, 0.25, 0.25)
+    assert student_config("2x64", TEACHER).hidden_dropout_prob == TEACHER.hidden_dropout_prob

@@ -162,7 +162,7 @@ def stop_after(*steps: int, by: int = signal.SIGINT):
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What a run leaves: bytes of state and best model, and rows without the time they took."""
-    rows = [{**row, "seconds": None} for row in read_metrics(folder)]
+    rows = [{**row, "seconds": None, "parts": None} for row in read_metrics(folder)]
     names = (STATE, "model.safetensors", "config.json")
     return {name: (folder / name).read_bytes() for name in names} | {"rows": rows}
 
@@ -882,7 +882,7 @@ def test_states_of_runs_inside_a_run_stay(tmp_path):
     for part in (tmp_path / "labels", tmp_path / "student"):
         part.mkdir(exist_ok=True)
         (part / STATE).write_bytes(b"state")
-    (tmp_path / "teacher_logits.safetensors").write_bytes(b"logits")
+    (tmp_path / "answers-0a.safetensors").write_bytes(b"logits")
     drop_states(tmp_path)
     assert sorted(files_in(tmp_path)) == ["run.json", "student/run.json", f"student/{STATE}"]
 
@@ -935,7 +935,7 @@ def test_texts_that_are_too_long_are_refused_in_words():
     with pytest.raises(CheckpointError, match=said):
         all_logits(encodings, model.weights, model.config)
     for kind in (LabelObjective, PredictionObjective):
-        more = () if kind is LabelObjective else (1.0, "masked")
+        more = () if kind is LabelObjective else (torch.zeros(2), None, 1.0, False, "masked")
         with pytest.raises(CheckpointError, match=said):
             kind(encodings, 2, 0, 0, torch.device("cpu"), model.config, torch.zeros(2, 2), *more)
 

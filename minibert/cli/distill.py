@@ -1,12 +1,20 @@
 """`minibert distill`, the main job: a small student learns from a teacher."""
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from minibert.cli.distill_options import (
+    augmentation_options,
+    experiment_options,
+    stage_options,
+    teacher_options,
+)
 from minibert.cli.options import (
-    Number,
     compute_options,
     data_options,
     prepare,
@@ -15,151 +23,259 @@ from minibert.cli.options import (
     training_files,
     training_options,
 )
+from minibert.cli.recipe import printed_recipe, recipe_of
 
-WEIGHT = Number(0)
-
+if TYPE_CHECKING:
+    from minibert.training.distil import DistilOptions, LearningTexts
+    from minibert.training.reading import Augmentation
 
 @click.command()
-@click.option("--teacher", help="fine-tuned model folder  [default: the demo's own teacher]")
-@click.option("--data", type=click.Path(), help="folder with train and dev  [default: the demo]")
-@click.option("--dev", type=click.Path(), help="dev file, where --data is a training file")
-@click.option(
-    "--student",
-    default="4x128",
-    show_default=True,
-    help="LxD[xN[xF]]: layers, width, heads, feed-forward; or a config.json",
-)
-@click.option("--epochs", type=click.IntRange(1), default=6, show_default=True)
-@click.option(
-    "--lr", type=Number(0, min_open=True), default=3e-4, show_default=True
-)
-@click.option(
-    "--intermediate-epochs",
-    type=click.IntRange(0),
-    default=4,
-    show_default=True,
-    help="of the first stage; 0 leaves it out",
-)
-@click.option(
-    "--intermediate-lr", type=Number(0, min_open=True), default=1e-3, show_default=True
-)
-@click.option(
-    "--layer-map",
-    default="uniform",
-    show_default=True,
-    help="uniform, top, bottom, or the teacher's layers, such as 2,3,5,6",
-)
-@click.option("--embedding-weight", type=WEIGHT, default=1.0, show_default=True)
-@click.option("--hidden-weight", type=WEIGHT, default=1.0, show_default=True)
-@click.option("--attention-weight", type=WEIGHT, default=1.0, show_default=True)
-@click.option(
-    "--mode",
-    type=click.Choice(["masked", "tinybert"]),
-    default="masked",
-    show_default=True,
-    help="losses over real tokens only, or exactly as TinyBERT's code has them",
-)
-@click.option(
-    "--temperature", type=Number(0, min_open=True), default=1.0, show_default=True
-)
-@click.option(
-    "--init-embeddings",
-    type=click.Choice(["pca", "random"]),
-    default="pca",
-    show_default=True,
-    help="start from the teacher's embedding table, projected to the student's width",
-)
-@click.option(
-    "--labels-too", is_flag=True, help="also train the same student on labels alone, to compare"
-)
+@teacher_options
+@augmentation_options
+@stage_options
+@experiment_options
 @data_options
 @training_options
 @compute_options
-def distill(
-    teacher: str | None,
-    data: str | None,
-    dev: str | None,
-    student: str,
-    epochs: int,
-    lr: float,
-    intermediate_epochs: int,
-    intermediate_lr: float,
-    layer_map: str,
-    embedding_weight: float,
-    hidden_weight: float,
-    attention_weight: float,
-    mode: str,
-    temperature: float,
-    init_embeddings: str,
-    labels_too: bool,
-    task: str | None,
-    max_length: int,
-    out: str | None,
-    resume: bool,
-    overwrite: bool,
-    limit: int | None,
-    seed: int,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    arithmetic: str,
-    as_json: bool,
-    **training: Any,
-) -> None:
+@click.pass_context
+def distill(context: click.Context, **given: Any) -> None:
     """Distil a teacher into a small student. Without arguments: the demo, end to end.
+
+    With --data the student learns a task. With --corpus alone it learns from raw text, and any task
+    can go on from there by --init-student.
 
     \b
     Example
       minibert finetune --model minilm --data glue/sst2 --task sst2 --out runs/teacher
       minibert distill --teacher runs/teacher --data glue/sst2 --task sst2
     """
-    if (teacher is None) != (data is None):
-        raise click.UsageError("give --teacher and --data, or neither of them for the demo")
-    if intermediate_epochs and not (embedding_weight or hidden_weight or attention_weight):
+    if given["print_recipe"]:
+        click.echo(printed_recipe(context))
+        return
+    chosen = SimpleNamespace(**given)
+    _check_usage(chosen)
+    if chosen.teacher is None and chosen.threads is None:
+        chosen.threads = 1  # the demo's matrices are so small that sharing them costs time
+    chosen.place, chosen.precision = prepare(
+        chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic
+    )
+    chosen.folder = Path(chosen.out or "runs/distill")
+    chosen.layers = _layers(chosen.layer_map)
+    chosen.several = chosen.seeds > 1 or chosen.results is not None
+    chosen.cache_folder = chosen.folder / "cache" if chosen.several else None
+    if chosen.cache is not None:
+        chosen.cache_folder = Path(chosen.cache)
+    chosen.arithmetic = context.params["arithmetic"]
+    if chosen.teacher is None:
+        _demo(chosen)
+    elif chosen.data is None:
+        _general(chosen)
+    else:
+        _task(chosen, recipe_of(context))
+
+
+def _check_usage(chosen: Any) -> None:
+    if chosen.teacher is None and (chosen.data or chosen.corpus):
+        raise click.UsageError("give --teacher as well, or nothing at all for the demo")
+    if chosen.teacher is not None and not (chosen.data or chosen.corpus):
         raise click.UsageError(
-            "--embedding-weight, --hidden-weight and --attention-weight are all 0, so the first "
-            "stage has nothing to learn; leave it out with --intermediate-epochs 0"
+            "give --data, the texts of a task, or --corpus, raw text, for the teacher to teach on"
         )
-    if teacher is None and threads is None:
-        threads = 1  # the demo's matrices are so small that sharing them costs more than it saves
-    place, precision = prepare(device, threads, dtype, arithmetic)
+    if chosen.data and chosen.corpus and chosen.augment_by != "mlm":
+        raise click.UsageError(
+            "--corpus beside --data only trains a masked-word head, for --augment-by mlm; for "
+            "general distillation give it alone, and go on with --init-student"
+        )
+    states = ("embedding", "hidden", "attention", "cosine", "patient", "minilm_v1", "minilm_v2")
+    if chosen.intermediate_epochs and not any(
+        getattr(chosen, f"{name}_weight") for name in states
+    ):
+        raise click.UsageError(
+            "every weight of a loss over states is 0, so the first stage has nothing to learn; "
+            "leave it out with --intermediate-epochs 0"
+        )
+    if not (chosen.prediction_weight or chosen.label_weight):
+        raise click.UsageError(
+            "--prediction-weight and --label-weight are both 0, so the second stage has nothing to "
+            "learn; give one of them a weight above 0"
+        )
+    if chosen.seeds > 1 and chosen.labels_too:
+        raise click.UsageError(
+            "--labels-too goes with one seed; for several give the student's own recipe "
+            "--prediction-weight 0 --label-weight 1 --intermediate-epochs 0"
+        )
+
+
+def _options(chosen: Any, seed: int) -> "DistilOptions":
+    import torch
+
     from minibert.distillation import TermWeights
-    from minibert.training.comparison import comparison_lines
-    from minibert.training.demo import run_demo
-    from minibert.training.distil import DistilOptions, checked_pair, distil_and_compare
+    from minibert.training.distil import DistilOptions
     from minibert.training.loop import training_options_from
+    from minibert.training.students import Start
+
+    stages = ("epochs", "steps", "lr", "seed", "dtype")
+    training = {key: value for key, value in vars(chosen).items() if key not in stages}
+    shared = {"seed": seed, "dtype": chosen.precision}
+    return DistilOptions(
+        intermediate=training_options_from(
+            training,
+            epochs=chosen.intermediate_epochs,
+            steps=chosen.intermediate_steps,
+            lr=chosen.intermediate_lr,
+            **shared,
+        ),
+        prediction=training_options_from(
+            training, epochs=chosen.epochs, steps=chosen.steps, lr=chosen.lr, **shared
+        ),
+        batch_size=chosen.batch_size,
+        max_length=chosen.max_length,
+        layers=chosen.layers,
+        term_weights=TermWeights(
+            **{name: getattr(chosen, f"{name}_weight") for name in TermWeights._fields}
+        ),
+        relation_heads=chosen.relation_heads,
+        mode=chosen.mode,
+        temperature=chosen.temperature,
+        temperature_squared=chosen.temperature_squared,
+        start=Start(chosen.init_embeddings, chosen.init_layers, chosen.init_student),
+        dropout=chosen.dropout,
+        teacher_dtype=getattr(torch, chosen.teacher_dtype),
+        cache=chosen.cache_folder,
+        cache_bytes=round(chosen.cache_gb * 1e9),
+    )
+
+
+def _shape(chosen: Any) -> str:
+    """The shape of the student, which one that has learned before brings along."""
+    if chosen.student is None and chosen.init_student is not None:
+        return str(Path(chosen.init_student) / "config.json")
+    return chosen.student or "4x128"
+
+
+def _demo(chosen: Any) -> None:
+    from minibert.training.demo import run_demo
+    from minibert.training.progress import Display
+    from minibert.training.runs import finish_run, open_run
+
+    folder = chosen.folder
+    with open_run(folder, run_record("distill"), chosen.resume, chosen.overwrite) as done:
+        if done is None:
+            done = run_demo(folder, chosen.seed, Display(), chosen.place)
+            finish_run(folder, done)
+    _print_run(done, folder, chosen.as_json)
+
+
+def _general(chosen: Any) -> None:
+    """General distillation: raw text, a bare teacher, and no task."""
+    from minibert.data.corpus import read_corpus, windows
+    from minibert.hub import model_folder
+    from minibert.model import Bert
+    from minibert.training.distil import distil_generally
+    from minibert.training.preflight import explained
     from minibert.training.progress import Display
     from minibert.training.runs import check_run, finish_run, open_run
+    from minibert.training.students import student_config
 
-    folder = Path(out or "runs/distill")
-    run = (folder, run_record("distill"), resume, overwrite)
+    run = (chosen.folder, run_record("distill"), chosen.resume, chosen.overwrite)
     check_run(*run)
-    display = Display()
-    shared = {"seed": seed, "dtype": precision}
-    options = DistilOptions(
-        intermediate=training_options_from(
-            training, epochs=intermediate_epochs, lr=intermediate_lr, **shared
-        ),
-        prediction=training_options_from(training, epochs=epochs, lr=lr, **shared),
-        batch_size=training["batch_size"],
-        max_length=max_length,
-        layers=_layers(layer_map),
-        term_weights=TermWeights(embedding_weight, hidden_weight, attention_weight),
-        mode=mode,
-        temperature=temperature,
-        init_embeddings=init_embeddings,
-    )
-    pair = None
-    if teacher is not None and data is not None:
-        files = training_files(data, dev)
-        pair = checked_pair(teacher, *files, task, student, limit, options, display, place)
+    display, options = Display(), _options(chosen, chosen.seed)
+    teacher = Bert.from_pretrained(model_folder(chosen.teacher), "encoder").to(chosen.place)
+    if teacher.tokenizer is None:
+        raise click.UsageError(f"--teacher {chosen.teacher} has no vocabulary to read text with")
+    student = student_config(_shape(chosen), teacher.config, options.dropout)
+    encodings = windows(read_corpus(chosen.corpus), teacher.tokenizer, chosen.max_length)
+    tokens = sum(len(one.ids) for one in encodings)
+    display.say(f"{tokens:,} tokens in {len(encodings):,} windows of {chosen.max_length}")
+    for line in explained(student, teacher, options):
+        display.say(line)
     with open_run(*run) as done:
         if done is None:
-            if pair is None:
-                done = run_demo(folder, seed, display, place)
-            else:
-                done = distil_and_compare(pair, labels_too, folder, options, display, place)
-            finish_run(folder, done)
+            done = distil_generally(
+                teacher, student, encodings, chosen.folder, options, display, chosen.place
+            )
+            finish_run(chosen.folder, done)
+    lines = [
+        f"A general student lies in {chosen.folder}. Teach it a task:",
+        f"  minibert distill --teacher DIR --data DIR --init-student {chosen.folder}",
+    ]
+    print_result(done, chosen.as_json, lines)
+
+
+def _task(chosen: Any, recipe: dict[str, Any]) -> None:
+    """One run in --out, or one for each seed in a folder below it and a row for each."""
+    from minibert.training.evaluation import evaluated
+    from minibert.training.experiment import Run, run_once, run_seeds
+    from minibert.training.ledger import read_results, results_table
+    from minibert.training.preflight import checked_pair
+    from minibert.training.progress import Display
+    from minibert.training.reading import learned_texts
+    from minibert.training.runs import OPTIONS_FILE, check_run
+
+    several = chosen.several
+    runs = []
+    for seed in range(chosen.seed, chosen.seed + chosen.seeds):
+        folder = chosen.folder / f"seed-{seed}" if several else chosen.folder
+        resume = chosen.resume and (not several or (folder / OPTIONS_FILE).exists())
+        record = run_record("distill") | {"seed": seed}
+        told = {"title": _title(chosen), "command": shlex.join(sys.argv), "recipe": recipe}
+        runs.append(
+            Run(seed, folder, _options(chosen, seed), record, told, resume, chosen.overwrite)
+        )
+    if not several:
+        check_run(runs[0].folder, runs[0].record, runs[0].resume, runs[0].overwrite)
+    display = Display()
+    files = training_files(chosen.data, chosen.dev)
+    pair = checked_pair(
+        chosen.teacher, *files, chosen.task, _shape(chosen), chosen.limit, runs[0].options,
+        display, chosen.place,
+    )  # fmt: skip
+
+    def texts() -> "LearningTexts":
+        return learned_texts(
+            pair.train_set, pair.teacher, _augmentation(chosen), chosen.max_length, display
+        )
+
+    if not several:
+        done = run_once(runs[0], pair, texts(), chosen.labels_too, display, chosen.place)
+        _print_run(done, chosen.folder, chosen.as_json)
+        return
+    path = Path(chosen.results) if chosen.results else chosen.folder / "results.jsonl"
+    name = chosen.name or (Path(chosen.recipe).stem if chosen.recipe else "distill")
+    teacher_metrics = evaluated(pair.teacher, pair.dev_set, chosen.max_length)
+    rows = run_seeds(
+        runs, pair, texts, path, name, recipe, teacher_metrics, display, chosen.place
+    )
+    metric = pair.train_set.task.select_by
+    print_result(
+        {"name": name, "results": str(path), "rows": rows},
+        chosen.as_json,
+        results_table(read_results(path), metric, chosen.baseline),
+    )
+
+
+def _title(chosen: Any) -> str:
+    return f"{_shape(chosen)}, distilled from {Path(chosen.teacher).name}"
+
+
+def _augmentation(chosen: Any) -> "Augmentation":
+    from minibert.training.reading import Augmentation
+
+    return Augmentation(
+        chosen.augment,
+        chosen.augment_by,
+        chosen.augment_probability,
+        chosen.augment_candidates,
+        chosen.augment_vectors,
+        chosen.augment_model,
+        chosen.corpus,
+        chosen.seed,
+    )
+
+
+def _print_run(done: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from minibert.training.comparison import comparison_lines
+
     lines = comparison_lines(done["models"], next(iter(done["metrics"])))
     lines += ["", f"The student lies in {folder}. Try it:", f"  {done['next']}"]
     print_result(done, as_json, lines)

@@ -31,7 +31,8 @@ class Number(click.FloatRange):
         return number
 
 
-def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+def apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
+    """Put options on a command, in this order."""
     for option in reversed(options):
         command = option(command)
     return command
@@ -39,7 +40,7 @@ def _apply(command: Command, options: tuple[Callable[[Command], Command], ...]) 
 
 def compute_options(command: Command) -> Command:
     """Where and in which precision something is computed, and how the result is printed."""
-    return _apply(
+    return apply(
         command,
         (
             click.option(
@@ -80,7 +81,7 @@ def compute_options(command: Command) -> Command:
 
 def data_options(command: Command) -> Command:
     """Which data, and what is to be predicted."""
-    return _apply(
+    return apply(
         command,
         (
             click.option("--task", type=click.Choice(TASKS), help="default: from the header"),
@@ -97,7 +98,7 @@ def data_options(command: Command) -> Command:
 
 def training_options(command: Command) -> Command:
     """How to train, and where the run is kept."""
-    return _apply(
+    return apply(
         command,
         (
             click.option(

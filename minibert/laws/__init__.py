@@ -15,7 +15,7 @@ from importlib import import_module
 from minibert.laws.law import Law, Mistake, Proof
 
 MODULES = tuple(
-    "config parameters functional attention encoder heads losses distillation optim "
+    "config parameters functional attention encoder heads losses matching distillation optim "
     "quantization masking wordpiece checkpoint training metrics".split()
 )
 

@@ -4,14 +4,15 @@ As in `spec`: no tensors, nothing but `math`. Losses are for one sample unless t
 samples is the formula. Random choices come in as arguments, so that nothing here is random.
 
 Letters: z logits · y label · p, q probabilities of teacher and student · T temperature ·
-H hidden states and A attention scores of the student, U and B those of the teacher · θ parameter ·
+H hidden states and A attention scores of the student, U and B those of the teacher · X, Y queries,
+keys or values of the student, U, V those of the teacher, heads side by side · θ parameter ·
 g gradient · η learning rate · w, T end of warm-up, end of training.
 """
 
 from collections.abc import Callable
 from math import cos, erf, exp, floor, fsum, hypot, inf, pi, sqrt
 
-from minibert.laws.spec import Matrix, Vector, linear, log_softmax
+from minibert.laws.spec import Matrix, Vector, dot, linear, log_softmax
 
 IGNORED = -100
 
@@ -118,11 +119,70 @@ def attention_loss(A: list[Matrix], B: list[Matrix], keep: list[bool], mode: str
     return fsum(costs) / len(costs) if costs else 0.0
 
 
-def prediction_loss(student: Vector, teacher: Vector, T: float, mode: str) -> float:
-    """Soft cross-entropy, in mode tinybert divided by C; a squared difference for one output"""
+def relation_loss(
+    X: Matrix, Y: Matrix, U: Matrix, V: Matrix, keep: list[bool], heads: int
+) -> float:
+    """1/(heads n) Σ_a Σ_s KL(p_as ‖ q_as) over the n kept tokens s.
+
+    Over the kept tokens r, p_as = softmax(u_as · v_ar / √K) and q_as = softmax(x_as · y_ar / √K),
+    each with the K of its own side; x_a is the a-th of as many slices as there are heads.
+    """
+    kept = [s for s, shown in enumerate(keep) if shown]
+
+    def scores(left: Matrix, right: Matrix, a: int, s: int) -> Vector:
+        K = len(left[s]) // heads
+        part = slice(a * K, (a + 1) * K)
+        return [dot(left[s][part], right[r][part]) / sqrt(K) for r in kept]
+
+    costs = [
+        kl_divergence(scores(U, V, a, s), scores(X, Y, a, s), 1) for a in range(heads) for s in kept
+    ]
+    return fsum(costs) / len(costs) if costs else 0.0
+
+
+def cosine(x: Vector, y: Vector) -> float:
+    """x · y / (‖x‖ ‖y‖), 0 where one of them is 0"""
+    lengths = hypot(*x) * hypot(*y)
+    return dot(x, y) / lengths if lengths else 0.0
+
+
+def cosine_loss(
+    H: Matrix, U: Matrix, projection: tuple[Matrix, Vector] | None, keep: list[bool]
+) -> float:
+    """1/n Σ_s (1 - cos(W h_s + b, u_s)) over the kept tokens"""
+    costs = [
+        1 - cosine(linear(h, *projection) if projection else h, u)
+        for h, u, kept in zip(H, U, keep, strict=True)
+        if kept
+    ]
+    return fsum(costs) / len(costs) if costs else 0.0
+
+
+def patient_loss(H: Matrix, U: Matrix, projection: tuple[Matrix, Vector] | None) -> float:
+    """‖x/‖x‖ - u/‖u‖‖² for x = W h + b and u of the first token, a vector of 0 staying 0"""
+    x, u = (linear(H[0], *projection) if projection else H[0]), U[0]
+    a, b = hypot(*x) or 1.0, hypot(*u) or 1.0
+    return fsum((x_i / a - u_i / b) ** 2 for x_i, u_i in zip(x, u, strict=True))
+
+
+def prediction_loss(
+    student: Vector, teacher: Vector, T: float, mode: str, squared: bool = False
+) -> float:
+    """Soft cross-entropy, in mode tinybert divided by C, if squared times T².
+
+    For one output a squared difference.
+    """
     if len(student) == 1:
         return (student[0] - teacher[0]) ** 2
-    return soft_cross_entropy(teacher, student, T) / (len(student) if mode == "tinybert" else 1)
+    share = len(student) if mode == "tinybert" else 1
+    return soft_cross_entropy(teacher, student, T) * (T**2 if squared else 1) / share
+
+
+def label_loss(z: Vector, y: float) -> float:
+    """-log softmax(z)[y], 0 for a label to be ignored; (z - y)² for one output"""
+    if len(z) == 1:
+        return (z[0] - y) ** 2
+    return 0.0 if y == IGNORED else -log_softmax(z)[int(y)]
 
 
 def intermediate_terms(
@@ -140,6 +200,33 @@ def intermediate_terms(
     hidden = fsum(hidden_loss(H[m], U[g_m], projection, keep, mode) for m, g_m in pairs)
     attention = fsum(attention_loss(A[m - 1], B[g_m - 1], keep, mode) for m, g_m in pairs)
     return [embedding, hidden, attention]
+
+
+def last_layer_terms(
+    student: tuple[list[Matrix], dict[str, Matrix]],
+    teacher: tuple[list[Matrix], dict[str, Matrix]],
+    keep: list[bool],
+    g: list[int],
+    projection: tuple[Matrix, Vector] | None,
+    heads: int,
+    relation_heads: int,
+) -> Vector:
+    """Cosine and patient term, and those of MiniLM's two papers.
+
+    Either side gives h_0 … h_L, and by letter the queries, keys and values of layer L or g(L).
+    """
+    (H, own), (U, other) = student, teacher
+    L = len(g)
+
+    def related(x: str, y: str, a: int) -> float:
+        return relation_loss(own[x], own[y], other[x], other[y], keep, a)
+
+    return [
+        cosine_loss(H[L], U[g[L - 1]], projection, keep),
+        fsum(patient_loss(H[m], U[g[m - 1]], projection) for m in range(1, L)),
+        related("Q", "K", heads) + related("V", "V", heads),
+        fsum(related(x, x, relation_heads) for x in "QKV"),
+    ]
 
 
 def distillation_loss(terms: list[float | None], weights: Vector) -> float:

@@ -36,7 +36,7 @@ from minibert.laws.measure import (
 )
 from minibert.parameters import BertWeights, LinearWeights, flatten, named_tensors, with_tensors
 from minibert.training.loop import TrainingOptions, accumulate_gradient
-from minibert.training.objectives import IntermediateObjective
+from minibert.training.objectives import ComputedStates, IntermediateObjective
 from minibert.training.trainable import Trainable
 
 # --------------------------------------------------------------------------- accumulate_gradient
@@ -438,8 +438,7 @@ def lesson(draw: Draw, modes: tuple[str, ...] = ("masked", "tinybert")) -> Lesso
         0,
         torch.device("cpu"),
         STUDENT,
-        random_weights(seed_of(draw), TEACHER),
-        TEACHER,
+        ComputedStates(random_weights(seed_of(draw), TEACHER), TEACHER),
         draw.choice([(2, 3), (1, 2), (3, 1)]),
         TermWeights(*draw.choice([(1.0, 1.0, 1.0), (0.5, 2.0, 3.0)])),
         draw.choice(modes),
@@ -480,7 +479,7 @@ def with_student(case: Lesson, config: BertConfig) -> Lesson:
 
 
 def with_teacher(case: Lesson, teacher: BertWeights, config: BertConfig = TEACHER) -> Lesson:
-    objective = dataclasses.replace(case.objective, teacher=teacher, teacher_config=config)
+    objective = dataclasses.replace(case.objective, teacher=ComputedStates(teacher, config))
     return case._replace(objective=objective)
 
 
@@ -501,13 +500,15 @@ def spec_of_traced(ids, types, keep, w, config):
 
 def spec_of_terms(case: Lesson, student: Any) -> list[float]:
     """Embedding, hidden and attention term, means over texts padded to the longest of them."""
-    objective, teacher = case.objective, wide_lists(case.objective.teacher)
+    objective, teaching = case.objective, case.objective.teacher
+    assert isinstance(teaching, ComputedStates)
+    teacher = wide_lists(teaching.weights)
     longest, terms = max(len(text.ids) for text in objective.encodings), []
     for ids, types in objective.encodings:
         rest = [0] * (longest - len(ids))
         given = ids + rest, types + rest, [True] * len(ids) + [False] * len(rest)
         own = spec_of_traced(*given, student, objective.config)
-        other = spec_of_traced(*given, teacher, objective.teacher_config)
+        other = spec_of_traced(*given, teacher, teaching.config)
         layers, fit = list(objective.layers), student.fit_dense
         terms.append(spec.intermediate_terms(own, other, given[2], layers, fit, objective.mode))
     return [math.fsum(column) / len(terms) for column in zip(*terms, strict=True)]
@@ -540,7 +541,7 @@ def the_teacher_answers_the_same_whatever_the_student_draws(formula, case):
 
 @INTERMEDIATE.law
 def the_rates_of_the_teacher_do_not_matter(formula, case):
-    quiet = with_teacher(case, case.objective.teacher, without_dropout(TEACHER))
+    quiet = with_teacher(case, case.objective.teacher.weights, without_dropout(TEACHER))
     losses = [loss_of(formula, part, fresh(case.seed)) for part in (case, quiet)]
     return distance(*losses), 0
 
@@ -568,14 +569,14 @@ def a_batch_is_the_mean_of_its_texts_alone(formula, case):
 def a_student_like_the_teacher_has_nothing_to_learn(formula, case):
     """The teacher's weights, no dropout and every layer from its own: exactly 0."""
     same = dataclasses.replace(case.objective, config=without_dropout(TEACHER), layers=(1, 2, 3))
-    twin = Lesson(same, same.teacher, case.seed)
+    twin = Lesson(same, same.teacher.weights, case.seed)
     return float(loss_of(formula, twin, fresh(case.seed))), 0
 
 
 @INTERMEDIATE.gradient
 def no_gradient_reaches_the_teacher(formula, case):
     """Not to one of its weights, even where somebody asks for it; the student's words learn."""
-    words, teacher = case.weights.embeddings, case.objective.teacher
+    words, teacher = case.weights.embeddings, case.objective.teacher.weights
 
     def loss(word_VD, *parts):
         taught = with_teacher(case, with_parts(teacher, parts))
@@ -611,7 +612,7 @@ def its_slope_is_that_of_the_mean_over_texts(formula, case):
 
 def evaluated_teacher(inputs, objective, generator):
     """With a gradient, if somebody asks for one."""
-    return encode_traced(*inputs, objective.teacher, objective.teacher_config)
+    return encode_traced(*inputs, objective.teacher.weights, objective.teacher.config)
 
 
 def with_pieces(teach=evaluated_teacher, learn=encode_traced, keep=lambda keep: keep):
@@ -637,7 +638,7 @@ def with_pieces(teach=evaluated_teacher, learn=encode_traced, keep=lambda keep: 
 
 
 def teacher_drawing(inputs, objective, generator):
-    return encode_traced(*inputs, objective.teacher, objective.teacher_config, generator)
+    return encode_traced(*inputs, objective.teacher.weights, objective.teacher.config, generator)
 
 
 INTERMEDIATE.mistake(
@@ -693,7 +694,8 @@ def always_the_first_layers(objective, rows, weights, generator):
 
 @INTERMEDIATE.mistake(it_is_the_mean_of_what_two_encoders_disagree_on)
 def the_teacher_run_by_the_config_of_the_student(objective, rows, weights, generator):
-    confused = dataclasses.replace(objective, teacher_config=objective.config)
+    teacher = ComputedStates(objective.teacher.weights, objective.config)
+    confused = dataclasses.replace(objective, teacher=teacher)
     return confused.terms(rows, weights, generator)
 
 

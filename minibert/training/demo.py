@@ -16,9 +16,10 @@ from minibert.data.readers import TASKS, Dataset, Example
 from minibert.data.tokenizer import Tokenizer
 from minibert.model import Bert
 from minibert.training.comparison import compared
-from minibert.training.distil import DistilOptions, distil, losses_that_apply
+from minibert.training.distil import DistilOptions, distil, learning_texts
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
+from minibert.training.preflight import explained
 from minibert.training.progress import Display
 from minibert.training.students import new_student
 
@@ -95,9 +96,10 @@ def run_demo(out: Path, seed: int, display: Display, device: str = "cpu") -> dic
 
     texts = (*corpus.pool, *corpus.student_train)
     display.say(f"3. the same student learns from the teacher's answers to {len(texts):,} texts")
-    for name, use, why in losses_that_apply(student_config, teacher_config, options):
-        display.say(f"  {name:<11} {use:<10} {why}")
-    distil(teacher, student_config, texts, dev_set, out, options, display, device)
+    for line in explained(student_config, teacher, options):
+        display.say(line)
+    read = learning_texts(texts, TASK, tokenizer, MAX_LENGTH)
+    distil(teacher, student_config, read, dev_set, out, options, display, device)
 
     rows = compared(
         {

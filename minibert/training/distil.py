@@ -1,49 +1,56 @@
-"""Distillation: a small student learns a task from a teacher, in TinyBERT's two stages.
+"""Distillation: a small student learns from a teacher, in TinyBERT's three steps.
 
-1. intermediate: the student's embeddings, states and attention scores follow the teacher's.
-2. prediction: its answers follow the teacher's, which are computed once and kept on disk.
+0. general: on raw text, the student's embeddings, states and scores follow the teacher's.
+1. intermediate: the same on the texts of a task, with the teacher that knows the task.
+2. prediction: the student's answers follow the teacher's, which are computed once.
 """
 
 import dataclasses
-import shlex
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minibert.config import BertConfig, CheckpointError
-from minibert.data.readers import Dataset, Example, Task, read_dataset
-from minibert.data.tokenizer import Encoding
+from minibert.config import BertConfig
+from minibert.data.readers import Dataset, Example, Task
+from minibert.data.tokenizer import Encoding, Tokenizer
 from minibert.distillation import TermWeights, layer_map
-from minibert.hub import model_folder
 from minibert.kernels.encoder import prepared
 from minibert.model import Bert
 from minibert.parameters import BertWeights
-from minibert.training.comparison import compared
-from minibert.training.evaluation import (
-    all_logits,
-    encodings_of,
-    evaluated,
-    labels_of,
-    measured,
-)
-from minibert.training.finetune import finetune
+from minibert.training.answers import teacher_answers
+from minibert.training.evaluation import all_logits, encodings_of, labels_of, measured
 from minibert.training.loop import TrainingOptions, train
-from minibert.training.objectives import IntermediateObjective, PredictionObjective
+from minibert.training.objectives import (
+    ComputedStates,
+    IntermediateObjective,
+    PredictionObjective,
+    Teaching,
+)
 from minibert.training.progress import Display
-from minibert.training.runs import written_whole
-from minibert.training.students import new_student, student_config
+from minibert.training.runs import STATE_ENDING
+from minibert.training.state_plan import StateSource, state_plan
+from minibert.training.states import kept_states
+from minibert.training.students import Start, new_student
 from minibert.training.trainable import Trainable
+
+INTERMEDIATE_TERMS = ("embedding", "hidden", "attention", "cosine", "patient", "minilm_v1",
+                      "minilm_v2")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DistilOptions:
-    """The recipe; the defaults are for a 4x128 student of a 6-layer, 384-wide teacher."""
+    """The recipe; the defaults are for a 4x128 student of a 6-layer, 384-wide teacher.
+
+    `dropout` is the student's; None takes the teacher's. `cache` holds what the teacher has
+    computed, for this run and for others; by default it lies in the folder of the run. Its states
+    are kept there only if they take no more than `cache_bytes`.
+    """
 
     intermediate: TrainingOptions
     prediction: TrainingOptions
@@ -51,143 +58,145 @@ class DistilOptions:
     max_length: int = 128
     layers: str | tuple[int, ...] = "uniform"
     term_weights: TermWeights = field(default_factory=TermWeights)
+    relation_heads: int | None = None
     mode: str = "masked"
     temperature: float = 1.0
-    init_embeddings: str = "pca"
+    temperature_squared: bool = False
+    start: Start = field(default_factory=Start)
+    dropout: float | None = None
+    teacher_dtype: torch.dtype = torch.float32
+    cache: Path | None = None
+    cache_bytes: int = 8 * 10**9
+
+    @property
+    def uses_states(self) -> bool:
+        """Whether anything is learned from the teacher's states."""
+        return any(getattr(self.term_weights, name) for name in INTERMEDIATE_TERMS)
 
 
-def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) -> dict[str, float]:
-    """The teacher's metrics on the development set, if it is fit to teach this task.
+class LearningTexts(NamedTuple):
+    """What a student learns from: tokens, and the label of each text; NaN where it has none."""
 
-    Raises
-        CheckpointError  it has no classifier, other labels, or knows no more than a constant.
+    encodings: list[Encoding]
+    labels_X: Tensor
+
+
+def learning_texts(
+    examples: Sequence[Example], task: Task, tokenizer: Tokenizer | None, max_length: int
+) -> LearningTexts:
+    """The tokens and labels of examples, some or all of which may have no label."""
+    encodings = encodings_of(Dataset(Path("texts"), task, tuple(examples)), tokenizer, max_length)
+    labels = [float("nan") if one.label is None else float(one.label) for one in examples]
+    return LearningTexts(encodings, torch.tensor(labels))
+
+
+def intermediate_objective(
+    encodings: Sequence[Encoding],
+    teacher: Bert,
+    student: BertConfig,
+    out: Path,
+    options: DistilOptions,
+    display: Display,
+    device: str,
+) -> IntermediateObjective:
+    """What the general and the intermediate stage make smaller."""
+    stage = options.intermediate
+    layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
+    plan = state_plan(layers, options.term_weights, student.num_attention_heads)
+    source = StateSource(encodings, teacher, plan, options.teacher_dtype)
+    steps = math.ceil(len(encodings) / options.batch_size)
+    name = hashlib.blake2b(source.record.encode(), digest_size=16).hexdigest()
+    teaching: Teaching | None = kept_states(
+        (options.cache or out) / f"teacher-{name}{STATE_ENDING}",
+        source,
+        options.cache_bytes,
+        stage.total(steps) / steps,  # epochs, perhaps less than one
+        display,
+        options.mode,
+    )
+    if teaching is None:
+        ready = prepared(teacher.weights, options.teacher_dtype)
+        teaching = ComputedStates(ready, teacher.config)
+    return IntermediateObjective(
+        encodings,
+        options.batch_size,
+        stage.seed,
+        student.pad_token_id,
+        torch.device(device),
+        student,
+        teaching,
+        layers,
+        options.term_weights,
+        options.mode,
+        options.relation_heads,
+    )
+
+
+def distil_generally(
+    teacher: Bert,
+    student: BertConfig,
+    encodings: Sequence[Encoding],
+    out: Path,
+    options: DistilOptions,
+    display: Display,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """General distillation: a student that any task can start from is saved to `out`.
+
+    `options.intermediate` says how to train. The map to the teacher's width is saved with the
+    student, the pooler is not: it learned nothing.
     """
-    metrics = evaluated(teacher, dev_set, max_length)
-    labels_X = labels_of(dev_set)
-    blind = 0.0
-    if "accuracy" in metrics and task.select_by == "accuracy":
-        blind = float(labels_X.bincount().max()) / len(labels_X)
-    if metrics[task.select_by] <= blind + 0.02:
-        raise CheckpointError(
-            f"the teacher's {task.select_by} on {dev_set.path} is {metrics[task.select_by]:.3f}, "
-            f"but one constant answer already has {blind:.3f}: its head seems untrained; run "
-            "minibert finetune on it first"
-        )
-    return metrics
-
-
-def losses_that_apply(
-    student: BertConfig, teacher: BertConfig, options: DistilOptions
-) -> list[tuple[str, str, str]]:
-    """One row per loss: its name, whether it is used, and why; heads that fit nowhere are refused.
-
-    Raises
-        CheckpointError  the layers or heads of this pair cannot be mapped.
-    """
-    try:
-        layers = layer_map(student.num_hidden_layers, teacher.num_hidden_layers, options.layers)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
-    staged = options.intermediate.epochs > 0
-    own, other = student.num_attention_heads, teacher.num_attention_heads
-    if staged and options.term_weights.attention and other % own:
-        legal = [n for n in range(1, other + 1) if other % n == 0]
-        raise CheckpointError(
-            f"{own} student heads cannot share {other} teacher heads evenly; choose one of {legal} "
-            "(--student LxDxN), or switch the attention loss off with --attention-weight 0"
-        )
-    widths = f"{student.hidden_size} wide, the teacher {teacher.hidden_size}"
-    projected = "; a learned map between" if student.hidden_size != teacher.hidden_size else ""
-    heads = f"{own} heads, the teacher {other}"
-    if own != other and other % own == 0:
-        heads += f"; each learns the mean of {other // own}"
-    path = ", ".join(f"{m} ← {g}" for m, g in enumerate(layers, start=1))
-    weights = options.term_weights
-
-    def use(weight: float) -> str:
-        return f"weight {weight:g}" if weight and staged else "off"
-
-    return [
-        ("embedding", use(weights.embedding), widths + projected),
-        ("hidden", use(weights.hidden), f"layers {path}"),
-        ("attention", use(weights.attention), heads),
-        ("prediction", f"T = {options.temperature:g}", f"{student.num_labels} outputs each"),
-    ]
-
-
-def cached_logits(
-    path: Path, encodings: Sequence[Encoding], teacher: Bert, dtype: torch.dtype
-) -> Tensor:
-    """The teacher's logits for every text, computed once and kept in a file for the next run."""
-    n, n_labels = len(encodings), teacher.config.num_labels
-    if path.exists():
-        try:
-            logits_XC = load_file(path)["logits"]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); delete it") from None
-        if logits_XC.shape == (n, n_labels):
-            return logits_XC
-    logits_XC = all_logits(encodings, teacher.weights, teacher.config, dtype)
-    with written_whole(path) as staged:
-        save_file({"logits": logits_XC}, staged)
-    return logits_XC
+    stage = options.intermediate
+    weights = new_student(
+        student,
+        teacher.weights,
+        stage.seed,
+        options.start,
+        layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers),
+    )
+    trainable = Trainable(weights._replace(pooler=None, classifier=None), device)
+    objective = intermediate_objective(
+        encodings, teacher, student, out, options, display, device
+    )
+    progress = train(objective, trainable, stage, out, "general", display)
+    Bert(
+        student, trainable.finished_weights(), "encoder", teacher.tokenizer
+    ).save_pretrained(out)
+    tokens = sum(len(one.ids) for one in encodings)
+    return {"windows": len(encodings), "tokens": tokens, "steps": progress.step, "model": str(out)}
 
 
 def distil(
     teacher: Bert,
     student: BertConfig,
-    texts: Sequence[Example],
+    texts: LearningTexts,
     dev_set: Dataset,
     out: Path,
     options: DistilOptions,
     display: Display,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Train a student on `texts` from the teacher alone; no label of `texts` is used.
+    """Train a student on `texts` from the teacher, and from labels only if `term_weights` say so.
 
-    The best student on `dev_set` is saved to `out`. Returns its metrics and the epoch.
+    The best student on `dev_set` is saved to `out`. Returns its metrics, the epoch that made it,
+    and how many steps each stage took.
     """
-    pairs = Dataset(Path("texts"), dev_set.task, tuple(texts))
-    encodings = encodings_of(pairs, teacher.tokenizer, options.max_length)
     dev_encodings = encodings_of(dev_set, teacher.tokenizer, options.max_length)
     dev_labels_X = labels_of(dev_set)
-    pad_id = student.pad_token_id
-    place = torch.device(device)
-
+    layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     weights = new_student(
-        student, teacher.weights, options.intermediate.seed, options.init_embeddings
+        student, teacher.weights, options.intermediate.seed, options.start, layers
     )
-    if options.intermediate.epochs:
-        teaching = prepared(teacher.weights, options.intermediate.dtype)
-        trainable = Trainable(weights, device)
-        train(
-            IntermediateObjective(
-                encodings,
-                options.batch_size,
-                options.intermediate.seed,
-                pad_id,
-                place,
-                student,
-                teaching,
-                teacher.config,
-                layer_map(
-                    student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers
-                ),
-                options.term_weights,
-                options.mode,
-            ),
-            trainable,
-            options.intermediate,
-            out,
-            "intermediate",
-            display,
+    steps = {}
+    if options.intermediate.epochs and options.uses_states:
+        objective = intermediate_objective(
+            texts.encodings, teacher, student, out, options, display, device
         )
+        trainable = Trainable(weights, device)
+        steps["intermediate"] = train(
+            objective, trainable, options.intermediate, out, "intermediate", display
+        ).step
         weights = trainable.finished_weights()
-
-    display.say(f"the teacher answers {len(encodings):,} texts once")
-    logits_XC = cached_logits(
-        out / "teacher_logits.safetensors", encodings, teacher, options.prediction.dtype
-    )
 
     def evaluate(weights: BertWeights) -> dict[str, float]:
         logits_XC = all_logits(dev_encodings, weights, student, options.prediction.dtype)
@@ -199,14 +208,19 @@ def distil(
 
     progress = train(
         PredictionObjective(
-            encodings,
+            texts.encodings,
             options.batch_size,
             options.prediction.seed,
-            pad_id,
-            place,
+            student.pad_token_id,
+            torch.device(device),
             student,
-            logits_XC,
+            teacher_answers(
+                options.cache or out, texts.encodings, teacher, options.teacher_dtype, display
+            ),
+            texts.labels_X,
+            options.term_weights,
             options.temperature,
+            options.temperature_squared,
             options.mode,
         ),
         # The projection has done its work; the student that is kept does not carry it.
@@ -219,90 +233,12 @@ def distil(
         dev_set.task.select_by,
         keep,
     )
+    steps["prediction"] = progress.step
     return {
         "task": dev_set.task.name,
         "n": len(dev_set),
         "metrics": progress.best_metrics,
         "best_epoch": progress.best_epoch,
+        "steps": steps,
         "model": str(out),
     }
-
-
-class Pair(NamedTuple):
-    """A teacher that knows its task, the student to be, and the data."""
-
-    teacher_folder: Path
-    teacher: Bert
-    student: BertConfig
-    train_set: Dataset
-    dev_set: Dataset
-
-
-def checked_pair(
-    teacher_name: str,
-    train_path: Path,
-    dev_path: Path,
-    task: str | None,
-    student_shape: str,
-    limit: int | None,
-    options: DistilOptions,
-    display: Display,
-    device: str = "cpu",
-) -> Pair:
-    """The pre-flight: read everything, say what applies, and refuse what cannot work.
-
-    Raises
-        CheckpointError  the teacher or the student does not fit the data, or each other.
-        DataError        a file or a row cannot be used.
-    """
-    folder = model_folder(teacher_name)
-    teacher = Bert.from_pretrained(folder).to(device)
-    names = tuple(teacher.config.id2label.values()) if task in (None, "classify") else None
-    if teacher.head == "regression":
-        names = None
-    train_set = read_dataset(train_path, task, names, limit)
-    dev_set = read_dataset(dev_path, train_set.task.name, train_set.task.label_names or None)
-    display.say(train_set.summary())
-    display.say(dev_set.summary())
-    student = student_config(student_shape, teacher.config)
-    table = losses_that_apply(student, teacher.config, options)
-    metrics = check_teacher(teacher, train_set.task, dev_set, options.max_length)
-    known = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    display.say(f"teacher on dev: {known}")
-    for name, use, why in table:
-        display.say(f"  {name:<11} {use:<10} {why}")
-    return Pair(folder, teacher, student, train_set, dev_set)
-
-
-def distil_and_compare(
-    pair: Pair,
-    labels_too: bool,
-    out: Path,
-    options: DistilOptions,
-    display: Display,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """Distil, and train the same student on labels alone if that is wanted; measure all of them.
-
-    Returns the student's metrics and a row for each model, as `minibert distill` prints them.
-    """
-    teacher, student, train_set, dev_set = pair[1:]
-    models: dict[str, Path] = {"teacher": pair.teacher_folder}
-    if labels_too:
-        own = new_student(
-            student, teacher.weights, options.prediction.seed, options.init_embeddings
-        )
-        finetune(
-            Bert(student, own._replace(fit_dense=None), teacher.head, teacher.tokenizer),
-            train_set, dev_set, out / "labels", options.prediction, options.batch_size,
-            options.max_length, display, device, "labels",
-        )  # fmt: skip
-        models["student, labels alone"] = out / "labels"
-    result = distil(teacher, student, train_set.examples, dev_set, out, options, display, device)
-    models["student, distilled"] = out
-    rows = compared(models, dev_set, options.max_length, options.prediction.dtype, device)
-    try_it = ["minibert", "predict", "--model", str(out), dev_set.examples[0].first]
-    if train_set.task.pair:
-        try_it[-1] += f"\t{dev_set.examples[0].second}"
-        try_it.insert(-1, "--pair")
-    return result | {"models": rows, "next": shlex.join(try_it)}

@@ -31,6 +31,7 @@ from minibert.training.runs import (
     save_state,
     trim_metrics,
 )
+from minibert.training.stopwatch import Stopwatch, running
 from minibert.training.trainable import Trainable
 
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
@@ -67,9 +68,13 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; `accumulate` parts of a batch are computed one after the other."""
+    """How to train; `accumulate` parts of a batch are computed one after the other.
+
+    The run ends after `epochs`, or after `steps` if that comes first.
+    """
 
     epochs: int = 3
+    steps: int | None = None
     lr: float = 5e-5
     schedule: str = "linear"
     warmup: float = 0.1
@@ -81,6 +86,11 @@ class TrainingOptions:
     dtype: torch.dtype = torch.float32
     evaluate_every: int | None = None
     save_every: int | None = None
+
+    def total(self, steps_per_epoch: int) -> int:
+        """How many steps the run has."""
+        steps = self.epochs * steps_per_epoch
+        return steps if self.steps is None else min(steps, self.steps)
 
 
 def accumulate_gradient(
@@ -198,7 +208,7 @@ def train(
     path = folder / f"{phase}{STATE_ENDING}"
     device = trainable.parameters_P.device
     generator = torch.Generator(device).manual_seed(options.seed)
-    total = options.epochs * len(objective.order(0))
+    total = options.total(len(objective.order(0)))
     warmup = round(options.warmup * total)
     progress = load_state(path, trainable, generator, total)
     if progress.finished:
@@ -223,34 +233,47 @@ def train(
                     keep(weights)
         return row
 
-    with _StopRequest() as stop, display.phase(phase, total, progress.step) as bar:
+    watch = Stopwatch()
+    with (
+        running(watch),
+        _StopRequest() as stop,
+        display.phase(phase, total, progress.step) as bar,
+    ):
         for epoch in range(progress.epoch, options.epochs):
             started = time.monotonic()
-            order = objective.order(epoch)
-            for rows in order[progress.batch :]:
-                terms = accumulate_gradient(objective, rows, trainable, options, generator)
-                _, norm = clip_by_global_norm((trainable.gradient_P,), options.max_norm)
-                check_finite(trainable, terms, progress.step + 1, float(norm))
-                trainable.update(learning_rate(progress.step), options.adam)
+            with watch("data"):
+                order = objective.order(epoch)
+            for rows in order[progress.batch : progress.batch + total - progress.step]:
+                with watch("student"):
+                    terms = accumulate_gradient(objective, rows, trainable, options, generator)
+                with watch("optimiser"):
+                    _, norm = clip_by_global_norm((trainable.gradient_P,), options.max_norm)
+                    check_finite(trainable, terms, progress.step + 1, float(norm))
+                    trainable.update(learning_rate(progress.step), options.adam)
 
                 progress.step += 1
                 progress.batch += 1
                 for name, value in terms.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 bar.advance(progress.means())
-                last = progress.batch == len(order)
+                done = progress.step == total
+                last = done or progress.batch == len(order)
                 measuring = last or due(options.evaluate_every, progress.step)
                 stopping = stop.number  # read once: a signal may come between any two lines
                 saving = last or stopping or due(options.save_every, progress.step)
                 if measuring or saving:
                     check_weights(trainable, progress.step)
                 if measuring:
-                    row = measure(epoch) | {"seconds": round(time.monotonic() - started, 2)}
+                    with watch("dev"):
+                        row = measure(epoch)
+                    row["seconds"] = round(time.monotonic() - started, 2)
+                    row["parts"] = {name: round(took, 3) for name, took in watch.seconds.items()}
+                    watch.seconds.clear()
                     append_metrics(folder, row)
                     bar.measured(row)
                 if last:
                     progress.epoch, progress.batch, progress.sums = epoch + 1, 0, {}
-                    progress.finished = progress.epoch == options.epochs
+                    progress.finished = done
                 if saving:
                     save_state(path, trainable, generator, progress)
                 if stopping:

@@ -27,6 +27,8 @@ OPTIONS_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 STATE_ENDING = ".state.safetensors"
+ANSWERS = "answers-"  # of a teacher; the beginning of a name
+UNFINISHED = ".saving"
 
 
 class RunError(ValueError):
@@ -51,7 +53,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises
         OSError  the disk is full or forbids it; what was at `path` is untouched.
     """
-    staged = path.with_name(f".{path.name}.saving")
+    staged = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield staged
@@ -292,9 +294,9 @@ def finish_run(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def drop_states(folder: Path) -> None:
-    """Delete the saved states and cached logits of a run, but not of other runs inside it."""
+    """Delete a run's saved states and what its teacher computed, not those of runs inside it."""
     for path in folder.iterdir():
-        if path.name.endswith(STATE_ENDING) or path.name == "teacher_logits.safetensors":
+        if path.name.endswith((STATE_ENDING, UNFINISHED)) or path.name.startswith(ANSWERS):
             path.unlink()
         elif path.is_dir() and not path.is_symlink() and not (path / OPTIONS_FILE).exists():
             drop_states(path)

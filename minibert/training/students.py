@@ -2,20 +2,33 @@
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from minibert.config import BertConfig, CheckpointError
 from minibert.files import read_json
-from minibert.parameters import BertWeights, EmbeddingWeights, initial_weights, weight_shapes
+from minibert.model import Bert
+from minibert.parameters import (
+    BertWeights,
+    EmbeddingWeights,
+    Structure,
+    initial_weights,
+    named_tensors,
+    weight_shapes,
+    with_tensors,
+)
 
 
-def student_config(shape: str, teacher: BertConfig) -> BertConfig:
+def student_config(
+    shape: str, teacher: BertConfig, dropout: float | None = None
+) -> BertConfig:
     """The config of a student: `LxD[xN[xF]]`, or a config.json, for the teacher's vocabulary.
 
     L layers, width D, N heads, feed-forward width F. Without N: the largest number that divides
-    both D and the teacher's heads and leaves heads at least 16 wide; without F: 4 D.
+    both D and the teacher's heads and leaves heads at least 16 wide; without F: 4 D. `dropout`, if
+    it is given, takes the place of all three rates that the config would have.
 
     Raises
         CheckpointError  the shape cannot be read, or cannot be built.
@@ -24,6 +37,18 @@ def student_config(shape: str, teacher: BertConfig) -> BertConfig:
     >>> config.num_attention_heads, config.intermediate_size
     (4, 512)
     """
+    config = _shaped(shape, teacher)
+    if dropout is None:
+        return config
+    return dataclasses.replace(
+        config,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        classifier_dropout=dropout,
+    )
+
+
+def _shaped(shape: str, teacher: BertConfig) -> BertConfig:
     if shape.endswith(".json"):
         try:
             sizes = BertConfig.from_dict(read_json(Path(shape)))
@@ -77,21 +102,89 @@ def default_heads(width: int, teacher_heads: int) -> int:
     return max(fitting, default=1)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a student begins with.
+
+    `embeddings`: "pca", the teacher's tables projected, see `projected_tables`; "teacher", the
+    tables as they are, for equal widths; "random". `layers`: "teacher", the teacher's blocks that
+    the layer map names, for equal widths, heads and feed-forward widths; "random". `folder`: a
+    student that has learned before, such as one from general distillation; it wins over both.
+    """
+
+    embeddings: str = "pca"
+    layers: str = "random"
+    folder: str | None = None
+
+
+FROM_SCRATCH = Start(embeddings="random")
+
+
 def new_student(
-    config: BertConfig, teacher: BertWeights, seed: int, init_embeddings: str = "random"
+    config: BertConfig,
+    teacher: BertWeights,
+    seed: int,
+    start: Start = FROM_SCRATCH,
+    layers: tuple[int, ...] = (),
 ) -> BertWeights:
     """A student with a classifier, and a projection to the teacher's width where widths differ.
 
-    `init_embeddings` "pca" starts its three tables from the teacher's, see `projected_tables`.
+    `layers` are g(1), g(2), … of the layer map.
+
+    Raises
+        CheckpointError  the student cannot begin so: another size, another vocabulary.
     """
     teacher_width = teacher.embeddings.word_VD.shape[1]
     fit_width = teacher_width if teacher_width != config.hidden_size else None
     shapes = weight_shapes(config, ("pooler", "classifier"), fit_width)
     generator = torch.Generator().manual_seed(seed)
     weights = initial_weights(shapes, config.initializer_range, generator)
-    if init_embeddings == "pca":
+    if start.folder is not None:
+        return _learned_before(weights, Path(start.folder), config)
+    if start.embeddings == "pca":
         weights = weights._replace(embeddings=projected_tables(weights, teacher))
+    if start.embeddings == "teacher":
+        weights = weights._replace(
+            embeddings=_copied(weights.embeddings, teacher.embeddings, "--init-embeddings")
+        )
+    if start.layers == "teacher":
+        blocks = tuple(teacher.blocks[g - 1] for g in layers)
+        weights = weights._replace(blocks=_copied(weights.blocks, blocks, "--init-layers"))
     return weights
+
+
+def _copied(fresh: Structure, original: Structure, option: str) -> Structure:
+    """A copy of the teacher's weights, if they have the sizes of the student's."""
+    found = dict(named_tensors(original))
+    for name, tensor in named_tensors(fresh):
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{option} teacher: {name} is {list(found[name].shape)} in the teacher, but "
+                f"{list(tensor.shape)} in the student; give the student the same sizes, or start "
+                "from pca or random"
+            )
+    return with_tensors(fresh, {name: tensor.clone() for name, tensor in found.items()})
+
+
+def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> BertWeights:
+    """The encoder of a folder, and its projection, with a pooler and a head of our own."""
+    try:
+        stored = Bert.from_pretrained(folder, "encoder", fit_dense=fresh.fit_dense is not None)
+    except CheckpointError as error:
+        raise CheckpointError(f"--init-student {error}") from None
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+                 "intermediate_size", "max_position_embeddings", "hidden_act"):  # fmt: skip
+        own, other = getattr(stored.config, name), getattr(config, name)
+        if own != other:
+            raise CheckpointError(
+                f"--init-student {folder} has {name} {own}, but the student has {other}; give "
+                "--student the shape of that folder, or leave it out"
+            )
+    return fresh._replace(
+        embeddings=stored.weights.embeddings,
+        blocks=stored.weights.blocks,
+        fit_dense=stored.weights.fit_dense,
+    )
 
 
 def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWeights:

@@ -1,0 +1,224 @@
+"""The options of `minibert distill`, which are the keys of a recipe as well."""
+
+import click
+
+from minibert.cli.options import Command, Number, apply
+from minibert.cli.recipe import load_recipe
+
+WEIGHT = Number(0)
+POSITIVE = Number(0, min_open=True)
+STEPS = click.IntRange(1)
+
+
+def teacher_options(command: Command) -> Command:
+    """Who teaches whom, and on what."""
+    return apply(
+        command,
+        (
+            click.option(
+                "--recipe",
+                metavar="FILE",
+                callback=load_recipe,
+                is_eager=True,
+                help="a TOML file with the defaults of all other options",
+            ),
+            click.option(
+                "--print-recipe", is_flag=True, help="show these options as such a file, and stop"
+            ),
+            click.option(
+                "--teacher",
+                help="fine-tuned model folder; a bare encoder, where a --corpus alone is given  "
+                "[default: the demo's own teacher]",
+            ),
+            click.option(
+                "--data", type=click.Path(), help="folder with train and dev  [default: the demo]"
+            ),
+            click.option(
+                "--dev", type=click.Path(), help="dev file, where --data is a training file"
+            ),
+            click.option(
+                "--corpus",
+                multiple=True,
+                metavar="PATH",
+                help="raw text for general distillation: a file, or a folder of them; repeatable",
+            ),
+            click.option(
+                "--student",
+                metavar="SHAPE",
+                help="LxD[xN[xF]]: layers, width, heads, feed-forward; or a config.json  "
+                "[default: 4x128]",
+            ),
+            click.option(
+                "--init-student", metavar="DIR", help="go on with this one, such as a general one"
+            ),
+            click.option(
+                "--init-embeddings",
+                type=click.Choice(["pca", "random", "teacher"]),
+                default="pca",
+                show_default=True,
+                help="start from the teacher's embedding tables, projected to the student's width",
+            ),
+            click.option(
+                "--init-layers",
+                type=click.Choice(["random", "teacher"]),
+                default="random",
+                show_default=True,
+                help="start from the teacher's layers that the map names",
+            ),
+            click.option(
+                "--dropout",
+                type=Number(0, 1, max_open=True),
+                help="of the student  [default: the teacher's]",
+            ),
+        ),
+    )
+
+
+def augmentation_options(command: Command) -> Command:
+    """More texts out of few."""
+    return apply(
+        command,
+        (
+            click.option(
+                "--augment",
+                type=click.IntRange(0),
+                default=0,
+                show_default=True,
+                metavar="COPIES",
+                help="of every text, with some words replaced",
+            ),
+            click.option(
+                "--augment-by",
+                type=click.Choice(["neighbours", "mlm"]),
+                default="neighbours",
+                show_default=True,
+                help="by words near in an embedding table, or those that a masked-word head says",
+            ),
+            click.option(
+                "--augment-probability", type=Number(0, 1), default=0.4, show_default=True
+            ),
+            click.option(
+                "--augment-candidates", type=click.IntRange(1), default=15, show_default=True
+            ),
+            click.option(
+                "--augment-vectors", metavar="FILE", help="word vectors  [default: the teacher's]"
+            ),
+            click.option(
+                "--augment-model", metavar="DIR", help="with a masked-word head  [default: teacher]"
+            ),
+        ),
+    )
+
+
+def stage_options(command: Command) -> Command:
+    """How long each stage lasts, and what it compares."""
+    return apply(
+        command,
+        (
+            click.option("--epochs", type=click.IntRange(1), default=6, show_default=True),
+            click.option(
+                "--steps", type=STEPS, help="end the second stage after so many, if it lasts longer"
+            ),
+            click.option("--lr", type=POSITIVE, default=3e-4, show_default=True),
+            click.option(
+                "--intermediate-epochs",
+                type=click.IntRange(0),
+                default=4,
+                show_default=True,
+                help="of the first stage; 0 leaves it out",
+            ),
+            click.option(
+                "--intermediate-steps", type=STEPS, help="end the first stage after so many"
+            ),
+            click.option("--intermediate-lr", type=POSITIVE, default=1e-3, show_default=True),
+            click.option(
+                "--layer-map",
+                default="uniform",
+                show_default=True,
+                help="uniform, top, bottom, or the teacher's layers, such as 2,3,5,6",
+            ),
+            click.option("--embedding-weight", type=WEIGHT, default=1.0, show_default=True),
+            click.option("--hidden-weight", type=WEIGHT, default=1.0, show_default=True),
+            click.option("--attention-weight", type=WEIGHT, default=1.0, show_default=True),
+            click.option(
+                "--cosine-weight",
+                type=WEIGHT,
+                default=0.0,
+                show_default=True,
+                help="DistilBERT's: the direction of the last state",
+            ),
+            click.option(
+                "--patient-weight",
+                type=WEIGHT,
+                default=0.0,
+                show_default=True,
+                help="patient distillation's: [CLS] of the layers between",
+            ),
+            click.option("--minilm-v1-weight", type=WEIGHT, default=0.0, show_default=True),
+            click.option("--minilm-v2-weight", type=WEIGHT, default=0.0, show_default=True),
+            click.option("--relation-heads", type=click.IntRange(1), help="of minilm-v2"),
+            click.option("--prediction-weight", type=WEIGHT, default=1.0, show_default=True),
+            click.option(
+                "--label-weight",
+                type=WEIGHT,
+                default=0.0,
+                show_default=True,
+                help="of the labels beside the teacher's answers",
+            ),
+            click.option(
+                "--mode",
+                type=click.Choice(["masked", "tinybert"]),
+                default="masked",
+                show_default=True,
+                help="losses over real tokens only, or exactly as TinyBERT's code has them",
+            ),
+            click.option("--temperature", type=POSITIVE, default=1.0, show_default=True),
+            click.option("--temperature-squared", is_flag=True, help="times T², as Hinton has it"),
+            click.option(
+                "--teacher-dtype",
+                type=click.Choice(["float32", "bfloat16"]),
+                default="float32",
+                show_default=True,
+                help="of the teacher's arithmetic",
+            ),
+        ),
+    )
+
+
+def experiment_options(command: Command) -> Command:
+    """What is kept and compared."""
+    return apply(
+        command,
+        (
+            click.option(
+                "--labels-too",
+                is_flag=True,
+                help="also train the same student on labels alone, to compare",
+            ),
+            click.option(
+                "--cache", metavar="DIR", help="for what the teacher computes  [default: in --out]"
+            ),
+            click.option(
+                "--cache-gb",
+                type=Number(0),
+                default=8.0,
+                show_default=True,
+                help="keep the teacher's states in the cache if they take no more",
+            ),
+            click.option(
+                "--seeds",
+                type=click.IntRange(1),
+                default=1,
+                show_default=True,
+                metavar="N",
+                help="run so many seeds, from --seed on, each in a folder of its own",
+            ),
+            click.option(
+                "--results",
+                metavar="FILE",
+                help="add a row for each run  [default: results.jsonl in --out]",
+            ),
+            click.option("--name", help="of the rows  [default: that of the recipe]"),
+            click.option("--baseline", help="the rows to compare with  [default: the first]"),
+        ),
+    )

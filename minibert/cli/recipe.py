@@ -1,0 +1,66 @@
+"""Recipes: the options of a command in a flat TOML file, so that an experiment can be repeated.
+
+A key is the name of an option with underscores; what the command line says wins over the file.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Where a run lies and how its results are shown, which is no part of what it computes.
+APART = frozenset(
+    "recipe print_recipe out resume overwrite as_json save_every seeds results name baseline cache "
+    "cache_gb threads device arithmetic help".split()
+)
+
+
+def load_recipe(
+    context: click.Context, parameter: click.Parameter, path: str | None
+) -> str | None:
+    """Make the values of a recipe the defaults of the command; called before other options."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.UsageError(f"--recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--recipe {path}: {error}") from None
+    known = {option.name for option in context.command.params} - {"recipe", "print_recipe"}
+    for key, value in values.items():
+        if key not in known:
+            raise click.UsageError(f"--recipe {path}: {key!r} is no option of {context.info_name}")
+        if isinstance(value, dict):
+            raise click.UsageError(f"--recipe {path}: {key} is a table, but recipes are flat")
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+def recipe_of(context: click.Context) -> dict[str, Any]:
+    """The options of this call that decide its result, seed apart: what a row of results holds."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in context.params.items()
+        if key not in APART | {"seed", "teacher", "data", "dev"} and value not in (None, ())
+    }
+
+
+def printed_recipe(context: click.Context) -> str:
+    """The options as a TOML file, each with its help; what has no value stands in a comment."""
+    lines = [f"# minibert {context.info_name} --recipe THIS_FILE", ""]
+    for option in context.command.params:
+        name = str(option.name)
+        if name in APART or not isinstance(option, click.Option):
+            continue
+        value = context.params[name]
+        if option.help:
+            lines.append(f"# {option.help.replace(chr(8), '')}")
+        if value is None or value == ():
+            lines.append(f"# {name} =")
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            lines.append(f"{name} = {json.dumps(plain, ensure_ascii=False)}")
+    return "\n".join(lines)

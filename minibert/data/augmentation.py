@@ -1,0 +1,399 @@
+"""More sentences out of few: words change places with words like them, as TinyBERT does it.
+
+A distilled student learns the teacher's answers, so it can learn from sentences that nobody has
+labelled. `augmented` makes them; what may stand for a word is decided beforehand, by a maker of
+`Candidates`: `neighbours` asks a table of word vectors, `masked_guesses` a masked-word head.
+V words that can stand for another · D width · S tokens · M masked words of a batch.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, islice
+from typing import NamedTuple
+
+import torch
+
+from minibert.config import CheckpointError
+from minibert.data.batches import collate, sorted_order
+from minibert.data.readers import Example
+from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.data.vectors import WordVectors, nearest_words
+from minibert.heads import mlm_logits
+from minibert.kernels.encoder import AnyWeights, encode, prepared
+from minibert.kernels.products import arithmetic
+from minibert.model import Bert
+from minibert.parameters import MlmWeights, named_tensors, with_tensors
+from minibert.wordpiece import normalise, split_words
+
+# For the words of one sentence, in order: what may stand for each; nothing where it must stay.
+Candidates = Callable[[Sequence[str]], Sequence[Sequence[str]]]
+
+# They carry grammar, and sense as well: "not" for "of" makes a sentence that nobody would say, and
+# "never" for "always" turns it round. Halves of contractions count, since words are cut at "'".
+FUNCTION_WORDS = frozenset(
+    """
+    a an the this that these those such some any each every either neither both all no none another
+    i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his
+    himself she her hers herself it its itself they them their theirs themselves one oneself
+    who whom whose which what when where why how whoever whatever whichever whenever wherever
+    am is are was were be been being do does did doing done have has had having will would shall
+    should can could may might must ought
+    and or but nor so yet for if unless until while although though because since as than whether
+    not never nothing nobody nowhere only even too very also just then there here again
+    of in on at by to from with without within into onto upon about above below over under between
+    among through during before after against along across behind beside besides beyond despite down
+    except inside near off out outside past per toward towards up via
+    don didn doesn isn aren wasn weren hasn haven hadn won wouldn couldn shouldn mustn ain ca wo
+    cannot ll ve re
+    """.split()
+)
+
+
+def changeable(word: str) -> bool:
+    """Whether a word may change, and whether it may stand for another.
+
+    It has letters alone, at least two, and is no function word.
+
+    >>> [word for word in "the 3 films aren ' t bad".split() if changeable(word)]
+    ['films', 'bad']
+    """
+    return len(word) > 1 and word.isalpha() and word.lower() not in FUNCTION_WORDS
+
+
+class Words(NamedTuple):
+    """The words of a text as the tokenizer sees them, and the characters that each came from."""
+
+    words: list[str]
+    spans: list[tuple[int, int]]
+
+
+def words_of(text: str, lowercase: bool) -> Words:
+    """The words that WordPiece cuts into pieces: `wordpiece.normalise`, then `split_words`.
+
+    >>> words_of("It's Fine", lowercase=True)
+    Words(words=['it', "'", 's', 'fine'], spans=[(0, 2), (2, 3), (3, 4), (5, 9)])
+    """
+    normal, origins = normalise(text, lowercase)
+    spans = split_words(normal)
+    return Words(
+        [normal[start:end] for start, end in spans],
+        [(origins[start], origins[end - 1] + 1) for start, end in spans],
+    )
+
+
+def word_cutter(tokenizer: Tokenizer) -> Callable[[str], Words]:
+    """`words_of`, which remembers what it has seen between two spaces: the same few thousand."""
+    part_of = cache(lambda part: words_of(part, tokenizer.lowercase))
+
+    def words(text: str) -> Words:
+        found, spans, offset = [], [], 0
+        for part in text.split(" "):  # a space ends a word, and nothing before it sees beyond it
+            inner = part_of(part)
+            found += inner.words
+            spans += [(start + offset, end + offset) for start, end in inner.spans]
+            offset += len(part) + 1
+        return Words(found, spans)
+
+    return words
+
+
+def changeable_words(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
+    """Every word of the texts that may change, once, sorted: what `neighbours` is to be asked."""
+    cut = word_cutter(tokenizer)
+    return sorted(filter(changeable, {word for text in texts for word in cut(text).words}))
+
+
+def augmented(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    candidates: Candidates,
+    copies: int,
+    probability: float = 0.4,
+    seed: int = 0,
+) -> list[Example]:
+    """Every example, followed by up to `copies` variants of it.
+
+    In each of the `copies` attempts every word that may change and has candidates does so with the
+    given probability, to any of them alike. What came out before for this example is left out. All
+    else of a text stays, to the character. No row has a label, not even the original: what a
+    changed sentence means is for the teacher to say.
+
+    An example's variants depend on the seed, its index and itself, not on the other examples.
+
+    Source
+        Jiao et al. 2020, arXiv:1909.10351, algorithm 1 (N_a is `copies`, p_t `probability`).
+
+    Differs
+        TinyBERT's code copies the label; in a pair it changes the second sentence of what it last
+        made of the first, here both are changed independently in every attempt. There function
+        words may stand for others.
+
+    Raises
+        ValueError  `copies` is negative, or the probability is not between 0 and 1.
+    """
+    if copies < 0 or not 0 <= probability <= 1:
+        raise ValueError(
+            f"augmented: {copies} copies at probability {probability}; needs 0 copies or more and "
+            "a probability from 0 to 1"
+        )
+    cut = word_cutter(tokenizer)
+    rows = []
+    for index, example in enumerate(examples):
+        texts = [text for text in example[:2] if text is not None]
+        molds = [_mold(text, cut(text), candidates) for text in texts]
+        draw = random.Random(f"{seed} {index}").random
+        variants = {(example.first, example.second): None}  # a dict keeps the order of arrival
+        if any(mold.places for mold in molds):
+            for _ in range(copies):
+                first, *second = [_cast(mold, probability, draw) for mold in molds]
+                variants[first, second[0] if second else None] = None
+        rows += [Example(first, second, None) for first, second in variants]
+    return rows
+
+
+class _Mold(NamedTuple):
+    """A text in parts that joined make it up, and which parts may be which others."""
+
+    parts: list[str]
+    places: list[tuple[int, Sequence[str]]]
+
+
+def _mold(text: str, words: Words, candidates: Candidates) -> _Mold:
+    parts, places, done = [], [], 0
+    offered = candidates(words.words)
+    for word, (start, end), options in zip(*words, offered, strict=True):
+        if options and changeable(word):
+            parts += [text[done:start], text[start:end]]
+            places.append((len(parts) - 1, options))
+            done = end
+    return _Mold([*parts, text[done:]], places)
+
+
+def _cast(mold: _Mold, probability: float, draw: Callable[[], float]) -> str:
+    parts = mold.parts.copy()
+    for place, options in mold.places:
+        u = draw()
+        if u < probability:  # and then u / probability is uniform again: one draw does for both
+            parts[place] = options[int(u / probability * len(options))]
+    return "".join(parts)
+
+
+# --- Candidates by a word's own vector ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The candidates of a word, whatever the sentence; `source` says what they are."""
+
+    table: Mapping[str, tuple[str, ...]]
+    source: str
+
+    def __call__(self, words: Sequence[str]) -> list[tuple[str, ...]]:
+        return [self.table.get(word, ()) for word in words]
+
+
+def word_table(bert: Bert) -> WordVectors:
+    """The model's own word table, as far as its pieces are whole words that may change.
+
+    Raises
+        CheckpointError  the model came without a vocabulary.
+    """
+    pieces = _tokenizer_of(bert).pieces
+    ids = [i for i, piece in enumerate(pieces) if changeable(piece)]
+    rows_VD = bert.weights.embeddings.word_VD[ids].float().cpu()
+    return WordVectors(tuple(pieces[i] for i in ids), rows_VD, "the model's word table")
+
+
+def neighbours(words: Sequence[str], vectors: WordVectors, k: int = 15) -> Neighbours:
+    """For each word the K words whose vectors point most nearly where its own does.
+
+    Cosine decides; a word without a vector gets no candidates. Only words that may change are
+    asked for and offered and, where all `words` are lower-case, only lower-case ones: to a model
+    without capitals "Good" would be no other word than "good".
+
+    Source
+        Jiao et al. 2020, arXiv:1909.10351, algorithm 1, there for words of several pieces.
+    """
+    lower = all(word == word.lower() for word in words)
+    rows = [
+        row
+        for row, word in enumerate(vectors.words)
+        if changeable(word) and (word == word.lower() or not lower)
+    ]
+    offered = WordVectors(
+        tuple(vectors.words[row] for row in rows), vectors.matrix_VD[rows], vectors.source
+    )
+    source = f"the {k} nearest by cosine among {len(rows):,} words of {vectors.source}"
+    return Neighbours(nearest_words(words, offered, k), source)
+
+
+# --- Candidates by the sentence ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskedGuesses:
+    """The candidates for each place of each sentence that was asked for, and no other sentence."""
+
+    table: Mapping[tuple[str, ...], tuple[Sequence[str], ...]]
+    source: str
+
+    def __call__(self, words: Sequence[str]) -> tuple[Sequence[str], ...]:
+        try:
+            return self.table[tuple(words)]
+        except KeyError:
+            raise ValueError(
+                f"no guesses were made for the sentence {' '.join(words)[:60]!r}; make them for "
+                "every text that is to be augmented"
+            ) from None
+
+
+class _Sentence(NamedTuple):
+    """Words, the ids of all their pieces, and per word the place of its piece if it has one."""
+
+    words: tuple[str, ...]
+    ids: list[int]
+    places: list[int | None]
+
+
+@torch.no_grad()
+def masked_guesses(
+    texts: Sequence[str],
+    bert: Bert,
+    k: int = 15,
+    pair: bool = True,
+    fallback: Candidates | None = None,
+    batch_size: int = 64,
+    dtype: torch.dtype = torch.float32,
+) -> MaskedGuesses:
+    """For each word that is one piece the K likeliest other words, once it is masked.
+
+    With `pair` the model reads [CLS] masked sentence [SEP] whole sentence [SEP]: it sees the word
+    that it is to replace, and so keeps nearer to the sense. Words of several pieces, and those
+    beyond what the model has positions for, get what `fallback` offers. `dtype` is the precision
+    of the encoder.
+
+    Source
+        Jiao et al. 2020, arXiv:1909.10351, algorithm 1; the pair: data_augmentation.py of
+        huawei-noah/Pretrained-Language-Model.
+
+    Differs
+        Only words that may change are offered: among the pieces there are also marks and
+        function words.
+
+    Raises
+        CheckpointError  the model has no masked-word head, no vocabulary, or knows no pairs.
+    """
+    tokenizer, mlm = _tokenizer_of(bert), bert.weights.mlm
+    if mlm is None:
+        raise CheckpointError(
+            f"the model has the head {bert.head!r}, but guessing masked words needs 'mlm'; train "
+            "one for it with train_masked_head, or use the neighbours in its word table"
+        )
+    if pair and bert.config.type_vocab_size < 2:
+        raise CheckpointError("the model has one token type, so it reads no pairs; use pair=False")
+    positions = bert.config.max_position_embeddings
+    most = (positions - 3) // 2 if pair else positions - 2
+    sentences = list(_sentences(texts, tokenizer, most))
+    cases = [
+        (index, place)
+        for index, sentence in enumerate(sentences)
+        for place, token in enumerate(sentence.places)
+        if token is not None
+    ]
+    with arithmetic(bert.arithmetic):
+        guesser = _Guesser(bert, tokenizer, mlm, prepared(bert.weights, dtype), k, pair)
+        lengths = [len(sentences[index].ids) for index, _ in cases]
+        guesses: dict[tuple[int, int], list[str]] = {}
+        for rows in sorted_order(lengths, batch_size):
+            chosen = [cases[row] for row in rows]
+            guesses |= zip(chosen, guesser(sentences, chosen), strict=True)
+    table: dict[tuple[str, ...], tuple[Sequence[str], ...]] = {}
+    for index, sentence in enumerate(sentences):
+        others = fallback(sentence.words) if fallback else [()] * len(sentence.words)
+        table[sentence.words] = tuple(
+            guesses.get((index, place), other) for place, other in enumerate(others)
+        )
+    form = "sentence and whole sentence" if pair else "sentence alone"
+    rest = f"; else {getattr(fallback, 'source', 'a fallback')}" if fallback else ""
+    return MaskedGuesses(table, f"the {k} likeliest words for a masked one ({form}){rest}")
+
+
+def _sentences(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> Iterator[_Sentence]:
+    """Each different sentence once, cut to `most` pieces, with the places of words to be masked."""
+    cut = word_cutter(tokenizer)
+    seen = dict.fromkeys(tuple(cut(text).words) for text in texts)
+    vocabulary = list(dict.fromkeys(word for words in seen for word in words))
+    # Word by word, so that what belongs to which word is known; [CLS] and [SEP] are taken off.
+    encoded = tokenizer.encode(vocabulary)
+    pieces = {word: one.ids[1:-1] for word, one in zip(vocabulary, encoded, strict=True)}
+    ids_of = tokenizer.vocabulary
+    whole = {word for word in filter(changeable, pieces) if pieces[word] == [ids_of.get(word)]}
+    for words in seen:
+        starts = accumulate((len(pieces[word]) for word in words), initial=0)
+        places = [
+            start if start < most and word in whole else None
+            for word, start in zip(words, starts, strict=False)
+        ]
+        ids = list(islice((i for word in words for i in pieces[word]), most))
+        yield _Sentence(words, ids, places)
+
+
+class _Guesser:
+    """The model and the words that it may name, at work on one batch of masked words a call."""
+
+    def __init__(
+        self,
+        bert: Bert,
+        tokenizer: Tokenizer,
+        mlm: MlmWeights,
+        weights: AnyWeights,
+        k: int,
+        pair: bool,
+    ) -> None:
+        self.config, self.tokenizer, self.weights, self.pair = bert.config, tokenizer, weights, pair
+        self.allowed = [i for i, piece in enumerate(tokenizer.pieces) if changeable(piece)]
+        self.place_of = {i: place for place, i in enumerate(self.allowed)}
+        self.k = min(k, len(self.allowed) - 1)
+        # Only the words that may be offered go through the product with the vocabulary.
+        self.word_VD = bert.weights.embeddings.word_VD[self.allowed].float()
+        wide = {name: part.float() for name, part in named_tensors(mlm)}
+        wide["bias_V"] = wide["bias_V"][self.allowed]
+        self.mlm = with_tensors(mlm, wide)
+
+    def __call__(
+        self, sentences: Sequence[_Sentence], cases: Sequence[tuple[int, int]]
+    ) -> list[list[str]]:
+        masked, own, encodings = [], [], []
+        for index, place in cases:
+            ids, token = sentences[index].ids, sentences[index].places[place]
+            assert token is not None
+            masked.append(token + 1)  # [CLS] comes first
+            own.append(self.place_of[ids[token]])
+            encodings.append(self._encoding(ids, token))
+        device = self.word_VD.device
+        rows = range(len(cases))
+        batch = collate(encodings, None, rows, self.tokenizer.pad_id).to(device)
+        hidden_BSD = encode(*batch[:3], self.weights, self.config)
+        hidden_MD = hidden_BSD[torch.arange(len(cases)), torch.tensor(masked)].float()
+        logits_MV = mlm_logits(hidden_MD, self.mlm, self.word_VD, self.config)
+        logits_MV.scatter_(1, torch.tensor(own, device=device)[:, None], -torch.inf)
+        pieces = self.tokenizer.pieces
+        best = logits_MV.topk(self.k, dim=1).indices.tolist()
+        return [[pieces[self.allowed[place]] for place in places] for places in best]
+
+    def _encoding(self, ids: list[int], token: int) -> Encoding:
+        known = self.tokenizer
+        first = [known.cls_id, *ids[:token], known.mask_id, *ids[token + 1 :], known.sep_id]
+        second = [*ids, known.sep_id] if self.pair else []
+        return Encoding(first + second, [0] * len(first) + [1] * len(second))
+
+
+def _tokenizer_of(bert: Bert) -> Tokenizer:
+    if bert.tokenizer is None:
+        raise CheckpointError(
+            "the model has no vocabulary, so it cannot read text; put vocab.txt or "
+            "tokenizer.json into its folder"
+        )
+    return bert.tokenizer

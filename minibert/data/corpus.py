@@ -1,0 +1,62 @@
+"""Raw text for general distillation and for masked words: files of sentences or of paragraphs.
+
+A corpus has no labels and no rows. It is cut into windows of as many pieces as a model shall see at
+once, each between [CLS] and [SEP], so that no piece is lost and nothing is padded but the last.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from minibert.data.readers import DataError
+from minibert.data.tables import decode, read_bytes
+from minibert.data.tokenizer import Encoding, Tokenizer
+
+
+def read_corpus(paths: Sequence[str | Path]) -> list[list[str]]:
+    """The paragraphs of each file; of a folder, every file in it, in the order of their names.
+
+    Paragraphs are parted by empty lines; in a file without any, each line is one.
+
+    Raises
+        DataError  a file is missing, empty, or not UTF-8.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else []
+        if path.is_dir() and not inside:
+            raise DataError(f"{path}: the folder holds no file, but text is needed")
+        files += inside or [path]
+    return [_paragraphs(decode(read_bytes(file), str(file))) for file in files]
+
+
+def _paragraphs(text: str) -> list[str]:
+    lines = [line.strip() for line in text.split("\n")]
+    if all(lines[:-1]):
+        return [line for line in lines if line]
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if line:
+            parts[-1].append(line)
+        elif parts[-1]:
+            parts.append([])
+    return [" ".join(part) for part in parts if part]
+
+
+def windows(
+    corpus: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int
+) -> list[Encoding]:
+    """The corpus in runs of `length` tokens, [CLS] and [SEP] counted; none goes on in another file.
+
+    >>> tokenizer = Tokenizer.from_vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
+    >>> [len(window.ids) for window in windows([["a a a", "a a a a"]], tokenizer, 5)]
+    [5, 5, 3]
+    """
+    if length < 3:
+        raise ValueError(f"windows of {length} tokens were asked for, but at least 3 are needed")
+    found = []
+    for paragraphs in corpus:
+        pieces = [piece for one in tokenizer.encode(paragraphs) for piece in one.ids[1:-1]]
+        for start in range(0, len(pieces), length - 2):
+            ids = [tokenizer.cls_id, *pieces[start : start + length - 2], tokenizer.sep_id]
+            found.append(Encoding(ids, [0] * len(ids)))
+    return found

@@ -1,0 +1,146 @@
+"""A whole experiment: what the student reads, one run or one for each seed, and what came out."""
+
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minibert.distillation import layer_map
+from minibert.model import Bert
+from minibert.parameters import named_tensors
+from minibert.training.comparison import compared
+from minibert.training.distil import DistilOptions, LearningTexts, distil
+from minibert.training.estimate import estimated
+from minibert.training.finetune import finetune
+from minibert.training.ledger import add_result, answers_of, finished, read_results
+from minibert.training.preflight import Pair
+from minibert.training.progress import Display
+from minibert.training.record import record_of, share_lines
+from minibert.training.report import write_model_card, write_report
+from minibert.training.runs import check_run, finish_run, open_run
+from minibert.training.students import new_student
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of an experiment: its folder, its options, and what they are called in files."""
+
+    seed: int
+    folder: Path
+    options: DistilOptions
+    record: Mapping[str, Any]
+    told: Mapping[str, Any]
+    resume: bool
+    overwrite: bool
+
+
+def run_once(
+    run: Run, pair: Pair, texts: LearningTexts, labels_too: bool, display: Display, device: str
+) -> dict[str, Any]:
+    """Distil one seed in its folder, or read the result of a run that is complete.
+
+    Beside the student it leaves `report.html` and a model card.
+    """
+    with open_run(run.folder, run.record, run.resume, run.overwrite) as done:
+        if done is None:
+            for line in estimated(
+                texts.encodings, pair.teacher, pair.student, run.options, device
+            ):
+                display.say(line)
+            started = time.monotonic()
+            done = distil_and_compare(
+                pair, texts, labels_too, run.folder, run.options, display, device
+            )
+            done["seconds"] = round(time.monotonic() - started, 1)
+            student = Bert.from_pretrained(run.folder)
+            name = pair.teacher_folder.name
+            record = record_of(
+                name, pair.teacher, student, run.options, done, run.told, run.folder
+            )
+            write_report(run.folder, record)
+            write_model_card(run.folder, record)
+            for line in share_lines(run.folder):
+                display.say(line)
+            finish_run(run.folder, done)
+    return done
+
+
+def run_seeds(
+    runs: list[Run],
+    pair: Pair,
+    texts: Callable[[], LearningTexts],
+    path: Path,
+    name: str,
+    recipe: Mapping[str, Any],
+    teacher_metrics: Mapping[str, float],
+    display: Display,
+    device: str,
+) -> list[dict[str, Any]]:
+    """Distil every seed that has no row in the results file yet, and add its row.
+
+    Raises
+        RunError         rows of this name belong to another recipe, or a folder is in the way.
+        CheckpointError  the results file is damaged.
+    """
+    rows = read_results(path)
+    left = [run for run in runs if finished(rows, name, run.seed, recipe) is None]
+    for run in left:
+        check_run(run.folder, run.record, run.resume, run.overwrite)
+    learned = texts() if left else None
+    for run in runs:
+        if run not in left:
+            display.say(f"{name}, seed {run.seed}: its result is in {path}")
+            continue
+        assert learned is not None
+        display.say(f"{name}, seed {run.seed}")
+        done = run_once(run, pair, learned, False, display, device)
+        student = Bert.from_pretrained(run.folder).to(device)
+        row = {key: done[key] for key in ("task", "n", "metrics", "best_epoch", "steps", "seconds")}
+        add_result(
+            path,
+            {"name": name, "seed": run.seed} | row | {
+                "teacher": dict(teacher_metrics),
+                "parameters": sum(tensor.numel() for _, tensor in named_tensors(student.weights)),
+                "recipe": dict(recipe),
+                "answers": answers_of(student, pair.dev_set, run.options.max_length),
+            },
+        )  # fmt: skip
+    return [row for row in read_results(path) if row["name"] == name]
+
+
+def distil_and_compare(
+    pair: Pair,
+    texts: LearningTexts,
+    labels_too: bool,
+    out: Path,
+    options: DistilOptions,
+    display: Display,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Distil, and train the same student on labels alone if that is wanted; measure all of them.
+
+    Returns the student's metrics and a row for each model, as `minibert distill` prints them.
+    """
+    teacher, student, train_set, dev_set = pair[1:]
+    models: dict[str, Path] = {"teacher": pair.teacher_folder}
+    if labels_too:
+        layers = layer_map(
+            student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers
+        )
+        own = new_student(student, teacher.weights, options.prediction.seed, options.start, layers)
+        finetune(
+            Bert(student, own._replace(fit_dense=None), teacher.head, teacher.tokenizer),
+            train_set, dev_set, out / "labels", options.prediction, options.batch_size,
+            options.max_length, display, device, "labels",
+        )  # fmt: skip
+        models["student, labels alone"] = out / "labels"
+    result = distil(teacher, student, texts, dev_set, out, options, display, device)
+    models["student, distilled"] = out
+    rows = compared(models, dev_set, options.max_length, options.prediction.dtype, device)
+    try_it = ["minibert", "predict", "--model", str(out), dev_set.examples[0].first]
+    if train_set.task.pair:
+        try_it[-1] += f"\t{dev_set.examples[0].second}"
+        try_it.insert(-1, "--pair")
+    return result | {"models": rows, "next": shlex.join(try_it)}

@@ -1,0 +1,101 @@
+"""What a student reads: the training texts, and copies of them with some words replaced."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from minibert.config import CheckpointError
+from minibert.data.augmentation import (
+    Candidates,
+    Neighbours,
+    augmented,
+    changeable_words,
+    masked_guesses,
+    neighbours,
+    word_table,
+)
+from minibert.data.corpus import read_corpus
+from minibert.data.readers import Dataset, Example
+from minibert.data.vectors import read_vectors
+from minibert.model import Bert
+from minibert.training.distil import LearningTexts, learning_texts
+from minibert.training.masked_head import train_masked_head
+from minibert.training.progress import Display
+
+
+class Augmentation(NamedTuple):
+    """How many copies of each text there are, and where their words come from.
+
+    `vectors` is a file of word vectors, by default the teacher's word table serves; `model` a
+    folder with a masked-word head, by default the teacher, which gets such a head from `corpus` if
+    it has none.
+    """
+
+    copies: int = 0
+    by: str = "neighbours"
+    probability: float = 0.4
+    candidates: int = 15
+    vectors: str | None = None
+    model: str | None = None
+    corpus: Sequence[str] = ()
+    seed: int = 0
+
+
+def learned_texts(
+    train_set: Dataset,
+    teacher: Bert,
+    augmentation: Augmentation,
+    max_length: int,
+    display: Display,
+) -> LearningTexts:
+    """The tokens of all that a student reads, and the labels of those texts that have one.
+
+    Raises
+        CheckpointError  no model at hand has a masked-word head, and there is no corpus to train
+                         one on.
+        DataError        word vectors or corpus cannot be read.
+    """
+    examples: Sequence[Example] = train_set.examples
+    if augmentation.copies:
+        assert teacher.tokenizer is not None  # it has been evaluated
+        examples = augmented(
+            examples,
+            teacher.tokenizer,
+            _candidates(examples, teacher, augmentation, display),
+            augmentation.copies,
+            augmentation.probability,
+            augmentation.seed,
+        )
+        display.say(f"{len(train_set):,} texts became {len(examples):,}")
+    return learning_texts(examples, train_set.task, teacher.tokenizer, max_length)
+
+
+def _candidates(
+    examples: Sequence[Example], teacher: Bert, augmentation: Augmentation, display: Display
+) -> Candidates:
+    assert teacher.tokenizer is not None
+    texts = [text for example in examples for text in example[:2] if text is not None]
+    vectors = read_vectors(augmentation.vectors) if augmentation.vectors else word_table(teacher)
+    near: Neighbours = neighbours(
+        changeable_words(texts, teacher.tokenizer), vectors, augmentation.candidates
+    )
+    if augmentation.by == "neighbours":
+        display.say(f"words are replaced by {near.source}")
+        return near
+    model = _with_masked_head(teacher, augmentation, display)
+    guesses = masked_guesses(texts, model, augmentation.candidates, fallback=near)
+    display.say(f"words are replaced by {guesses.source}")
+    return guesses
+
+
+def _with_masked_head(teacher: Bert, augmentation: Augmentation, display: Display) -> Bert:
+    model = Bert.from_pretrained(augmentation.model) if augmentation.model else teacher
+    if model.weights.mlm is not None:
+        return model
+    if not augmentation.corpus:
+        raise CheckpointError(
+            "the model has no head for masked words; give --corpus to train one on, with the "
+            "encoder frozen, or name one with --augment-model, or take --augment-by neighbours"
+        )
+    display.say("the model has no head for masked words: one is trained, the encoder is frozen")
+    paragraphs = [text for file in read_corpus(augmentation.corpus) for text in file]
+    return train_masked_head(model, paragraphs, display=display).bert

@@ -1,0 +1,94 @@
+"""What is written down of a distillation, for the page and the model card beside the student."""
+
+import datetime
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minibert import __version__
+from minibert.config import BertConfig
+from minibert.distillation import layer_map
+from minibert.model import Bert
+from minibert.parameters import named_tensors
+from minibert.training.distil import DistilOptions
+from minibert.training.preflight import losses_that_apply
+from minibert.training.runs import read_metrics
+
+
+def record_of(
+    teacher_name: str,
+    teacher: Bert,
+    student: Bert,
+    options: DistilOptions,
+    result: Mapping[str, Any],
+    told: Mapping[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """The record that `report.write_report` reads; `told` is what the caller alone knows: title,
+    command and recipe."""
+    layers = layer_map(
+        student.config.num_hidden_layers, teacher.config.num_hidden_layers, options.layers
+    )
+    return {
+        **told,
+        "date": datetime.date.today().isoformat(),
+        "task": result["task"],
+        "n": result["n"],
+        "threads": torch.get_num_threads(),
+        "seed": options.prediction.seed,
+        "versions": {
+            "minibert": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        },
+        "teacher": {"name": teacher_name} | sizes(teacher.config, teacher),
+        "student": {"name": out.name} | sizes(student.config, student),
+        "layers": list(layers),
+        "losses": [list(row) for row in losses_that_apply(student.config, teacher.config, options)],
+        "models": result["models"],
+        "shares": shares(out),
+        "notes": [
+            "The epoch that is kept is the best on the development set, so its score there is "
+            "somewhat better than on texts that nobody has looked at.",
+        ],
+    }
+
+
+def sizes(config: BertConfig, model: Bert) -> dict[str, int]:
+    """The shape of a model, and how many numbers it has."""
+    return {
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "feed_forward": config.intermediate_size,
+        "parameters": sum(tensor.numel() for _, tensor in named_tensors(model.weights)),
+    }
+
+
+def shares(folder: Path) -> dict[str, dict[str, float]]:
+    """For each phase the seconds that went into each part of its steps, and how many steps."""
+    found: dict[str, dict[str, float]] = {}
+    for row in read_metrics(folder):
+        parts = found.setdefault(row["phase"], {})
+        for name, seconds in row.get("parts", {}).items():
+            parts[name] = round(parts.get(name, 0.0) + seconds, 3)
+        parts["steps"] = row["step"]
+    return found
+
+
+def share_lines(folder: Path) -> list[str]:
+    """The same for people: how many steps a second, and which part took which share."""
+    lines = []
+    for phase, parts in shares(folder).items():
+        seconds = {name: took for name, took in parts.items() if name != "steps"}
+        total = sum(seconds.values())
+        if not total:
+            continue
+        in_order = sorted(seconds.items(), key=lambda part: -part[1])
+        listed = ", ".join(f"{name} {took / total:.0%}" for name, took in in_order)
+        lines.append(f"{phase}: {parts['steps'] / total:.1f} steps/s; {listed}")
+    return lines

@@ -1,0 +1,152 @@
+"""Recipes, seeds and results through the command line, on models that train in moments."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+from command import documented, shape_of
+
+from minibert.model import Bert
+from minibert.training.finetune import finetune
+from minibert.training.loop import TrainingOptions
+from minibert.training.progress import Display
+
+FAST = (
+    "epochs = 2\nbatch_size = 8\nlr = 0.02\nmax_length = 20\nintermediate_epochs = 1\n"
+    'student = "1x12x3"\n'
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """`data`, a `teacher` that learned it, a `corpus`, and a recipe for a tiny student."""
+    folder = tmp_path_factory.mktemp("experiment")
+    tiny.write_data(folder / "data", n_train=30, n_dev=16)
+    finetune(
+        tiny.classifier(), tiny.dataset(200, 1), tiny.dataset(40, 2), folder / "teacher",
+        TrainingOptions(epochs=6, lr=2e-2), 16, 20, Display(quiet=True),
+    )  # fmt: skip
+    (folder / "teacher" / "finetune.state.safetensors").unlink()
+    (folder / "first.toml").write_text(FAST)
+    lines = [example.first for example in tiny.examples(40, 5)]
+    (folder / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def line(folder: Path, more: str = "", recipe: str = "first") -> str:
+    return (
+        f"distill --recipe {folder}/{recipe}.toml --teacher {folder}/teacher "
+        f"--data {folder}/data --device cpu {more}"
+    )
+
+
+def results(path: str = "runs/distill/results.jsonl") -> list[dict]:
+    return [json.loads(row) for row in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_seed_gets_a_folder_and_a_row(minibert, folder):
+    answer = minibert(line(folder, "--seeds 2 --seed 3 --json"))
+    assert answer.code == 0, answer.err
+    assert shape_of(answer.document) == shape_of(documented("distill", 2)) | {
+        "rows": [shape_of(answer.document["rows"][0])]
+    }
+    rows = results()
+    assert rows == answer.document["rows"]
+    assert set(rows[0]) == set(documented("distill", 2)["rows"][0])
+    assert [(row["name"], row["seed"]) for row in rows] == [("first", 3), ("first", 4)]
+    for row in rows:
+        student = Bert.from_pretrained(f"runs/distill/seed-{row['seed']}")
+        assert student.config.hidden_size == 12
+        assert sum(row["answers"]) / 16 == row["metrics"]["accuracy"]
+        assert row["recipe"]["lr"] == 0.02
+        assert row["steps"] == {"intermediate": 4, "prediction": 8}
+
+
+def test_a_seed_is_that_seed_alone(minibert, folder):
+    minibert(line(folder, "--seeds 2 --out both"))
+    minibert(line(folder, "--seed 1 --out alone"))
+    files = [Path(name, "model.safetensors").read_bytes() for name in ("both/seed-1", "alone")]
+    assert files[0] == files[1]
+    assert not Path("alone/results.jsonl").exists()
+
+
+def test_finished_rows_are_skipped_and_new_ones_added(minibert, folder):
+    minibert(line(folder, "--seeds 1 --results all.jsonl --out a"))
+    before = Path("all.jsonl").read_bytes()
+    answer = minibert(line(folder, "--seeds 2 --results all.jsonl --out a"))
+    assert answer.code == 0, answer.err
+    assert "seed 0: its result is in all.jsonl" in answer.err
+    assert Path("all.jsonl").read_bytes().startswith(before)
+    assert [row["seed"] for row in results("all.jsonl")] == [0, 1]
+
+
+def test_the_command_line_wins_and_a_name_stands_for_one_recipe(minibert, folder):
+    minibert(line(folder, "--seeds 1 --results all.jsonl --out a"))
+    answer = minibert(line(folder, "--seeds 1 --results all.jsonl --out b --lr 0.01"))
+    assert answer.code == 2
+    assert "'first' were made with lr = 0.02, not 0.01; give this recipe another" in answer.said
+    assert not Path("b").exists()
+    answer = minibert(
+        line(folder, "--seeds 1 --results all.jsonl --out b --lr 0.01 --name slow")
+    )
+    assert answer.code == 0, answer.err
+    table = answer.out.splitlines()
+    assert table[0].startswith("| recipe | seeds | accuracy |")
+    assert [row.split(" | ")[0] for row in table[2:]] == ["| first", "| slow"]
+    assert results("all.jsonl")[1]["recipe"]["lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("colour = 1\n", "'colour' is no option of distill"),
+        ("[lr]\nx = 1\n", "lr is a table, but recipes are flat"),
+        ("lr = \n", "recipe.toml: "),
+        ("lr = \"fast\"\n", "'fast' is not a valid float"),
+        ("lr = -1\n", "-1"),
+        ("recipe = \"x\"\n", "'recipe' is no option"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(text, said, minibert, tmp_path):
+    Path("recipe.toml").write_text(text)
+    answer = minibert("distill --recipe recipe.toml --json")
+    assert answer.code == 2
+    assert said in answer.document["error"]
+
+
+def test_the_printed_recipe_is_a_recipe(minibert, folder):
+    printed = minibert("distill --print-recipe")
+    assert printed.code == 0
+    Path("all.toml").write_text(printed.out, encoding="utf-8")
+    again = minibert("distill --recipe all.toml --print-recipe")
+    assert again.out == printed.out
+    own = minibert(f"distill --recipe {folder}/first.toml --lr 0.5 --print-recipe").out
+    assert "lr = 0.5" in own
+    assert 'student = "1x12x3"' in own
+
+
+def test_general_distillation_then_a_task(minibert, folder):
+    shape = "--student 1x12x3 --max-length 12 --batch-size 4 --device cpu"
+    answer = minibert(
+        f"distill --teacher {folder}/teacher --corpus {folder}/corpus.txt {shape} --out general "
+        "--intermediate-epochs 2 --json"
+    )
+    assert answer.code == 0, answer.err
+    assert shape_of(answer.document) == shape_of(documented("distill", 1))
+    general = Bert.from_pretrained("general")
+    assert general.head == "encoder"
+    assert general.weights.pooler is None
+    answer = minibert(
+        f"distill --teacher {folder}/teacher --data {folder}/data --init-student general "
+        "--epochs 1 --max-length 20 --device cpu --out task"
+    )
+    assert answer.code == 0, answer.err
+    assert Bert.from_pretrained("task").config.hidden_size == 12
+
+
+def test_augmented_texts_are_read(minibert, folder):
+    answer = minibert(line(folder, "--augment 3 --steps 3 --intermediate-steps 2 --json"))
+    assert answer.code == 0, answer.err
+    assert answer.document["steps"] == {"intermediate": 2, "prediction": 3}
+    assert "30 texts became " in answer.err
