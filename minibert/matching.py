@@ -278,12 +278,12 @@ def cosine_loss(
     >>> cosine_loss(x_BSD, torch.tensor([[[3.0, 0.0], [5.0, 0.0]]]), None, keep_BS)
     tensor([0.5000])
     """
-    # padding out of the way first, so that not even a NaN in it reaches a gradient
+    # padding becomes 0, so that not even a NaN in it reaches a gradient, and its cosine is 0
     hidden_BSD, teacher_hidden_BSE = (
         torch.where(keep_BS[:, :, None], x, 0) for x in (hidden_BSD, teacher_hidden_BSE)
     )
     own_BSE, other_BSE = _directions("cosine_loss", hidden_BSD, teacher_hidden_BSE, projection)
-    cost_BS = torch.where(keep_BS, 1 - (own_BSE * other_BSE).sum(2), 0)
+    cost_BS = keep_BS.to(own_BSE.dtype) - (own_BSE * other_BSE).sum(2)
     return cost_BS.sum(1) / keep_BS.sum(1).clamp(min=1)
 
 

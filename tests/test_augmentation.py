@@ -73,9 +73,9 @@ def changes(before: str, after: str) -> list[tuple[str, str]]:
 
 
 @given(EXAMPLES, st.integers(0, 5), st.integers(0, 9))
-def test_probability_0_leaves_one_row_each_without_label(examples, copies, seed):
+def test_probability_0_leaves_the_examples(examples, copies, seed):
     rows = made(examples, copies, 0.0, seed)
-    assert rows == [example._replace(label=None) for example in examples]
+    assert rows == list(examples)
 
 
 @given(EXAMPLES, st.floats(0.05, 1), st.integers(0, 9))
@@ -83,10 +83,10 @@ def test_the_original_comes_first_and_no_row_comes_twice(examples, probability, 
     for example, rows in zip(
         examples, groups(examples, probability=probability, seed=seed), strict=True
     ):
-        assert rows[0] == example._replace(label=None)
+        assert rows[0] == example
         assert len(rows) <= 5
         assert len(set(rows)) == len(rows)
-        assert all(row.label is None for row in rows)
+        assert all(row.label is None for row in rows[1:])
 
 
 @given(EXAMPLES, st.floats(0.05, 1), st.integers(0, 9))
@@ -159,7 +159,7 @@ def test_the_rows_of_an_example_do_not_depend_on_the_others(before, after, examp
 
 @pytest.mark.parametrize("text", ["", " ", "!!", "the a of it", "3 x", "unheard words"])
 def test_a_text_without_candidates_comes_once(text):
-    assert made([Example(text, None, 1)], 9, 1.0) == [Example(text, None, None)]
+    assert made([Example(text, None, 1)], 9, 1.0) == [Example(text, None, 1)]
 
 
 def near(count: int, share: float, n: int) -> bool:

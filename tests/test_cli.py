@@ -233,6 +233,11 @@ BAD = [
         "--relation-heads 5 does not divide the student's width 12",
     ),
     (
+        "distill --teacher {f}/teacher --data {f}/data --student 1x12x3 --patient-weight 1",
+        3,
+        "switch it off with --patient-weight 0",
+    ),
+    (
         "distill --teacher {f}/teacher --data {f}/data --student 1x12x1 --init-layers teacher",
         3,
         "--init-layers teacher needs equal heads",

@@ -150,3 +150,29 @@ def test_augmented_texts_are_read(minibert, folder):
     assert answer.code == 0, answer.err
     assert answer.document["steps"] == {"intermediate": 2, "prediction": 3}
     assert "30 texts became " in answer.err
+
+
+def test_a_page_and_a_model_card_lie_beside_the_student(minibert, folder):
+    answer = minibert(line(folder, "--labels-too"))
+    assert answer.code == 0, answer.err
+    page = Path("runs/distill/report.html").read_text(encoding="utf-8")
+    for part in ("1x12x3, distilled from teacher", "intermediate", "prediction", "student, labels"):
+        assert part in page
+    assert "lr = 0.02" in page, "the recipe"
+    card = Path("runs/distill/README.md").read_text(encoding="utf-8")
+    assert "minibert distill --recipe" in card
+    assert "student, distilled" in card
+    assert "estimated time: " in answer.err
+    assert " steps/s; student " in answer.err, "the shares of time"
+
+
+def test_texts_that_augmentation_made_can_be_left_to_the_second_stage(minibert, folder):
+    more = "--augment 9 --augment-probability 1 --intermediate-epochs 1 --epochs 1 --json"
+    steps = []
+    for which in ("all", "labelled"):
+        answer = minibert(line(folder, f"{more} --intermediate-on {which} --out {which}"))
+        assert answer.code == 0, answer.err
+        steps.append(answer.document["steps"])
+    assert steps[0]["prediction"] == steps[1]["prediction"] == steps[0]["intermediate"]
+    assert steps[1]["intermediate"] == 4, "30 texts in batches of 8"
+    assert steps[0]["intermediate"] > 4

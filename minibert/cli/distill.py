@@ -138,6 +138,7 @@ def _options(chosen: Any, seed: int) -> "DistilOptions":
         mode=chosen.mode,
         temperature=chosen.temperature,
         temperature_squared=chosen.temperature_squared,
+        intermediate_on=chosen.intermediate_on,
         start=Start(chosen.init_embeddings, chosen.init_layers, chosen.init_student),
         dropout=chosen.dropout,
         teacher_dtype=getattr(torch, chosen.teacher_dtype),
@@ -218,7 +219,7 @@ def _task(chosen: Any, recipe: dict[str, Any]) -> None:
         folder = chosen.folder / f"seed-{seed}" if several else chosen.folder
         resume = chosen.resume and (not several or (folder / OPTIONS_FILE).exists())
         record = run_record("distill") | {"seed": seed}
-        told = {"title": _title(chosen), "command": shlex.join(sys.argv), "recipe": recipe}
+        told = _told(chosen, recipe)
         runs.append(
             Run(seed, folder, _options(chosen, seed), record, told, resume, chosen.overwrite)
         )
@@ -254,8 +255,14 @@ def _task(chosen: Any, recipe: dict[str, Any]) -> None:
     )
 
 
-def _title(chosen: Any) -> str:
-    return f"{_shape(chosen)}, distilled from {Path(chosen.teacher).name}"
+def _told(chosen: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What the page and the model card cannot know from the run itself."""
+    return {
+        "title": f"{chosen.student or '4x128'}, distilled from {Path(chosen.teacher).name}",
+        "command": shlex.join(["minibert", *sys.argv[1:]]),
+        "recipe": recipe,
+        "teacher": chosen.teacher,
+    }
 
 
 def _augmentation(chosen: Any) -> "Augmentation":

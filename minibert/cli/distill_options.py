@@ -128,6 +128,13 @@ def stage_options(command: Command) -> Command:
                 help="of the first stage; 0 leaves it out",
             ),
             click.option(
+                "--intermediate-on",
+                type=click.Choice(["all", "labelled"]),
+                default="all",
+                show_default=True,
+                help="labelled: leave out the texts that augmentation made",
+            ),
+            click.option(
                 "--intermediate-steps", type=STEPS, help="end the first stage after so many"
             ),
             click.option("--intermediate-lr", type=POSITIVE, default=1e-3, show_default=True),

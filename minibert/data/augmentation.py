@@ -117,8 +117,8 @@ def augmented(
 
     In each of the `copies` attempts every word that may change and has candidates does so with the
     given probability, to any of them alike. What came out before for this example is left out. All
-    else of a text stays, to the character. No row has a label, not even the original: what a
-    changed sentence means is for the teacher to say.
+    else of a text stays, to the character. A variant has no label: what a changed sentence means is
+    for the teacher to say.
 
     An example's variants depend on the seed, its index and itself, not on the other examples.
 
@@ -149,7 +149,8 @@ def augmented(
             for _ in range(copies):
                 first, *second = [_cast(mold, probability, draw) for mold in molds]
                 variants[first, second[0] if second else None] = None
-        rows += [Example(first, second, None) for first, second in variants]
+        others = islice(variants, 1, None)  # the example itself came first
+        rows += [example, *(Example(first, second, None) for first, second in others)]
     return rows
 
 

@@ -17,10 +17,13 @@ from minibert.data.tokenizer import Tokenizer
 from minibert.model import Bert
 from minibert.training.comparison import compared
 from minibert.training.distil import DistilOptions, distil, learning_texts
+from minibert.training.evaluation import evaluated
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
 from minibert.training.preflight import explained
 from minibert.training.progress import Display
+from minibert.training.record import record_of
+from minibert.training.report import write_model_card, write_report
 from minibert.training.students import new_student
 
 MAX_LENGTH = 64
@@ -111,7 +114,7 @@ def run_demo(out: Path, seed: int, display: Display, device: str = "cpu") -> dic
         MAX_LENGTH,
         device=device,
     )
-    return {
+    result = {
         "task": "demo",
         "n": len(held_out),
         "metrics": rows[-1]["metrics"],
@@ -119,3 +122,14 @@ def run_demo(out: Path, seed: int, display: Display, device: str = "cpu") -> dic
         "models": rows,
         "next": shlex.join(["minibert", "predict", "--model", str(out), corpus.held_out[0].first]),
     }
+    told = {
+        "title": "The demo",
+        "command": shlex.join(["minibert", "distill", "--seed", str(seed)]),
+        "teacher": "a teacher of the demo's own",
+        "teacher_dev": evaluated(teacher, dev_set, MAX_LENGTH),  # the table is of another set
+    }
+    student = Bert.from_pretrained(out).to(device)
+    record = record_of(teacher, student, options, result, told, out)
+    write_report(out, record)
+    write_model_card(out, record)
+    return result

@@ -47,9 +47,10 @@ INTERMEDIATE_TERMS = ("embedding", "hidden", "attention", "cosine", "patient", "
 class DistilOptions:
     """The recipe; the defaults are for a 4x128 student of a 6-layer, 384-wide teacher.
 
-    `dropout` is the student's; None takes the teacher's. `cache` holds what the teacher has
-    computed, for this run and for others; by default it lies in the folder of the run. Its states
-    are kept there only if they take no more than `cache_bytes`.
+    `intermediate_on` "labelled" leaves augmented texts to the last stage. `dropout` is the
+    student's; None takes the teacher's. `cache` holds what the teacher has computed, for this run
+    and for others; by default it lies in the folder of the run. Its states are kept there only if
+    they take no more than `cache_bytes`.
     """
 
     intermediate: TrainingOptions
@@ -62,6 +63,7 @@ class DistilOptions:
     mode: str = "masked"
     temperature: float = 1.0
     temperature_squared: bool = False
+    intermediate_on: str = "all"
     start: Start = field(default_factory=Start)
     dropout: float | None = None
     teacher_dtype: torch.dtype = torch.float32
@@ -79,6 +81,12 @@ class LearningTexts(NamedTuple):
 
     encodings: list[Encoding]
     labels_X: Tensor
+
+    def of_first_stage(self, which: str) -> list[Encoding]:
+        """"all" texts, or the "labelled": those that augmentation did not make."""
+        if which == "all":
+            return self.encodings
+        return [self.encodings[row] for row in (~self.labels_X.isnan()).nonzero()[:, 0].tolist()]
 
 
 def learning_texts(
@@ -189,9 +197,8 @@ def distil(
     )
     steps = {}
     if options.intermediate.epochs and options.uses_states:
-        objective = intermediate_objective(
-            texts.encodings, teacher, student, out, options, display, device
-        )
+        read = texts.of_first_stage(options.intermediate_on)
+        objective = intermediate_objective(read, teacher, student, out, options, display, device)
         trainable = Trainable(weights, device)
         steps["intermediate"] = train(
             objective, trainable, options.intermediate, out, "intermediate", display

@@ -13,7 +13,7 @@ from minibert.distillation import layer_map
 from minibert.kernels.encoder import prepared
 from minibert.model import Bert
 from minibert.parameters import BertWeights
-from minibert.training.distil import DistilOptions
+from minibert.training.distil import DistilOptions, LearningTexts
 from minibert.training.evaluation import all_logits
 from minibert.training.loop import Objective, TrainingOptions, accumulate_gradient
 from minibert.training.objectives import (
@@ -29,7 +29,7 @@ TRIED_TEXTS = 256
 
 
 def estimated(
-    encodings: Sequence[Encoding],
+    texts: LearningTexts,
     teacher: Bert,
     student: BertConfig,
     options: DistilOptions,
@@ -39,13 +39,15 @@ def estimated(
     in the cache already are not taken into account."""
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     weights = new_student(student, teacher.weights, 0, options.start, layers)
-    shared = (encodings, options.batch_size, 0, student.pad_token_id, torch.device(device), student)
+    shared = (options.batch_size, 0, student.pad_token_id, torch.device(device), student)
+    encodings = texts.encodings
     lines, total = [], 0.0
     if options.intermediate.epochs and options.uses_states:
         teaching = ComputedStates(prepared(teacher.weights, options.teacher_dtype), teacher.config)
         objective: Objective = IntermediateObjective(
-            *shared, teaching, layers, options.term_weights, options.mode, options.relation_heads
-        )
+            texts.of_first_stage(options.intermediate_on), *shared, teaching, layers,
+            options.term_weights, options.mode, options.relation_heads,
+        )  # fmt: skip
         steps, each = _of_stage(objective, weights, options.intermediate, device)
         lines.append(f"  intermediate  {steps:,} steps at {1 / each:.1f} a second")
         total += steps * each
@@ -53,6 +55,7 @@ def estimated(
     lines.append(f"  answers       {len(encodings):,} texts at {1 / each:,.0f} a second")
     total += len(encodings) * each
     objective = PredictionObjective(
+        encodings,
         *shared,
         torch.zeros(len(encodings), student.num_labels),
         torch.zeros(len(encodings)),

@@ -45,25 +45,20 @@ def run_once(
     """
     with open_run(run.folder, run.record, run.resume, run.overwrite) as done:
         if done is None:
-            for line in estimated(
-                texts.encodings, pair.teacher, pair.student, run.options, device
-            ):
+            for line in estimated(texts, pair.teacher, pair.student, run.options, device):
                 display.say(line)
             started = time.monotonic()
             done = distil_and_compare(
                 pair, texts, labels_too, run.folder, run.options, display, device
             )
             done["seconds"] = round(time.monotonic() - started, 1)
+            finish_run(run.folder, done)
             student = Bert.from_pretrained(run.folder)
-            name = pair.teacher_folder.name
-            record = record_of(
-                name, pair.teacher, student, run.options, done, run.told, run.folder
-            )
+            record = record_of(pair.teacher, student, run.options, done, run.told, run.folder)
             write_report(run.folder, record)
             write_model_card(run.folder, record)
             for line in share_lines(run.folder):
                 display.say(line)
-            finish_run(run.folder, done)
     return done
 
 

@@ -6,6 +6,7 @@ are computed as for inference, and the head is trained on those.
 B rows of a batch · S tokens · M masked tokens of a batch · D width · V words.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from minibert.kernels.encoder import AnyWeights, encode, prepared
 from minibert.kernels.optim import adam_step, clip_by_global_norm
 from minibert.kernels.products import arithmetic
 from minibert.losses import cross_entropy
-from minibert.masking import mask_tokens
+from minibert.masking import chosen_tokens, masked_count
 from minibert.model import Bert
 from minibert.optim import AdamOptions, initial_adam_state, linear_schedule
 from minibert.parameters import (
@@ -41,13 +42,18 @@ MOST_MASKED = 20  # of one run of tokens, as in Google's recipe
 
 @dataclass(frozen=True)
 class MaskedHeadOptions:
-    """How to train the head; `rate` of the tokens are masked, `held_out` of the runs kept back."""
+    """How to train the head; `rate` of the tokens are masked, `held_out` of the runs kept back.
+
+    `layers` is how many of the encoder's blocks are kept, from below; None keeps all. The last
+    blocks of an encoder for sentences have turned away from words, so fewer may know more of them.
+    """
 
     epochs: int = 3
-    lr: float = 1e-3
+    lr: float = 5e-3
     warmup: float = 0.1
-    batch_size: int = 64
-    max_length: int = 128
+    batch_size: int = 32
+    max_length: int = 64
+    layers: int | None = None
     rate: float = 0.15
     held_out: float = 0.05
     seed: int = 0
@@ -81,15 +87,20 @@ def train_masked_head(
 ) -> TrainedHead:
     """Train a masked-word head on raw text, on top of a frozen encoder.
 
-    Masks are drawn afresh in every epoch. A head that the model has already goes on learning; a
-    new one starts from the identity, and from how common each piece is. The result holds the
-    encoder and this head, and no other part.
+    Masks are drawn afresh in every epoch. A head that the model has already goes on learning,
+    unless blocks are taken from under it; a new one starts as `initial_head`. With no epoch at all
+    it is only measured. The result holds the encoder and this head, and no other part.
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 3.1, task 1, for the head and the masks.
 
+    Differs
+        There a fifth of the chosen tokens are not hidden by [MASK], so that the encoder learns to
+        look at every token. Here it does not learn, and a word that is still there to be read
+        would only teach the head to repeat it.
+
     Raises
-        CheckpointError  the model came without a vocabulary.
+        CheckpointError  the model came without a vocabulary, or has not so many layers.
         DataError        there is not enough text for one run to train on and one to keep back.
         NotFinite        the loss or its gradient is infinite or not a number.
     """
@@ -98,21 +109,23 @@ def train_masked_head(
         raise CheckpointError("the model has no vocabulary, so it cannot read text to train on")
     runs = token_runs(texts, bert.tokenizer, _room(bert.config, options.max_length))
     kept_back, train_runs = _held_out(runs, options.held_out)
+    encoder = _shortened(bert, options.layers)
     with arithmetic(bert.arithmetic):
-        masking = _Masking(bert, prepared(bert.weights, options.dtype), options.rate)
-        word_VD = bert.weights.embeddings.word_VD.float()
+        masking = _Masking(encoder, prepared(encoder.weights, options.dtype), options.rate)
+        word_VD = encoder.weights.embeddings.word_VD
         counts_V = _counts(train_runs, len(word_VD)).to(word_VD.device)
-        start = bert.weights.mlm or initial_head(counts_V, bert.config)
-        head = _trained(start, masking, train_runs, word_VD, options, display)
+        start = encoder.weights.mlm or initial_head(counts_V, encoder.config)
+        head = _trained(start, masking, train_runs, word_VD.float(), options, display)
+        generator = _generator(options.seed, 0)
         tested = [
-            masking.states([kept_back[row] for row in rows], _generator(options.seed, place))
-            for place, rows in enumerate(sorted_order([len(run.ids) for run in kept_back], 64))
+            masking.states([kept_back[row] for row in rows], generator)
+            for rows in sorted_order([len(run.ids) for run in kept_back], options.batch_size)
         ]
+    accuracy = _accuracy(tested, head, word_VD.float(), encoder.config)
     labels_M = torch.cat([states.labels_M for states in tested])
-    accuracy = _accuracy(tested, head, word_VD, bert.config)
     accuracy["commonest"] = float((labels_M == counts_V.argmax()).float().mean())
-    weights = BertWeights(bert.weights.embeddings, bert.weights.blocks, mlm=head)
-    trained = Bert(bert.config, weights, "mlm", bert.tokenizer, arithmetic=bert.arithmetic)
+    weights = encoder.weights._replace(mlm=views_of(flatten(head).to(word_VD.dtype), head))
+    trained = Bert(encoder.config, weights, "mlm", bert.tokenizer, arithmetic=bert.arithmetic)
     return TrainedHead(trained, accuracy, len(labels_M))
 
 
@@ -141,6 +154,20 @@ def initial_head(counts_V: Tensor, config: BertConfig) -> MlmWeights:
     )
 
 
+def _shortened(bert: Bert, layers: int | None) -> Bert:
+    """The encoder alone or, where all its blocks stay, with the masked-word head it has."""
+    embeddings, blocks, mlm = bert.weights.embeddings, bert.weights.blocks, bert.weights.mlm
+    layers = len(blocks) if layers is None else layers
+    if not 1 <= layers <= len(blocks):
+        raise CheckpointError(
+            f"{layers} layers are to be kept, but the model has {len(blocks)}; choose 1 to "
+            f"{len(blocks)}"
+        )
+    weights = BertWeights(embeddings, blocks[:layers], mlm=mlm if layers == len(blocks) else None)
+    config = dataclasses.replace(bert.config, num_hidden_layers=layers)
+    return dataclasses.replace(bert, config=config, weights=weights, head="mlm")
+
+
 class _Masking:
     """The frozen encoder at work on masked runs of tokens."""
 
@@ -152,14 +179,14 @@ class _Masking:
         self.device = bert.weights.embeddings.word_VD.device
 
     def masked(self, run: Encoding, generator: torch.Generator) -> tuple[Encoding, list[int]]:
-        """A run with tokens hidden, and the labels that say which."""
+        """A run with [MASK] for some tokens, and the labels that say which they were."""
         ids_S = torch.tensor(run.ids)
         groups_S = torch.arange(len(ids_S))
         groups_S[0] = groups_S[-1] = -1  # never [CLS] and [SEP]
-        n_pieces = len(self.tokenizer.pieces)
-        hidden_S, labels_S = mask_tokens(
-            ids_S, groups_S, n_pieces, self.tokenizer.mask_id, generator, self.rate, MOST_MASKED
-        )
+        count = masked_count(len(ids_S), self.rate, MOST_MASKED)
+        chosen_S = chosen_tokens(groups_S, count, generator)
+        hidden_S = torch.where(chosen_S, self.tokenizer.mask_id, ids_S)
+        labels_S = torch.where(chosen_S, ids_S, -100)
         return Encoding(hidden_S.tolist(), run.types), labels_S.tolist()
 
     @torch.no_grad()
@@ -199,6 +226,7 @@ def _trained(
                 )
                 (gradient_P,) = torch.autograd.grad(loss, head_P)
                 _, norm = clip_by_global_norm((gradient_P,), 1.0)
+                loss = loss.detach()
                 if not (loss.isfinite() and norm.isfinite()):
                     raise NotFinite(
                         f"step {state.steps + 1}: the loss is {float(loss)}, the norm of its "

@@ -140,7 +140,7 @@ def losses_that_apply(
         raise CheckpointError(str(error)) from None
     staged = options.intermediate.epochs > 0
     weights = options.term_weights
-    _check_heads(student, teacher, options)
+    _check_losses(student, teacher, options)
     widths = f"{student.hidden_size} wide, the teacher {teacher.hidden_size}"
     if student.hidden_size != teacher.hidden_size:
         widths += "; a learned map between"
@@ -173,7 +173,7 @@ def losses_that_apply(
     return rows
 
 
-def _check_heads(student: BertConfig, teacher: BertConfig, options: DistilOptions) -> None:
+def _check_losses(student: BertConfig, teacher: BertConfig, options: DistilOptions) -> None:
     if not options.intermediate.epochs:
         return
     own, other = student.num_attention_heads, teacher.num_attention_heads
@@ -187,6 +187,11 @@ def _check_heads(student: BertConfig, teacher: BertConfig, options: DistilOption
         raise CheckpointError(
             f"MiniLM's first form compares head with head, but the student has {own} and the "
             f"teacher {other}; use --minilm-v2-weight, which needs no equal heads"
+        )
+    if options.term_weights.patient and student.num_hidden_layers < 2:
+        raise CheckpointError(
+            "the patient loss is of every layer but the last, and a student of one layer has no "
+            "other; switch it off with --patient-weight 0"
         )
     relations = options.relation_heads
     if options.term_weights.minilm_v2 and relations is not None:

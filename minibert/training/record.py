@@ -19,7 +19,6 @@ from minibert.training.runs import read_metrics
 
 
 def record_of(
-    teacher_name: str,
     teacher: Bert,
     student: Bert,
     options: DistilOptions,
@@ -27,13 +26,15 @@ def record_of(
     told: Mapping[str, Any],
     out: Path,
 ) -> dict[str, Any]:
-    """The record that `report.write_report` reads; `told` is what the caller alone knows: title,
-    command and recipe."""
+    """The record that `report.write_report` reads, see `findings`; of a folder and what is in it.
+
+    `told` is what the caller alone knows: title, command, recipe, and what the teacher is called.
+    """
     layers = layer_map(
         student.config.num_hidden_layers, teacher.config.num_hidden_layers, options.layers
     )
     return {
-        **told,
+        **{key: value for key, value in told.items() if key != "teacher"},
         "date": datetime.date.today().isoformat(),
         "task": result["task"],
         "n": result["n"],
@@ -45,7 +46,7 @@ def record_of(
             "python": platform.python_version(),
             "platform": platform.platform(),
         },
-        "teacher": {"name": teacher_name} | sizes(teacher.config, teacher),
+        "teacher": {"name": told["teacher"]} | sizes(teacher.config, teacher),
         "student": {"name": out.name} | sizes(student.config, student),
         "layers": list(layers),
         "losses": [list(row) for row in losses_that_apply(student.config, teacher.config, options)],

@@ -65,6 +65,19 @@ def hidden_states(draw: Draw) -> tuple[Any, ...]:
     return (*given, mode) if mode else given
 
 
+def relations(draw: Draw) -> tuple[Any, ...]:
+    """Left and right of student and teacher, what is kept, and relation heads that may not fit."""
+    batch, tokens = draw.choice([(2, 3), (1, 1), (3, 5), (2, 1)])
+    widths, heads = draw.choice([((2, 4), 2), ((3, 6), 3), ((2, 3), 1), ((2, 3), 2), ((4, 4), 0)])
+    dtype, scale = draw.choice(DTYPES), draw.choice([1e-3, 1.0, 50.0])
+    sides = [
+        with_odd_numbers(draw, normal(seed_of(draw), batch, tokens, width, scale=scale)).to(dtype)
+        for width in (widths[0], widths[0], widths[1], widths[1])
+    ]
+    keep = normal(seed_of(draw), batch, tokens) > draw.choice([-9.0, 0.0, 0.0, 9.0])
+    return (*sides, keep, heads)
+
+
 def outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Everything that can be seen from outside: result, gradients, or the refusal in words."""
     named = {
