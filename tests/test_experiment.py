@@ -1,17 +1,19 @@
 """Recipes, seeds and results through the command line, on models that train in moments."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 import tiny
-from command import documented, shape_of
+from command import ROOT, documented, shape_of
 
 from minibert.model import Bert
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
 from minibert.training.progress import Display
 
+RECIPES = ROOT / "examples" / "recipes"
 FAST = (
     "epochs = 2\nbatch_size = 8\nlr = 0.02\nmax_length = 20\nintermediate_epochs = 1\n"
     'student = "1x12x3"\n'
@@ -176,3 +178,13 @@ def test_texts_that_augmentation_made_can_be_left_to_the_second_stage(minibert, 
     assert steps[0]["prediction"] == steps[1]["prediction"] == steps[0]["intermediate"]
     assert steps[1]["intermediate"] == 4, "30 texts in batches of 8"
     assert steps[0]["intermediate"] > 4
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_of_the_examples_can_be_read(path, minibert):
+    """Every key is an option, and every value has come through."""
+    answer = minibert(f"distill --recipe {path} --print-recipe")
+    assert answer.code == 0, answer.err
+    printed = tomllib.loads(answer.out)
+    for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        assert printed[key] == value
