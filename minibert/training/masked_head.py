@@ -49,7 +49,7 @@ class MaskedHeadOptions:
     """
 
     epochs: int = 3
-    lr: float = 5e-3
+    lr: float = 2e-3
     warmup: float = 0.1
     batch_size: int = 32
     max_length: int = 64
