@@ -1,6 +1,8 @@
 """Recipes, seeds and results through the command line, on models that train in moments."""
 
 import json
+import os
+import signal
 import tomllib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from minibert.model import Bert
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
 from minibert.training.progress import Display
+from minibert.training.runs import save_state
 
 RECIPES = ROOT / "examples" / "recipes"
 FAST = (
@@ -81,6 +84,31 @@ def test_finished_rows_are_skipped_and_new_ones_added(minibert, folder):
     assert "seed 0: its result is in all.jsonl" in answer.err
     assert Path("all.jsonl").read_bytes().startswith(before)
     assert [row["seed"] for row in results("all.jsonl")] == [0, 1]
+
+
+def test_a_stopped_experiment_goes_on_where_it_stopped(minibert, folder, monkeypatch):
+    """The seed that was stopped is resumed, those that are missing begin; also with more seeds."""
+    minibert(line(folder, "--seeds 2 --out straight"))
+    saved = []
+
+    def stop(*arguments, **named):
+        save_state(*arguments, **named)
+        saved.append(arguments[0].name)
+        if len(saved) == 2:  # the first epoch of the second stage
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minibert.training.loop.save_state", stop)
+        answer = minibert(line(folder, "--seeds 2 --out stopped"))
+    assert answer.code == 130, answer.err
+    assert "go on with --resume" in answer.said
+    assert not Path("stopped/results.jsonl").exists()
+    answer = minibert(line(folder, "--seeds 3 --out stopped --resume"))
+    assert answer.code == 0, answer.err
+    for seed in (0, 1):
+        files = [Path(run, f"seed-{seed}", "model.safetensors") for run in ("straight", "stopped")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert [row["seed"] for row in results("stopped/results.jsonl")] == [0, 1, 2]
 
 
 def test_the_command_line_wins_and_a_name_stands_for_one_recipe(minibert, folder):

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 SCHEDULES = ("linear", "google", "constant", "cosine", "inverse_sqrt")
 ADAM_FORMS = ("adamw", "momentum", "google", "kingma", "adam_l2")
+# Where a run lies, how often it is saved, and which runs stand beside it.
+ELSEWHERE = frozenset(
+    "out resume overwrite as_json save_every recipe print_recipe seeds results name baseline cache "
+    "cache_gb".split()
+)
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
 
 
@@ -237,9 +242,10 @@ def keep_memory() -> None:
 
 def run_record(command: str) -> dict[str, Any]:
     """The options of this call that decide the result of a run: a resume must repeat them."""
-    elsewhere = ("out", "resume", "overwrite", "as_json", "save_every")
     params = click.get_current_context().params
-    return {"command": command} | {k: v for k, v in params.items() if k not in elsewhere}
+    chosen = {k: v for k, v in params.items() if k not in ELSEWHERE}
+    lists = {k: list(v) for k, v in chosen.items() if isinstance(v, tuple)}  # as JSON has them
+    return {"command": command} | chosen | lists
 
 
 def print_result(result: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
-# Where a run lies and how its results are shown, which is no part of what it computes.
-APART = frozenset(
-    "recipe print_recipe out resume overwrite as_json save_every seeds results name baseline cache "
-    "cache_gb threads device arithmetic help".split()
-)
+from minibert.cli.options import ELSEWHERE
+
+# What is no part of a recipe: that, and the machine.
+APART = ELSEWHERE | {"threads", "device", "arithmetic", "help"}
 
 
 def load_recipe(
