@@ -178,27 +178,6 @@ def test_a_head_goes_on_learning_from_where_it_is():
     assert more.accuracy["top1"] > first.accuracy["top1"]
 
 
-def test_the_head_may_sit_on_the_first_blocks_alone(tmp_path):
-    options = dataclasses.replace(OPTIONS, layers=1)
-    trained = train_masked_head(encoder(), corpus(), options).bert
-    assert trained.config.num_hidden_layers == len(trained.weights.blocks) == 1
-    assert torch.equal(
-        flatten(trained.weights.blocks[0]), flatten(encoder().weights.blocks[0])
-    )
-    trained.save_pretrained(tmp_path)
-    assert Bert.from_pretrained(tmp_path).config.num_hidden_layers == 1
-    for layers in (0, 3):
-        with pytest.raises(CheckpointError, match=f"{layers} layers are to be kept"):
-            train_masked_head(encoder(), corpus(), dataclasses.replace(OPTIONS, layers=layers))
-
-
-def test_a_head_on_all_blocks_is_not_used_on_fewer():
-    trained = train_masked_head(encoder(), corpus(), OPTIONS).bert
-    options = dataclasses.replace(OPTIONS, epochs=0, layers=1)
-    shortened = train_masked_head(trained, corpus(), options).bert
-    assert torch.equal(shortened.weights.mlm.transform.weight_OI, torch.eye(12))
-
-
 def test_the_encoder_may_compute_in_half_precision():
     options = dataclasses.replace(OPTIONS, dtype=torch.bfloat16)
     trained = train_masked_head(encoder(), corpus(240), options)

@@ -6,7 +6,6 @@ are computed as for inference, and the head is trained on those.
 B rows of a batch · S tokens · M masked tokens of a batch · D width · V words.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,18 +41,13 @@ MOST_MASKED = 20  # of one run of tokens, as in Google's recipe
 
 @dataclass(frozen=True)
 class MaskedHeadOptions:
-    """How to train the head; `rate` of the tokens are masked, `held_out` of the runs kept back.
-
-    `layers` is how many of the encoder's blocks are kept, from below; None keeps all. The last
-    blocks of an encoder for sentences have turned away from words, so fewer may know more of them.
-    """
+    """How to train the head; `rate` of the tokens are masked, `held_out` of the runs kept back."""
 
     epochs: int = 3
     lr: float = 2e-3
     warmup: float = 0.1
     batch_size: int = 32
     max_length: int = 64
-    layers: int | None = None
     rate: float = 0.15
     held_out: float = 0.05
     seed: int = 0
@@ -87,9 +81,13 @@ def train_masked_head(
 ) -> TrainedHead:
     """Train a masked-word head on raw text, on top of a frozen encoder.
 
-    Masks are drawn afresh in every epoch. A head that the model has already goes on learning,
-    unless blocks are taken from under it; a new one starts as `initial_head`. With no epoch at all
-    it is only measured. The result holds the encoder and this head, and no other part.
+    Masks are drawn afresh in every epoch. A head that the model has already goes on learning; a
+    new one starts as `initial_head`. With no epoch at all it is only measured. The result holds
+    the encoder and this head, and no other part.
+
+    How good it gets depends on what the encoder still knows of words. One that was trained to
+    tell what a sentence is about says little of a single masked word: look at `accuracy`, and
+    whether the neighbours in the word table are not the better candidates.
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 3.1, task 1, for the head and the masks.
@@ -100,7 +98,7 @@ def train_masked_head(
         would only teach the head to repeat it.
 
     Raises
-        CheckpointError  the model came without a vocabulary, or has not so many layers.
+        CheckpointError  the model came without a vocabulary.
         DataError        there is not enough text for one run to train on and one to keep back.
         NotFinite        the loss or its gradient is infinite or not a number.
     """
@@ -109,23 +107,23 @@ def train_masked_head(
         raise CheckpointError("the model has no vocabulary, so it cannot read text to train on")
     runs = token_runs(texts, bert.tokenizer, _room(bert.config, options.max_length))
     kept_back, train_runs = _held_out(runs, options.held_out)
-    encoder = _shortened(bert, options.layers)
+    word_VD = bert.weights.embeddings.word_VD
     with arithmetic(bert.arithmetic):
-        masking = _Masking(encoder, prepared(encoder.weights, options.dtype), options.rate)
-        word_VD = encoder.weights.embeddings.word_VD
+        masking = _Masking(bert, prepared(bert.weights, options.dtype), options.rate)
         counts_V = _counts(train_runs, len(word_VD)).to(word_VD.device)
-        start = encoder.weights.mlm or initial_head(counts_V, encoder.config)
+        start = bert.weights.mlm or initial_head(counts_V, bert.config)
         head = _trained(start, masking, train_runs, word_VD.float(), options, display)
         generator = _generator(options.seed, 0)
         tested = [
             masking.states([kept_back[row] for row in rows], generator)
             for rows in sorted_order([len(run.ids) for run in kept_back], options.batch_size)
         ]
-    accuracy = _accuracy(tested, head, word_VD.float(), encoder.config)
+    accuracy = _accuracy(tested, head, word_VD.float(), bert.config)
     labels_M = torch.cat([states.labels_M for states in tested])
     accuracy["commonest"] = float((labels_M == counts_V.argmax()).float().mean())
-    weights = encoder.weights._replace(mlm=views_of(flatten(head).to(word_VD.dtype), head))
-    trained = Bert(encoder.config, weights, "mlm", bert.tokenizer, arithmetic=bert.arithmetic)
+    mlm = views_of(flatten(head).to(word_VD.dtype), head)
+    weights = BertWeights(bert.weights.embeddings, bert.weights.blocks, mlm=mlm)
+    trained = Bert(bert.config, weights, "mlm", bert.tokenizer, arithmetic=bert.arithmetic)
     return TrainedHead(trained, accuracy, len(labels_M))
 
 
@@ -152,20 +150,6 @@ def initial_head(counts_V: Tensor, config: BertConfig) -> MlmWeights:
         LayerNormWeights(torch.ones(width, device=device), torch.zeros(width, device=device)),
         (seen_V / seen_V.sum()).log(),
     )
-
-
-def _shortened(bert: Bert, layers: int | None) -> Bert:
-    """The encoder alone or, where all its blocks stay, with the masked-word head it has."""
-    embeddings, blocks, mlm = bert.weights.embeddings, bert.weights.blocks, bert.weights.mlm
-    layers = len(blocks) if layers is None else layers
-    if not 1 <= layers <= len(blocks):
-        raise CheckpointError(
-            f"{layers} layers are to be kept, but the model has {len(blocks)}; choose 1 to "
-            f"{len(blocks)}"
-        )
-    weights = BertWeights(embeddings, blocks[:layers], mlm=mlm if layers == len(blocks) else None)
-    config = dataclasses.replace(bert.config, num_hidden_layers=layers)
-    return dataclasses.replace(bert, config=config, weights=weights, head="mlm")
 
 
 class _Masking:
