@@ -9,6 +9,7 @@ import torch
 
 from minibert.config import CheckpointError
 from minibert.data.augmentation import masked_guesses
+from minibert.data.corpus import windows
 from minibert.data.tables import DataError
 from minibert.encoder import encode
 from minibert.heads import mlm_logits
@@ -22,7 +23,6 @@ from minibert.training import masked_head
 from minibert.training.masked_head import (
     MaskedHeadOptions,
     initial_head,
-    token_runs,
     train_masked_head,
 )
 from minibert.training.runs import NotFinite
@@ -86,7 +86,7 @@ def test_one_step_is_adam_on_the_loss_of_the_masked_tokens():
     options = dataclasses.replace(OPTIONS, epochs=1, batch_size=99, warmup=0.0)
     bert = encoder()
     trained = train_masked_head(bert, corpus(), options).bert
-    runs = token_runs(corpus(), bert.tokenizer, 20)
+    runs = windows([[text] for text in corpus()], bert.tokenizer, 20)
     train_runs = [run for place, run in enumerate(runs) if place % 5]
     counts_V = torch.zeros(31)
     for run in train_runs:
@@ -130,7 +130,7 @@ def test_masks_hide_the_share_that_was_asked_for_and_never_the_ends():
     bert = encoder()
     masking = masked_head._Masking(bert, bert.weights, 0.4)
     generator = torch.Generator().manual_seed(0)
-    run = token_runs(["good film " * 8], bert.tokenizer, 20)[0]
+    run = windows([["good film " * 8]], bert.tokenizer, 20)[0]
     for _ in range(50):
         masked, labels = masking.masked(run, generator)
         chosen = [place for place, label in enumerate(labels) if label != -100]
@@ -145,15 +145,6 @@ def test_masks_hide_the_share_that_was_asked_for_and_never_the_ends():
     assert masking.states([run, run], generator).hidden_MD.shape == (14, 12)
 
 
-def test_runs_hold_every_token_once_and_fit():
-    runs = token_runs(["good " * 7, "", "bad film"], tiny.tokenizer(), 5)
-    assert [len(run.ids) for run in runs] == [5, 5, 3, 4]
-    assert all(run.ids[0] == 2 and run.ids[-1] == 3 for run in runs)
-    inner = [i for run in runs for i in run.ids[1:-1]]
-    pieces = tiny.tokenizer().pieces
-    assert [pieces[i] for i in inner] == ["good"] * 7 + ["bad", "film"]
-
-
 def test_long_texts_are_cut_to_the_positions_of_the_model():
     options = dataclasses.replace(OPTIONS, epochs=1, max_length=500)
     assert train_masked_head(encoder(), [" ".join(corpus())], options).n > 0
@@ -163,6 +154,17 @@ def test_the_seed_alone_decides():
     def head(seed: int) -> torch.Tensor:
         options = dataclasses.replace(OPTIONS, epochs=1, seed=seed)
         return flatten(train_masked_head(encoder(), corpus(), options).bert.weights.mlm)
+
+    assert torch.equal(head(0), head(0))
+    assert not torch.equal(head(0), head(1))
+
+
+def test_the_seed_draws_the_masks():
+    """Where all texts are alike, their order means nothing: only masks can make a difference."""
+
+    def head(seed: int) -> torch.Tensor:
+        options = dataclasses.replace(OPTIONS, epochs=1, seed=seed)
+        return flatten(train_masked_head(encoder(), LINES[1:2] * 20, options).bert.weights.mlm)
 
     assert torch.equal(head(0), head(0))
     assert not torch.equal(head(0), head(1))
@@ -191,7 +193,7 @@ def test_what_cannot_be_trained_is_refused():
     for texts in ([], ["good film"]):
         with pytest.raises(DataError, match=f"{len(texts)} runs of tokens were found"):
             train_masked_head(encoder(), texts)
-    with pytest.raises(ValueError, match="max_length is 2"):
+    with pytest.raises(ValueError, match="windows of 2 tokens"):
         train_masked_head(encoder(), corpus(), dataclasses.replace(OPTIONS, max_length=2))
     wild = encoder()
     wild.weights.embeddings.word_VD[7] = torch.inf

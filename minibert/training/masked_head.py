@@ -15,8 +15,9 @@ from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import collate, epoch_order, sorted_order
+from minibert.data.corpus import windows
 from minibert.data.tables import DataError
-from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.data.tokenizer import Encoding
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
 from minibert.kernels.optim import adam_step, clip_by_global_norm
@@ -105,7 +106,8 @@ def train_masked_head(
     options, display = options or MaskedHeadOptions(), display or Display(quiet=True)
     if bert.tokenizer is None:
         raise CheckpointError("the model has no vocabulary, so it cannot read text to train on")
-    runs = token_runs(texts, bert.tokenizer, _room(bert.config, options.max_length))
+    length = min(options.max_length, bert.config.max_position_embeddings)
+    runs = windows([[text] for text in texts], bert.tokenizer, length)
     kept_back, train_runs = _held_out(runs, options.held_out)
     word_VD = bert.weights.embeddings.word_VD
     with arithmetic(bert.arithmetic):
@@ -125,17 +127,6 @@ def train_masked_head(
     weights = BertWeights(bert.weights.embeddings, bert.weights.blocks, mlm=mlm)
     trained = Bert(bert.config, weights, "mlm", bert.tokenizer, arithmetic=bert.arithmetic)
     return TrainedHead(trained, accuracy, len(labels_M))
-
-
-def token_runs(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> list[Encoding]:
-    """All tokens of the texts, those of a long one in several runs: [CLS] tokens [SEP] each."""
-    runs = []
-    for encoding in tokenizer.encode(texts):
-        inner = encoding.ids[1:-1]
-        for start in range(0, len(inner), max_length - 2):
-            ids = [tokenizer.cls_id, *inner[start : start + max_length - 2], tokenizer.sep_id]
-            runs.append(Encoding(ids, [0] * len(ids)))
-    return runs
 
 
 def initial_head(counts_V: Tensor, config: BertConfig) -> MlmWeights:
@@ -249,12 +240,6 @@ def _held_out(runs: list[Encoding], share: float) -> tuple[list[Encoding], list[
             "one to train on, one to keep back"
         )
     return kept_back, others
-
-
-def _room(config: BertConfig, max_length: int) -> int:
-    if max_length < 3:
-        raise ValueError(f"max_length is {max_length}, but [CLS], one token and [SEP] need 3")
-    return min(max_length, config.max_position_embeddings)
 
 
 def _counts(runs: Sequence[Encoding], n_words: int) -> Tensor:
