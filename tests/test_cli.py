@@ -210,6 +210,19 @@ BAD = [
     ("distill --teacher {f}/teacher --corpus {f}/none", 3, "none: No such file"),
     ("distill --teacher {f}/teacher --data {f}/data --corpus {f}/data", 2, "give it alone"),
     ("distill --teacher {f}/teacher --data {f}/data --seeds 2 --labels-too", 2, "with one seed"),
+    ("distill --teacher {f}/teacher --corpus {f}/data --seeds 2", 2, "run it once for each --seed"),
+    ("distill --teacher {f}/teacher --corpus {f}/data --results r", 2, "run it once for each"),
+    (
+        "distill --teacher {f}/teacher --corpus {f}/data --intermediate-epochs 0",
+        2,
+        "general distillation needs --intermediate-epochs of at least 1",
+    ),
+    (
+        "distill --teacher {f}/teacher --data {f}/data --student 2x12x1x17 --init-layers teacher "
+        "--init-embeddings teacher --intermediate-epochs 0",
+        3,
+        "--init-layers teacher needs equal heads",
+    ),
     (
         "distill --teacher {f}/teacher --data {f}/data --prediction-weight 0",
         2,

@@ -1,5 +1,6 @@
 """`minibert distill`, the main job: a small student learns from a teacher."""
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from minibert.cli.recipe import printed_recipe, recipe_of
 if TYPE_CHECKING:
     from minibert.training.distil import DistilOptions, LearningTexts
     from minibert.training.reading import Augmentation
+
 
 @click.command()
 @teacher_options
@@ -86,19 +88,26 @@ def _check_usage(chosen: Any) -> None:
             "--corpus beside --data only trains a masked-word head, for --augment-by mlm; for "
             "general distillation give it alone, and go on with --init-student"
         )
-    states = ("embedding", "hidden", "attention", "cosine", "patient", "minilm_v1", "minilm_v2")
-    if chosen.intermediate_epochs and not any(
-        getattr(chosen, f"{name}_weight") for name in states
-    ):
+    answers = {"prediction_weight", "label_weight"}
+    weights = {name: value for name, value in vars(chosen).items() if name.endswith("_weight")}
+    if chosen.intermediate_epochs and not any(weights[name] for name in weights.keys() - answers):
         raise click.UsageError(
             "every weight of a loss over states is 0, so the first stage has nothing to learn; "
             "leave it out with --intermediate-epochs 0"
         )
-    if not (chosen.prediction_weight or chosen.label_weight):
+    if not any(weights[name] for name in answers):
         raise click.UsageError(
             "--prediction-weight and --label-weight are both 0, so the second stage has nothing to "
             "learn; give one of them a weight above 0"
         )
+    if chosen.corpus and not chosen.data:
+        if not chosen.intermediate_epochs:
+            raise click.UsageError("general distillation needs --intermediate-epochs of at least 1")
+        if chosen.seeds > 1 or chosen.results:
+            raise click.UsageError(
+                "--seeds and --results compare students on a task; general distillation, --corpus "
+                "without --data, has none: run it once for each --seed"
+            )
     if chosen.seeds > 1 and chosen.labels_too:
         raise click.UsageError(
             "--labels-too goes with one seed; for several give the student's own recipe "
@@ -181,6 +190,8 @@ def _general(chosen: Any) -> None:
     run = (chosen.folder, run_record("distill"), chosen.resume, chosen.overwrite)
     check_run(*run)
     display, options = Display(), _options(chosen, chosen.seed)
+    states_alone = options.term_weights._replace(prediction=0.0, label=0.0)
+    options = dataclasses.replace(options, term_weights=states_alone)
     teacher = Bert.from_pretrained(model_folder(chosen.teacher), "encoder").to(chosen.place)
     if teacher.tokenizer is None:
         raise click.UsageError(f"--teacher {chosen.teacher} has no vocabulary to read text with")
@@ -213,13 +224,11 @@ def _task(chosen: Any, recipe: dict[str, Any]) -> None:
     from minibert.training.reading import learned_texts
     from minibert.training.runs import OPTIONS_FILE, check_run
 
-    several = chosen.several
-    runs = []
+    several, told, runs = chosen.several, _told(chosen, recipe), []
     for seed in range(chosen.seed, chosen.seed + chosen.seeds):
         folder = chosen.folder / f"seed-{seed}" if several else chosen.folder
         resume = chosen.resume and (not several or (folder / OPTIONS_FILE).exists())
         record = run_record("distill") | {"seed": seed}
-        told = _told(chosen, recipe)
         runs.append(
             Run(seed, folder, _options(chosen, seed), record, told, resume, chosen.overwrite)
         )

@@ -9,7 +9,6 @@ from typing import Any
 
 from minibert.distillation import layer_map
 from minibert.model import Bert
-from minibert.parameters import named_tensors
 from minibert.training.comparison import compared
 from minibert.training.distil import DistilOptions, LearningTexts, distil
 from minibert.training.estimate import estimated
@@ -97,7 +96,7 @@ def run_seeds(
             path,
             {"name": name, "seed": run.seed} | row | {
                 "teacher": dict(teacher_metrics),
-                "parameters": sum(tensor.numel() for _, tensor in named_tensors(student.weights)),
+                "parameters": done["models"][-1]["parameters"],
                 "recipe": dict(recipe),
                 "answers": answers_of(student, pair.dev_set, run.options.max_length),
             },

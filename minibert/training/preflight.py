@@ -94,7 +94,7 @@ def explained(student: BertConfig, teacher: Bert, options: DistilOptions) -> lis
     if teacher.tokenizer is not None:
         case = "lower case" if teacher.tokenizer.lowercase else "cased"
         lines.append(f"vocabulary: {len(teacher.tokenizer.pieces):,} pieces, {case}")
-    if teacher.config.num_labels > 1:
+    if teacher.weights.classifier is not None and teacher.config.num_labels > 1:
         named = teacher.config.id2label.items()
         lines.append("labels: " + "  ".join(f"{number} {name}" for number, name in named))
     lines += drawn_map(student, teacher.config, layers)
@@ -174,9 +174,14 @@ def losses_that_apply(
 
 
 def _check_losses(student: BertConfig, teacher: BertConfig, options: DistilOptions) -> None:
+    own, other = student.num_attention_heads, teacher.num_attention_heads
+    if options.start.layers == "teacher" and own != other:
+        raise CheckpointError(
+            f"--init-layers teacher needs equal heads, but the student has {own} and the teacher "
+            f"{other}"
+        )
     if not options.intermediate.epochs:
         return
-    own, other = student.num_attention_heads, teacher.num_attention_heads
     if options.term_weights.attention and other % own:
         legal = [n for n in range(1, other + 1) if other % n == 0]
         raise CheckpointError(
@@ -200,8 +205,3 @@ def _check_losses(student: BertConfig, teacher: BertConfig, options: DistilOptio
                 raise CheckpointError(
                     f"--relation-heads {relations} does not divide the {who}'s width {width}"
                 )
-    if options.start.layers == "teacher" and own != other:
-        raise CheckpointError(
-            f"--init-layers teacher needs equal heads, but the student has {own} and the teacher "
-            f"{other}"
-        )

@@ -12,7 +12,6 @@ from minibert import __version__
 from minibert.config import BertConfig
 from minibert.distillation import layer_map
 from minibert.model import Bert
-from minibert.parameters import named_tensors
 from minibert.training.distil import DistilOptions
 from minibert.training.preflight import losses_that_apply
 from minibert.training.runs import read_metrics
@@ -46,8 +45,8 @@ def record_of(
             "python": platform.python_version(),
             "platform": platform.platform(),
         },
-        "teacher": {"name": told["teacher"]} | sizes(teacher.config, teacher),
-        "student": {"name": out.name} | sizes(student.config, student),
+        "teacher": sizes(told["teacher"], teacher.config, result["models"][0]),
+        "student": sizes(out.name, student.config, result["models"][-1]),
         "layers": list(layers),
         "losses": [list(row) for row in losses_that_apply(student.config, teacher.config, options)],
         "models": result["models"],
@@ -59,14 +58,15 @@ def record_of(
     }
 
 
-def sizes(config: BertConfig, model: Bert) -> dict[str, int]:
-    """The shape of a model, and how many numbers it has."""
+def sizes(name: str, config: BertConfig, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is called, its shape, and how many numbers it has, from its row of the table."""
     return {
+        "name": name,
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
         "feed_forward": config.intermediate_size,
-        "parameters": sum(tensor.numel() for _, tensor in named_tensors(model.weights)),
+        "parameters": row["parameters"],
     }
 
 
