@@ -21,6 +21,7 @@ from minibert.data.augmentation import (
     augmented,
     changeable,
     changeable_words,
+    joined,
     masked_guesses,
     neighbours,
     word_cutter,
@@ -190,6 +191,39 @@ def test_a_cased_vocabulary_keeps_its_capitals_apart():
     offered = Neighbours({"Good": ("Great",), "good": ("great",)}, "")
     rows = augmented([Example("Good good", None, 1)], cased, offered, 1, 1.0)
     assert rows[1].first == "Great great"
+
+
+@given(st.lists(SINGLE, min_size=1, max_size=4), st.integers(0, 9), st.integers(0, 9))
+def test_joined_texts_are_two_to_four_of_the_examples_in_a_row(examples, count, seed):
+    rows = joined(examples, count, seed)
+    firsts = [example.first.strip() for example in examples]
+    possible = {" ".join(row) for k in (2, 3, 4) for row in product(firsts, repeat=k)}
+    assert len(rows) == count
+    assert {row.first for row in rows} <= possible
+    assert {row[1:] for row in rows} <= {(None, None)}
+    assert rows == joined(examples, count, seed)
+
+
+def test_joined_texts_are_drawn_evenly():
+    rows = joined([Example(letter, None, 1) for letter in "abcd"], 3000)
+    lengths = Counter(len(row.first.split()) for row in rows)
+    assert sorted(lengths) == [2, 3, 4]
+    assert min(lengths.values()) > 900
+    letters = Counter(letter for row in rows for letter in row.first.split())
+    assert min(letters.values()) > 2000
+    assert joined([Example("a", None, 1), Example("b", None, 0)], 50, 1) != joined(
+        [Example("a", None, 1), Example("b", None, 0)], 50, 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("examples", "count"),
+    [([], 1), ([Example("a", None, 1)], -1), ([Example("a", "b", 1)], 1)],
+    ids=["none", "fewer than 0", "pairs"],
+)
+def test_what_cannot_be_joined_is_refused(examples, count):
+    with pytest.raises(ValueError, match=r"joined: .* single texts, not pairs"):
+        joined(examples, count)
 
 
 @pytest.mark.parametrize(("copies", "probability"), [(-1, 0.4), (1, -0.1), (1, 1.1)])

@@ -182,6 +182,24 @@ def test_augmented_texts_are_read(minibert, folder):
     assert "30 texts became " in answer.err
 
 
+def test_joined_texts_are_read_and_have_no_label(minibert, folder):
+    more = "--join 12 --intermediate-on labelled --intermediate-epochs 1 --epochs 1 --json"
+    answer = minibert(line(folder, more))
+    assert answer.code == 0, answer.err
+    assert "30 texts became 42" in answer.err
+    assert answer.document["steps"] == {"intermediate": 4, "prediction": 6}, "batches of 8"
+
+
+def test_pairs_are_not_joined(minibert, folder):
+    data = folder / "pairs"
+    data.mkdir(exist_ok=True)
+    for split in ("train", "dev"):
+        (data / f"{split}.csv").write_text("sentence1,sentence2,label\na,b,praise\nc,d,blame\n")
+    answer = minibert(line(folder, f"--data {data} --join 3"))
+    assert answer.code == 2
+    assert "--join puts single texts in a row, but classify has pairs of them" in answer.err
+
+
 def test_a_page_and_a_model_card_lie_beside_the_student(minibert, folder):
     answer = minibert(line(folder, "--labels-too"))
     assert answer.code == 0, answer.err

@@ -241,6 +241,11 @@ def _task(chosen: Any, recipe: dict[str, Any]) -> None:
         display, chosen.place,
     )  # fmt: skip
 
+    if chosen.join and pair.train_set.task.pair:
+        raise click.UsageError(
+            f"--join puts single texts in a row, but {pair.train_set.task.name} has pairs of them"
+        )
+
     def texts() -> "LearningTexts":
         return learned_texts(
             pair.train_set, pair.teacher, _augmentation(chosen), chosen.max_length, display
@@ -278,6 +283,7 @@ def _augmentation(chosen: Any) -> "Augmentation":
     from minibert.training.reading import Augmentation
 
     return Augmentation(
+        chosen.join,
         chosen.augment,
         chosen.augment_by,
         chosen.augment_probability,

@@ -80,6 +80,14 @@ def augmentation_options(command: Command) -> Command:
         command,
         (
             click.option(
+                "--join",
+                type=click.IntRange(0),
+                default=0,
+                show_default=True,
+                metavar="TEXTS",
+                help="add so many, each two to four training texts in a row",
+            ),
+            click.option(
                 "--augment",
                 type=click.IntRange(0),
                 default=0,

@@ -1,7 +1,7 @@
 """More sentences out of few: words change places with words like them, as TinyBERT does it.
 
 A distilled student learns the teacher's answers, so it can learn from sentences that nobody has
-labelled. `augmented` makes them; what may stand for a word is decided beforehand, by a maker of
+labelled. `joined` makes longer ones, `augmented` makes variants of all; what may stand for a word is decided beforehand, by a maker of
 `Candidates`: `neighbours` asks a table of word vectors, `masked_guesses` a masked-word head.
 V words that can stand for another · D width · S tokens · M masked words of a batch.
 """
@@ -151,6 +151,30 @@ def augmented(
                 variants[first, second[0] if second else None] = None
         others = islice(variants, 1, None)  # the example itself came first
         rows += [example, *(Example(first, second, None) for first, second in others)]
+    return rows
+
+
+def joined(examples: Sequence[Example], count: int, seed: int = 0) -> list[Example]:
+    """`count` texts, each made of two to four of the examples, drawn at random, in a row.
+
+    Texts to train on may be shorter than those to come: half of SST-2's are phrases of up to seven
+    words, its dev set has whole sentences of nineteen. A student that learned on phrases judges
+    phrases as well as its teacher does, and long sentences worse. What two phrases mean in a row is
+    for the teacher to say, so these texts have no label.
+
+    Raises
+        ValueError  `count` is negative, there is no example, or the examples are pairs.
+    """
+    if count < 0 or not examples or any(example.second is not None for example in examples):
+        raise ValueError(
+            f"joined: {count} texts of {len(examples)} examples; needs 0 or more, of at least one "
+            "example, and single texts, not pairs"
+        )
+    draw = random.Random(f"{seed} joined")
+    rows = []
+    for _ in range(count):
+        parts = draw.choices(examples, k=draw.randint(2, 4))
+        rows.append(Example(" ".join(part.first.strip() for part in parts), None, None))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What a student reads: the training texts, and copies of them with some words replaced."""
+"""What a student reads: the training texts, some of them joined, and copies with other words."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from minibert.data.augmentation import (
     Neighbours,
     augmented,
     changeable_words,
+    joined,
     masked_guesses,
     neighbours,
     word_table,
@@ -23,13 +24,14 @@ from minibert.training.progress import Display
 
 
 class Augmentation(NamedTuple):
-    """How many copies of each text there are, and where their words come from.
+    """How many texts are added and how many copies of each are made, and where words come from.
 
-    `vectors` is a file of word vectors, by default the teacher's word table serves; `model` a
+    `joined` texts are two to four others in a row. `vectors` is a file of word vectors, by default the teacher's word table serves; `model` a
     folder with a masked-word head, by default the teacher, which gets such a head from `corpus` if
     it has none.
     """
 
+    joined: int = 0
     copies: int = 0
     by: str = "neighbours"
     probability: float = 0.4
@@ -55,6 +57,8 @@ def learned_texts(
         DataError        word vectors or corpus cannot be read.
     """
     examples: Sequence[Example] = train_set.examples
+    if augmentation.joined:
+        examples = [*examples, *joined(examples, augmentation.joined, augmentation.seed)]
     if augmentation.copies:
         assert teacher.tokenizer is not None  # it has been evaluated
         examples = augmented(
@@ -65,6 +69,7 @@ def learned_texts(
             augmentation.probability,
             augmentation.seed,
         )
+    if len(examples) > len(train_set):
         display.say(f"{len(train_set):,} texts became {len(examples):,}")
     return learning_texts(examples, train_set.task, teacher.tokenizer, max_length)
 
