@@ -193,8 +193,10 @@ def test_joined_texts_are_read_and_have_no_label(minibert, folder):
 def test_pairs_are_not_joined(minibert, folder):
     data = folder / "pairs"
     data.mkdir(exist_ok=True)
+    rows = [f"{one.first},a film,{('blame', 'praise')[one.label]}" for one in tiny.examples(16, 2)]
     for split in ("train", "dev"):
-        (data / f"{split}.csv").write_text("sentence1,sentence2,label\na,b,praise\nc,d,blame\n")
+        table = "\n".join(["sentence1,sentence2,label", *rows])
+        (data / f"{split}.csv").write_text(table, encoding="utf-8")
     answer = minibert(line(folder, f"--data {data} --join 3"))
     assert answer.code == 2
     assert "--join puts single texts in a row, but classify has pairs of them" in answer.err

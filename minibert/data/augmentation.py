@@ -1,8 +1,9 @@
 """More sentences out of few: words change places with words like them, as TinyBERT does it.
 
 A distilled student learns the teacher's answers, so it can learn from sentences that nobody has
-labelled. `joined` makes longer ones, `augmented` makes variants of all; what may stand for a word is decided beforehand, by a maker of
-`Candidates`: `neighbours` asks a table of word vectors, `masked_guesses` a masked-word head.
+labelled. `joined` makes longer ones, `augmented` variants of all; what may stand for a word is
+decided beforehand, by a maker of `Candidates`: `neighbours` asks a table of word vectors,
+`masked_guesses` a masked-word head.
 V words that can stand for another · D width · S tokens · M masked words of a batch.
 """
 
