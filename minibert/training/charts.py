@@ -267,7 +267,13 @@ def _segments(shares: Mapping[str, float], kinds: Sequence[str], y: float) -> li
         half = text_width(label) / 2
         middle = min(max(x + width / 2, half), WIDTH - half)
         if width >= 4 and middle - half >= free:
-            parts.append(text(middle, y + 18 + SIZE + 1, label, "middle", "faint"))
+            # At an end of the bar the label begins or ends with it, however wide its font is.
+            place, anchor = middle, "middle"
+            if middle == half:
+                place, anchor = 0.0, "start"
+            elif middle == WIDTH - half:
+                place, anchor = WIDTH, "end"
+            parts.append(text(place, y + 18 + SIZE + 1, label, anchor, "faint"))
             free = middle + half + 4
         x += width
     return parts

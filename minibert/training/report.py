@@ -283,7 +283,8 @@ def _times_part(record: Record) -> str:
         bars[str(phase)] = (seconds, words)
     title = "Parts of the time of each phase"
     drawn = share_bars("times", title, bars)
-    return _section("Where the time went", _figure(title, drawn) if drawn else "")
+    figure = f'<div class="charts">\n{_figure(title, drawn)}</div>' if drawn else ""
+    return _section("Where the time went", figure)
 
 
 def _recipe_part(record: Record) -> str:
