@@ -302,6 +302,17 @@ def test_the_word_table_offers_whole_words_alone():
         word_table(Bert.from_config(config))
 
 
+def test_a_word_of_several_pieces_has_their_mean():
+    pieces = [*SPECIALS, "film", "##film", "##s", "plot"]
+    config = tiny.config(vocab_size=len(pieces))
+    bert = Bert.from_config(config, "encoder", Tokenizer.from_vocabulary(pieces))
+    table = word_table(bert, ["films", "plot", "films", "plotfilm", "x-rated", "unknown"])
+    assert table.words == ("film", "plot", "films", "plotfilm")
+    rows_VD = bert.weights.embeddings.word_VD
+    assert torch.equal(table.matrix_VD[2], rows_VD[[5, 7]].mean(0))
+    assert torch.equal(table.matrix_VD[3], rows_VD[[8, 6]].mean(0))
+
+
 # --------------------------------------------------------------------------------------- guesses
 
 PIECES = [*SPECIALS, *tiny.GOOD, *tiny.BAD, *tiny.NEUTRAL, "##ly", "!"]

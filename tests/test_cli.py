@@ -209,7 +209,7 @@ BAD = [
     ("distill --recipe {f}/data/dev.tsv", 2, "dev.tsv: "),
     ("distill --teacher {f}/teacher --corpus {f}/none", 3, "none: No such file"),
     ("distill --teacher {f}/teacher --data {f}/data --corpus {f}/data", 2, "give it alone"),
-    ("distill --teacher {f}/teacher --data {f}/data --seeds 2 --labels-too", 2, "with one seed"),
+    ("distill --teacher {f}/teacher --data {f}/data --seeds 2 --labels-too", 2, "with one run"),
     ("distill --teacher {f}/teacher --corpus {f}/data --seeds 2", 2, "run it once for each --seed"),
     ("distill --teacher {f}/teacher --corpus {f}/data --results r", 2, "run it once for each"),
     (

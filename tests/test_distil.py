@@ -199,6 +199,22 @@ def test_an_untrained_head_is_noticed(teacher):
     assert check_teacher(teacher, dev.task, dev, MAX_LENGTH)["accuracy"] > 0.9
 
 
+def test_a_constant_answer_is_noticed_whatever_the_metric(teacher):
+    """With two thirds of the labels 1, the f1 of saying 1 to everything is 0.8."""
+    rows = tuple(row for row in tiny.dataset(60, 7).examples if row.label == 1)
+    rows += tuple(row for row in tiny.dataset(30, 8).examples if row.label == 0)
+    task = dataclasses.replace(TASKS["mrpc"], label_names=("blame", "praise"))
+    dev = Dataset(Path("dev.tsv"), task, rows)
+    classifier = teacher.weights.classifier
+    always = classifier._replace(
+        weight_OI=torch.zeros_like(classifier.weight_OI), bias_O=torch.tensor([0.0, 1.0])
+    )
+    constant = dataclasses.replace(teacher, weights=teacher.weights._replace(classifier=always))
+    with pytest.raises(CheckpointError, match=r"f1 on dev.tsv is 0.800, but .* has 0.800"):
+        check_teacher(constant, task, dev, MAX_LENGTH)
+    assert check_teacher(teacher, task, dev, MAX_LENGTH)["f1"] > 0.9
+
+
 def with_labels(model: Bert, *names: str) -> Bert:
     return dataclasses.replace(model, config=model.config.with_labels(names, None))
 

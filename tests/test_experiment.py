@@ -133,7 +133,12 @@ def test_the_command_line_wins_and_a_name_stands_for_one_recipe(minibert, folder
         ("colour = 1\n", "'colour' is no option of distill"),
         ("[lr]\nx = 1\n", "lr is a table, but recipes are flat"),
         ("lr = \n", "recipe.toml: "),
-        ("lr = \"fast\"\n", "'fast' is not a valid float"),
+        ("lr = \"fast\"\n", "lr = 'fast', but must be a number or a whole number"),
+        ("lr = true\n", "lr = True, but must be a number"),
+        ("augment = 1.7\n", "augment = 1.7, but must be a whole number"),
+        ("layer_map = [2, 3]\n", "layer_map = [2, 3], but must be a text"),
+        ("corpus = \"x\"\n", "corpus = 'x', but must be a list of texts"),
+        ("temperature_squared = 1\n", "temperature_squared = 1, but must be true or false"),
         ("lr = -1\n", "-1"),
         ("recipe = \"x\"\n", "'recipe' is no option"),
     ],
@@ -206,7 +211,7 @@ def test_a_page_and_a_model_card_lie_beside_the_student(minibert, folder):
     answer = minibert(line(folder, "--labels-too"))
     assert answer.code == 0, answer.err
     page = Path("runs/distill/report.html").read_text(encoding="utf-8")
-    for part in ("1x12x3, distilled from teacher", "intermediate", "prediction", "student, labels"):
+    for part in ("1x12, distilled from teacher", "intermediate", "prediction", "student, labels"):
         assert part in page
     assert "lr = 0.02" in page, "the recipe"
     card = Path("runs/distill/README.md").read_text(encoding="utf-8")
@@ -236,3 +241,136 @@ def test_the_recipes_of_the_examples_can_be_read(path, minibert):
     printed = tomllib.loads(answer.out)
     for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
         assert printed[key] == value
+
+
+# ---------------------------------------------------------------- what must not go by unnoticed
+
+
+def test_a_seed_reads_the_same_texts_wherever_the_call_began(minibert, folder):
+    more = "--augment 2 --join 5 --steps 3 --intermediate-steps 2"
+    minibert(line(folder, f"{more} --seeds 2 --out both"))
+    minibert(line(folder, f"{more} --seed 1 --out alone"))
+    minibert(line(folder, f"{more} --seed 1 --augment-seed 7 --out other"))
+    files = [
+        Path(name, "model.safetensors").read_bytes() for name in ("both/seed-1", "alone", "other")
+    ]
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_another_dev_set_is_another_experiment(minibert, folder):
+    minibert(line(folder, "--results all.jsonl --out a"))
+    tiny.write_data(Path("other"), n_train=30, n_dev=18)
+    answer = minibert(line(folder, "--data other --results all.jsonl --out b"))
+    assert answer.code == 2
+    assert "the results of 'first' were made with another dev; give these another" in answer.said
+    assert not Path("b").exists()
+
+
+def test_rows_of_other_tasks_stay_out_of_the_table(minibert, folder):
+    minibert(line(folder, "--results all.jsonl --out a"))
+    row = results("all.jsonl")[0] | {"name": "other", "task": "stsb", "metrics": {"pearson": 1.0}}
+    Path("all.jsonl").write_text(json.dumps(row) + "\n")
+    answer = minibert(line(folder, "--results all.jsonl --out b"))
+    assert answer.code == 0, answer.err
+    assert [text.split(" | ")[0] for text in answer.out.splitlines()[2:]] == ["| first"]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        ("--seeds 2 --baseline nobody", 2, "baseline 'nobody' is not in the results: first"),
+        ("--cache runs/distill/cache", 2, "lies in --out, whose working files go"),
+        ("--cache {folder}/first.toml", 2, "File exists"),
+        ("--cache {folder}/first.toml/cache", 2, "Not a directory"),
+        ("--cache-gb 1e305", 2, "is not in the range"),
+        ("--results all.jsonl --labels-too", 2, "--labels-too goes with one run"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_computed(more, code, said, minibert, folder):
+    answer = minibert(line(folder, more.format(folder=folder)))
+    assert answer.code == code
+    assert said in answer.said
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--teacher {folder}/teacher --corpus {folder}/corpus.txt --epochs 3",
+         "--epochs has no effect on general distillation"),
+        ("--teacher {folder}/teacher --corpus {folder}/corpus.txt --join 3",
+         "--join has no effect on general distillation"),
+        ("--student 4x128", "--student has no effect on the demo"),
+        ("--lr 0.1", "--lr has no effect on the demo"),
+    ],
+)  # fmt: skip
+def test_what_would_have_no_effect_is_refused(arguments, said, minibert, folder):
+    answer = minibert(f"distill {arguments.format(folder=folder)}")
+    assert answer.code == 2
+    assert said in answer.said
+
+
+def test_a_recipe_may_hold_more_than_general_distillation_needs(minibert, folder):
+    answer = minibert(
+        f"distill --recipe {folder}/first.toml --teacher {folder}/teacher --device cpu "
+        f"--corpus {folder}/corpus.txt --max-length 12 --out general"
+    )
+    assert answer.code == 0, answer.err
+    assert "estimated time: " in answer.err
+    assert "general: " in answer.err, "the shares of time"
+    page = Path("general/report.html").read_text(encoding="utf-8")
+    for part in ("1x12, distilled from teacher", "embedding", "The layers", "lr = 0.02"):
+        assert part in page
+    assert "Nothing was measured" not in page
+
+
+def test_a_run_that_dies_before_its_page_gets_it_when_it_is_resumed(minibert, folder, monkeypatch):
+    def fail(*arguments):
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minibert.training.experiment.write_report", fail)
+        assert minibert(line(folder)).code == 1
+    assert not Path("runs/distill/report.html").exists()
+    answer = minibert(line(folder, "--resume"))
+    assert answer.code == 0, answer.err
+    assert Path("runs/distill/report.html").exists()
+    assert Path("runs/distill/README.md").exists()
+    rows = [json.loads(row) for row in Path("runs/distill/metrics.jsonl").read_text().splitlines()]
+    counted = sum(sum(row["parts"].values()) for row in rows)
+    seconds = json.loads(Path("runs/distill/result.json").read_text())["seconds"]
+    assert seconds > 0.8 * counted, "the time of the first call counts"
+
+
+def test_an_answer_with_a_flipped_bit_is_noticed(minibert, folder):
+    minibert(line(folder, "--cache kept --out a"))
+    (path,) = Path("kept").glob("answers-*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    answer = minibert(line(folder, "--cache kept --out b"))
+    assert answer.code == 3
+    assert "is damaged (its checksum does not fit); delete it" in answer.said
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask(), "others may read it"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_resumed_experiment_computes_as_it_began(minibert, folder):
+    minibert(line(folder, "--seeds 2 --arithmetic torch --out a"))
+    Path("a/seed-1/result.json").unlink()
+    Path("a/results.jsonl").unlink()
+    answer = minibert(line(folder, "--seeds 2 --out a --resume"))
+    assert answer.code == 0, answer.err
+
+
+def test_rows_that_are_there_are_named_when_they_were_to_be_written_over(minibert, folder):
+    minibert(line(folder, "--results all.jsonl --out a"))
+    answer = minibert(line(folder, "--results all.jsonl --out a --overwrite"))
+    assert answer.code == 0
+    assert "its result is in all.jsonl; to run it again, remove that row" in answer.err

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import random
 
 import pytest
@@ -13,6 +14,7 @@ from minibert.data.readers import TASKS, Dataset, Example
 from minibert.model import Bert
 from minibert.training.evaluation import evaluated
 from minibert.training.ledger import (
+    Identity,
     add_result,
     answers_of,
     compared_with,
@@ -23,17 +25,26 @@ from minibert.training.ledger import (
 from minibert.training.runs import RunError
 
 RECIPE = {"lr": 0.1, "layers": [1, 2]}
+MADE_OF = {"teacher": "a1", "train": "b2", "dev": "c3"}
+
+
+def identity(name="first", recipe=None, made_of=None, defaults=None):
+    return Identity(
+        name, RECIPE if recipe is None else recipe, made_of or MADE_OF, defaults or {}
+    )
 
 
 def row(name="first", seed=0, answers=(1, 0, 1, 1), recipe=None, **more):
     return {
         "name": name,
+        "task": "sst2",
         "seed": seed,
         "metrics": {"accuracy": sum(answers) / len(answers)},
         "teacher": {"accuracy": 1.0},
         "steps": {"intermediate": 10, "prediction": 20},
         "seconds": 90.0,
         "recipe": recipe or RECIPE,
+        "made_of": MADE_OF,
         "answers": list(answers),
     } | more
 
@@ -61,9 +72,9 @@ def test_a_damaged_line_is_named(line, tmp_path):
 
 def test_a_finished_run_is_found_by_name_and_seed():
     rows = [row(seed=3), row("second", recipe={"lr": 1.0})]
-    assert finished(rows, "first", 3, RECIPE) == rows[0]
-    assert finished(rows, "first", 4, RECIPE) is None
-    assert finished(rows, "third", 3, RECIPE) is None
+    assert finished(rows, identity(), 3) == rows[0]
+    assert finished(rows, identity(), 4) is None
+    assert finished(rows, identity("third"), 3) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +87,40 @@ def test_a_finished_run_is_found_by_name_and_seed():
 )
 def test_a_name_stands_for_one_recipe(recipe, said):
     with pytest.raises(RunError, match=said):
-        finished([row()], "first", 9, recipe)
+        finished([row()], identity(recipe=recipe), 9)
+
+
+def test_an_option_that_is_newer_than_a_row_had_its_default():
+    newer = RECIPE | {"join": 0}
+    assert finished([row()], identity(recipe=newer, defaults={"join": 0}), 0) == row()
+    with pytest.raises(RunError, match="join = 0, not 5"):
+        finished([row()], identity(recipe=RECIPE | {"join": 5}, defaults={"join": 0}), 0)
+
+
+@pytest.mark.parametrize("key", ["teacher", "train", "dev", "init_student"])
+def test_a_name_stands_for_one_teacher_and_one_data_set(key):
+    with pytest.raises(RunError, match=f"'first' were made with another {key}; give these"):
+        finished([row()], identity(made_of=MADE_OF | {key: "d4"}), 0)
+
+
+def test_many_processes_can_add_their_rows(tmp_path):
+    path = tmp_path / "results.jsonl"
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=_add, args=(path, str(k))) for k in range(2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0, 0]
+    rows = read_results(path)
+    assert sorted((one["name"], one["seed"]) for one in rows) == [
+        (name, seed) for name in "01" for seed in range(20)
+    ]
+
+
+def _add(path, name):
+    for seed in range(20):
+        add_result(path, row(name, seed))
 
 
 def test_the_test_is_the_paired_one_of_scipy():
@@ -102,8 +146,15 @@ def test_equal_answers_differ_by_nothing():
 
 
 def test_other_texts_cannot_be_compared():
-    with pytest.raises(RunError, match="'first' was measured on 4 texts, 'second' on 2"):
-        compared_with([row()], [row("second", answers=(1, 1))], "accuracy")
+    other = row("second", made_of=MADE_OF | {"dev": "d4"})
+    with pytest.raises(RunError, match="'first' and 'second' were measured on different texts"):
+        compared_with([row()], [other], "accuracy")
+
+
+def test_a_name_stays_in_its_cell():
+    rows = [row("a|b"), row("two\nlines")]
+    lines = results_table(rows, "accuracy")
+    assert [line.split(" | ")[0] for line in lines[2:]] == [r"| a\|b", "| two lines"]
 
 
 def test_the_table_has_a_line_for_each_recipe():
@@ -112,7 +163,7 @@ def test_the_table_has_a_line_for_each_recipe():
         row("second", answers=(1, 1, 1, 1)),
     ]  # fmt: skip
     head, rule, first, second = results_table(rows, "accuracy")
-    assert head.startswith("| recipe | seeds | accuracy | of the teacher's | over first | p |")
+    assert head.startswith("| recipe | seeds | accuracy | of the teacher's | over first | p (an")
     assert rule.count("|") == head.count("|") == first.count("|") == second.count("|")
     error = 25 / math.sqrt(2) / math.sqrt(2)
     assert first == f"| first | 2 | 62.50 ± {error:.2f} | 62.5% |  |  | 30 | 1.5 |"

@@ -357,6 +357,16 @@ def test_a_student_goes_on_from_a_folder(width, tmp_path):
     assert torch.equal(student.classifier.weight_OI, fresh.classifier.weight_OI)
 
 
+def test_a_finished_student_without_projection_gets_a_new_one(tmp_path):
+    teacher, config = tiny.classifier().weights, tiny.config(hidden_size=6)
+    finished = new_student(config, teacher, 7)._replace(fit_dense=None)
+    Bert(config, finished, "classification", tiny.tokenizer()).save_pretrained(tmp_path / "old")
+    student = new_student(config, teacher, 8, Start(folder=str(tmp_path / "old")))
+    drawn = new_student(config, teacher, 8).fit_dense
+    assert torch.equal(student.fit_dense.weight_OI, drawn.weight_OI)
+    assert torch.equal(student.embeddings.word_VD, finished.embeddings.word_VD)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("hidden_size", 24), ("num_hidden_layers", 1), ("num_attention_heads", 4),

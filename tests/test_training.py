@@ -67,6 +67,7 @@ from minibert.training.runs import (
     read_metrics,
     save_state,
     trim_metrics,
+    written_whole,
 )
 from minibert.training.trainable import Trainable
 
@@ -485,6 +486,21 @@ def test_killed_without_warning_at_any_time_and_resumed(tmp_path):
     assert same == "True"
     assert int(kills) > 0
     assert not list((tmp_path / "killed").glob(".*.saving")), "no leftovers"
+
+
+def test_a_shared_file_may_be_written_twice_at_a_time(tmp_path):
+    """Each process writes its own; what a killed one left goes, another's stays."""
+    path = tmp_path / "answers"
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    (tmp_path / f".answers.{killed.pid}.saving").write_text("half")
+    living = tmp_path / f".answers.{os.getppid()}.saving"
+    living.write_text("another's")
+    with written_whole(path, shared=True) as staged:
+        staged.write_text("whole")
+        assert staged.name == f".answers.{os.getpid()}.saving"
+    assert path.read_text() == "whole"
+    assert sorted(tmp_path.iterdir()) == sorted([living, path])
 
 
 # --- What is not finite ----------------------------------------------------------------------

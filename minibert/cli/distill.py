@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from minibert.cli.options import (
     training_files,
     training_options,
 )
-from minibert.cli.recipe import printed_recipe, recipe_of
+from minibert.cli.recipe import defaults_of, printed_recipe, recipe_of
 
 if TYPE_CHECKING:
     from minibert.training.distil import DistilOptions, LearningTexts
@@ -56,6 +57,7 @@ def distill(context: click.Context, **given: Any) -> None:
         return
     chosen = SimpleNamespace(**given)
     _check_usage(chosen)
+    _check_ignored(context, chosen)
     if chosen.teacher is None and chosen.threads is None:
         chosen.threads = 1  # the demo's matrices are so small that sharing them costs time
     chosen.place, chosen.precision = prepare(
@@ -67,13 +69,14 @@ def distill(context: click.Context, **given: Any) -> None:
     chosen.cache_folder = chosen.folder / "cache" if chosen.several else None
     if chosen.cache is not None:
         chosen.cache_folder = Path(chosen.cache)
+        _check_cache(chosen)
     chosen.arithmetic = context.params["arithmetic"]
     if chosen.teacher is None:
         _demo(chosen)
     elif chosen.data is None:
-        _general(chosen)
+        _general(chosen, recipe_of(context))
     else:
-        _task(chosen, recipe_of(context))
+        _task(chosen, recipe_of(context), defaults_of(context))
 
 
 def _check_usage(chosen: Any) -> None:
@@ -108,11 +111,56 @@ def _check_usage(chosen: Any) -> None:
                 "--seeds and --results compare students on a task; general distillation, --corpus "
                 "without --data, has none: run it once for each --seed"
             )
-    if chosen.seeds > 1 and chosen.labels_too:
+    if (chosen.seeds > 1 or chosen.results) and chosen.labels_too:
         raise click.UsageError(
-            "--labels-too goes with one seed; for several give the student's own recipe "
+            "--labels-too goes with one run; for rows of results give the student's own recipe "
             "--prediction-weight 0 --label-weight 1 --intermediate-epochs 0"
         )
+
+
+# What an experiment on a task alone looks at, and what the demo looks at.
+OF_A_TASK = frozenset(
+    "dev join augment augment_by augment_probability augment_candidates augment_vectors "
+    "augment_model augment_seed epochs steps lr intermediate_on prediction_weight label_weight "
+    "temperature temperature_squared labels_too seeds results name baseline task limit "
+    "evaluate_every".split()
+)
+OF_THE_DEMO = frozenset("out resume overwrite seed device threads arithmetic as_json".split())
+
+
+def _check_ignored(context: click.Context, chosen: Any) -> None:
+    """Refuse what was typed and would have no effect; a recipe may hold more than is needed."""
+    typed = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+    }
+    if chosen.teacher is None:
+        ignored, what = typed - OF_THE_DEMO, "the demo, which runs without --teacher,"
+    elif chosen.data is None:
+        ignored, what = typed & OF_A_TASK, "general distillation, --corpus without --data,"
+    else:
+        return
+    if ignored:
+        name = min(ignored).replace("_", "-")
+        raise click.UsageError(f"--{name} has no effect on {what} so leave it out")
+
+
+def _check_cache(chosen: Any) -> None:
+    """Refuse a cache that cannot be written, or that would go with the working files of a run."""
+    folder = chosen.cache_folder.absolute()
+    own = chosen.folder.absolute()
+    if own in (folder, *folder.parents) and not chosen.several:
+        raise click.UsageError(
+            f"--cache {chosen.cache} lies in --out, whose working files go when the run is "
+            "complete; choose another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(f"--cache {chosen.cache}: {error.strerror}") from None
 
 
 def _options(chosen: Any, seed: int) -> "DistilOptions":
@@ -176,19 +224,20 @@ def _demo(chosen: Any) -> None:
     _print_run(done, folder, chosen.as_json)
 
 
-def _general(chosen: Any) -> None:
+def _general(chosen: Any, recipe: dict[str, Any]) -> None:
     """General distillation: raw text, a bare teacher, and no task."""
     from minibert.data.corpus import read_corpus, windows
     from minibert.hub import model_folder
     from minibert.model import Bert
-    from minibert.training.distil import distil_generally
+    from minibert.training.experiment import general_run
     from minibert.training.preflight import explained
     from minibert.training.progress import Display
-    from minibert.training.runs import check_run, finish_run, open_run
+    from minibert.training.runs import check_run, open_run
     from minibert.training.students import student_config
 
     run = (chosen.folder, run_record("distill"), chosen.resume, chosen.overwrite)
     check_run(*run)
+    told = _told(chosen, recipe)
     display, options = Display(), _options(chosen, chosen.seed)
     states_alone = options.term_weights._replace(prediction=0.0, label=0.0)
     options = dataclasses.replace(options, term_weights=states_alone)
@@ -203,10 +252,9 @@ def _general(chosen: Any) -> None:
         display.say(line)
     with open_run(*run) as done:
         if done is None:
-            done = distil_generally(
-                teacher, student, encodings, chosen.folder, options, display, chosen.place
+            done = general_run(
+                teacher, student, encodings, chosen.folder, options, told, display, chosen.place
             )
-            finish_run(chosen.folder, done)
     lines = [
         f"A general student lies in {chosen.folder}. Teach it a task:",
         f"  minibert distill --teacher DIR --data DIR --init-student {chosen.folder}",
@@ -214,17 +262,26 @@ def _general(chosen: Any) -> None:
     print_result(done, chosen.as_json, lines)
 
 
-def _task(chosen: Any, recipe: dict[str, Any]) -> None:
+def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None:
     """One run in --out, or one for each seed in a folder below it and a row for each."""
     from minibert.training.evaluation import evaluated
-    from minibert.training.experiment import Run, run_once, run_seeds
-    from minibert.training.ledger import read_results, results_table
+    from minibert.training.experiment import Run, made_of, run_once, run_seeds
+    from minibert.training.ledger import (
+        Identity,
+        check_baseline,
+        read_results,
+        results_table,
+    )
     from minibert.training.preflight import checked_pair
     from minibert.training.progress import Display
     from minibert.training.reading import learned_texts
     from minibert.training.runs import OPTIONS_FILE, check_run
 
     several, told, runs = chosen.several, _told(chosen, recipe), []
+    path = Path(chosen.results) if chosen.results else chosen.folder / "results.jsonl"
+    name = chosen.name or (Path(chosen.recipe).stem if chosen.recipe else "distill")
+    if several:
+        check_baseline(chosen.baseline, [name, *(row["name"] for row in read_results(path))])
     for seed in range(chosen.seed, chosen.seed + chosen.seeds):
         folder = chosen.folder / f"seed-{seed}" if several else chosen.folder
         resume = chosen.resume and (not several or (folder / OPTIONS_FILE).exists())
@@ -255,24 +312,23 @@ def _task(chosen: Any, recipe: dict[str, Any]) -> None:
         done = run_once(runs[0], pair, texts(), chosen.labels_too, display, chosen.place)
         _print_run(done, chosen.folder, chosen.as_json)
         return
-    path = Path(chosen.results) if chosen.results else chosen.folder / "results.jsonl"
-    name = chosen.name or (Path(chosen.recipe).stem if chosen.recipe else "distill")
+    identity = Identity(name, recipe, made_of(pair, runs[0].options), defaults)
     teacher_metrics = evaluated(pair.teacher, pair.dev_set, chosen.max_length)
     rows = run_seeds(
-        runs, pair, texts, path, name, recipe, teacher_metrics, display, chosen.place
+        runs, pair, texts, path, identity, teacher_metrics, display, chosen.place
     )
-    metric = pair.train_set.task.select_by
+    task = pair.train_set.task
+    of_the_task = [row for row in read_results(path) if row["task"] == task.name]
     print_result(
         {"name": name, "results": str(path), "rows": rows},
         chosen.as_json,
-        results_table(read_results(path), metric, chosen.baseline),
+        results_table(of_the_task, task.select_by, chosen.baseline),
     )
 
 
 def _told(chosen: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """What the page and the model card cannot know from the run itself."""
     return {
-        "title": f"{chosen.student or '4x128'}, distilled from {Path(chosen.teacher).name}",
         "command": shlex.join(["minibert", *sys.argv[1:]]),
         "recipe": recipe,
         "teacher": chosen.teacher,
@@ -291,7 +347,7 @@ def _augmentation(chosen: Any) -> "Augmentation":
         chosen.augment_vectors,
         chosen.augment_model,
         chosen.corpus,
-        chosen.seed,
+        chosen.augment_seed,
     )
 
 

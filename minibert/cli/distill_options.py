@@ -68,7 +68,7 @@ def teacher_options(command: Command) -> Command:
             click.option(
                 "--dropout",
                 type=Number(0, 1, max_open=True),
-                help="of the student  [default: the teacher's]",
+                help="of the student  [default: the teacher's, or that of --init-student]",
             ),
         ),
     )
@@ -113,6 +113,13 @@ def augmentation_options(command: Command) -> Command:
             ),
             click.option(
                 "--augment-model", metavar="DIR", help="with a masked-word head  [default: teacher]"
+            ),
+            click.option(
+                "--augment-seed",
+                type=click.IntRange(0),
+                default=0,
+                show_default=True,
+                help="of the texts that are made, the same for every --seed",
             ),
         ),
     )
@@ -215,7 +222,7 @@ def experiment_options(command: Command) -> Command:
             ),
             click.option(
                 "--cache-gb",
-                type=Number(0),
+                type=Number(0, 1e6),
                 default=8.0,
                 show_default=True,
                 help="keep the teacher's states in the cache if they take no more",

@@ -18,8 +18,8 @@ SCHEDULES = ("linear", "google", "constant", "cosine", "inverse_sqrt")
 ADAM_FORMS = ("adamw", "momentum", "google", "kingma", "adam_l2")
 # Where a run lies, how often it is saved, and which runs stand beside it.
 ELSEWHERE = frozenset(
-    "out resume overwrite as_json save_every recipe print_recipe seeds results name baseline cache "
-    "cache_gb".split()
+    "out resume overwrite as_json save_every recipe print_recipe seeds results name baseline "
+    "cache".split()
 )
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
 
@@ -221,8 +221,12 @@ def _arithmetic_of_the_run(context: click.Context) -> str:
     from minibert.files import read_json
     from minibert.training.runs import OPTIONS_FILE
 
-    path = Path(context.params["out"] or f"runs/{context.info_name}") / OPTIONS_FILE
-    return str(read_json(path).get("arithmetic", "auto")) if path.exists() else "auto"
+    folder = Path(context.params["out"] or f"runs/{context.info_name}")
+    paths = [folder / OPTIONS_FILE, *sorted(folder.glob(f"seed-*/{OPTIONS_FILE}"))]
+    for path in paths:
+        if path.exists():
+            return str(read_json(path).get("arithmetic", "auto"))
+    return "auto"
 
 
 def keep_memory() -> None:

@@ -28,14 +28,43 @@ def load_recipe(
         raise click.UsageError(f"--recipe {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"--recipe {path}: {error}") from None
-    known = {option.name for option in context.command.params} - {"recipe", "print_recipe"}
+    known = {option.name: option for option in context.command.params}
     for key, value in values.items():
-        if key not in known:
+        if key not in known or key in ("recipe", "print_recipe"):
             raise click.UsageError(f"--recipe {path}: {key!r} is no option of {context.info_name}")
         if isinstance(value, dict):
             raise click.UsageError(f"--recipe {path}: {key} is a table, but recipes are flat")
+        wanted = _kind_of(known[key])
+        if type(value) not in wanted:  # click would take 1.7 for 1, and true for 1.0
+            names = " or ".join(KINDS[kind] for kind in wanted)
+            raise click.UsageError(f"--recipe {path}: {key} = {value!r}, but must be {names}")
     context.default_map = {**(context.default_map or {}), **values}
     return path
+
+
+KINDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list of texts",
+    str: "a text",
+}
+
+
+def _kind_of(option: click.Parameter) -> tuple[type, ...]:
+    """The types of TOML that an option takes."""
+    if option.multiple if isinstance(option, click.Option) else False:
+        return (list,)
+    if isinstance(option.type, click.types.BoolParamType):
+        return (bool,)
+    if isinstance(option.type, click.IntRange):
+        return (int,)
+    return (float, int) if isinstance(option.type, click.FloatRange) else (str,)
+
+
+def defaults_of(context: click.Context) -> dict[str, Any]:
+    """What the options of the command are where nobody says anything."""
+    return {str(option.name): option.default for option in context.command.params}
 
 
 def recipe_of(context: click.Context) -> dict[str, Any]:

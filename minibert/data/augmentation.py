@@ -220,16 +220,25 @@ class Neighbours:
         return [self.table.get(word, ()) for word in words]
 
 
-def word_table(bert: Bert) -> WordVectors:
-    """The model's own word table, as far as its pieces are whole words that may change.
+def word_table(bert: Bert, words: Sequence[str] = ()) -> WordVectors:
+    """The model's own word table: its pieces that are whole words and may change, and `words`.
+
+    A word of several pieces, among `words`, gets the mean of their rows; one that the vocabulary
+    cannot write gets none.
 
     Raises
         CheckpointError  the model came without a vocabulary.
     """
-    pieces = _tokenizer_of(bert).pieces
-    ids = [i for i, piece in enumerate(pieces) if changeable(piece)]
-    rows_VD = bert.weights.embeddings.word_VD[ids].float().cpu()
-    return WordVectors(tuple(pieces[i] for i in ids), rows_VD, "the model's word table")
+    tokenizer = _tokenizer_of(bert)
+    whole = [piece for piece in tokenizer.pieces if changeable(piece)]
+    table_VD = bert.weights.embeddings.word_VD.float().cpu()
+    rows_VD = table_VD[[tokenizer.vocabulary[piece] for piece in whole]]
+    known = set(whole)
+    asked = [word for word in dict.fromkeys(words) if word not in known]
+    pieces = {word: one.ids[1:-1] for word, one in zip(asked, tokenizer.encode(asked), strict=True)}
+    others = [word for word in asked if tokenizer.unk_id not in pieces[word]]
+    means = [table_VD[pieces[word]].mean(0, keepdim=True) for word in others]
+    return WordVectors((*whole, *others), torch.cat([rows_VD, *means]), "the model's word table")
 
 
 def neighbours(words: Sequence[str], vectors: WordVectors, k: int = 15) -> Neighbours:

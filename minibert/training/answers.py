@@ -5,18 +5,21 @@ be out of date, and several runs may share it.
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from minibert.config import CheckpointError
+from minibert.data.readers import Example
 from minibert.data.tokenizer import Encoding
+from minibert.kernels.products import fixed_arithmetic
 from minibert.model import Bert
 from minibert.parameters import named_tensors
 from minibert.training.evaluation import all_logits
@@ -26,16 +29,30 @@ from minibert.training.runs import ANSWERS, written_whole
 
 def fingerprint(teacher: Bert, encodings: Sequence[Encoding], *more: object) -> str:
     """32 hexadecimal digits that change with any weight, any token, and anything else given."""
-    digest = hashlib.blake2b(repr((teacher.config, more)).encode(), digest_size=16)
-    for name, tensor in named_tensors(teacher.weights):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    digest = hashlib.blake2b(repr((contents(teacher), more)).encode(), digest_size=16)
     for numbers in (
         (len(one.ids) for one in encodings),
         chain.from_iterable(one.ids for one in encodings),
         chain.from_iterable(one.types for one in encodings),
     ):
         digest.update(_bytes(numbers))
+    return digest.hexdigest()
+
+
+def contents(model: Bert) -> str:
+    """32 hexadecimal digits that change with the config and with any weight."""
+    digest = hashlib.blake2b(repr(model.config).encode(), digest_size=16)
+    for name, tensor in named_tensors(model.weights):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def contents_of_texts(examples: Iterable[Example]) -> str:
+    """32 hexadecimal digits that change with any text, any label, and the order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for example in examples:
+        digest.update(repr(tuple(example)).encode())
     return digest.hexdigest()
 
 
@@ -56,16 +73,32 @@ def teacher_answers(
         CheckpointError  the file in the cache is damaged.
         OSError          the disk is full or forbids it.
     """
-    path = cache / f"{ANSWERS}{fingerprint(teacher, encodings, dtype)}.safetensors"
+    name = fingerprint(teacher, encodings, dtype, fixed_arithmetic())
+    path = cache / f"{ANSWERS}{name}.safetensors"
     if path.exists():
-        try:
-            logits_XC = load_file(path)["logits"]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); delete it") from None
+        logits_XC = _read(path, (len(encodings), teacher.config.num_labels))
         display.say(f"the teacher's answers to {len(encodings):,} texts: {path}")
         return logits_XC
     display.say(f"the teacher answers {len(encodings):,} texts once")
     logits_XC = all_logits(encodings, teacher.weights, teacher.config, dtype)
-    with written_whole(path) as staged:
-        save_file({"logits": logits_XC}, staged)
+    with written_whole(path, shared=True) as staged:
+        save_file({"logits": logits_XC}, staged, metadata={"checksum": _checksum(logits_XC)})
     return logits_XC
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            logits_XC, checksum = file.get_tensor("logits"), file.metadata()["checksum"]
+        fits = logits_XC.shape == shape and _checksum(logits_XC) == checksum
+        damage = "" if fits else "its checksum does not fit"
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        damage = str(error) or type(error).__name__
+    if damage:
+        raise CheckpointError(f"{path} is damaged ({damage}); delete it")
+    return logits_XC
+
+
+def _checksum(logits_XC: Tensor) -> str:
+    """What a flipped bit changes; the format itself would not notice one."""
+    return str(zlib.crc32(logits_XC.contiguous().numpy().data))

@@ -9,7 +9,7 @@ import torch
 
 from minibert.data.readers import Dataset
 from minibert.model import Bert
-from minibert.parameters import named_tensors
+from minibert.parameters import BertWeights, named_tensors
 from minibert.training.evaluation import all_logits, encodings_of, evaluated
 
 
@@ -40,12 +40,17 @@ def compared(
             {
                 "name": name,
                 "metrics": evaluated(model, dataset, max_length, dtype),
-                "parameters": sum(tensor.numel() for _, tensor in named_tensors(model.weights)),
+                "parameters": count(model.weights),
                 "bytes": sum(f.stat().st_size for f in folder.glob("model*.safetensors")),
                 "sentences_per_second": len(dataset) / sorted(seconds[name])[1],
             }
         )
     return rows
+
+
+def count(weights: BertWeights) -> int:
+    """How many numbers a model has."""
+    return sum(tensor.numel() for _, tensor in named_tensors(weights))
 
 
 def comparison_lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:

@@ -35,7 +35,7 @@ from minibert.training.objectives import (
 from minibert.training.progress import Display
 from minibert.training.runs import STATE_ENDING
 from minibert.training.state_plan import StateSource, state_plan
-from minibert.training.states import kept_states
+from minibert.training.states import decided, kept_states
 from minibert.training.students import Start, new_student
 from minibert.training.trainable import Trainable
 
@@ -98,6 +98,34 @@ def learning_texts(
     return LearningTexts(encodings, torch.tensor(labels))
 
 
+def state_source(
+    encodings: Sequence[Encoding], teacher: Bert, student: BertConfig, options: DistilOptions
+) -> StateSource:
+    """What of the teacher's states a first stage on these texts looks at."""
+    layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
+    plan = state_plan(layers, options.term_weights, student.num_attention_heads)
+    return StateSource(encodings, teacher, plan, options.teacher_dtype)
+
+
+def times_read(n_texts: int, options: DistilOptions) -> float:
+    """How often a first stage reads each of so many texts; perhaps less than once."""
+    steps = math.ceil(n_texts / options.batch_size)
+    return options.intermediate.total(steps) / steps
+
+
+def will_keep_states(
+    encodings: Sequence[Encoding],
+    teacher: Bert,
+    student: BertConfig,
+    options: DistilOptions,
+) -> bool:
+    """Whether a first stage on these texts will read the teacher's states from a file."""
+    source = state_source(encodings, teacher, student, options)
+    read = times_read(len(encodings), options)
+    folder = options.cache or Path()
+    return decided(source, folder, options.cache_bytes, read, options.mode).stored
+
+
 def intermediate_objective(
     encodings: Sequence[Encoding],
     teacher: Bert,
@@ -110,15 +138,13 @@ def intermediate_objective(
     """What the general and the intermediate stage make smaller."""
     stage = options.intermediate
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
-    plan = state_plan(layers, options.term_weights, student.num_attention_heads)
-    source = StateSource(encodings, teacher, plan, options.teacher_dtype)
-    steps = math.ceil(len(encodings) / options.batch_size)
+    source = state_source(encodings, teacher, student, options)
     name = hashlib.blake2b(source.record.encode(), digest_size=16).hexdigest()
     teaching: Teaching | None = kept_states(
         (options.cache or out) / f"teacher-{name}{STATE_ENDING}",
         source,
         options.cache_bytes,
-        stage.total(steps) / steps,  # epochs, perhaps less than one
+        times_read(len(encodings), options),
         display,
         options.mode,
     )

@@ -1,5 +1,6 @@
 """How long a distillation will take here: a few of its own steps on a student to throw away."""
 
+import math
 import random
 import statistics
 import time
@@ -13,7 +14,7 @@ from minibert.distillation import layer_map
 from minibert.kernels.encoder import prepared
 from minibert.model import Bert
 from minibert.parameters import BertWeights
-from minibert.training.distil import DistilOptions, LearningTexts
+from minibert.training.distil import DistilOptions, LearningTexts, will_keep_states
 from minibert.training.evaluation import all_logits
 from minibert.training.loop import Objective, TrainingOptions, accumulate_gradient
 from minibert.training.objectives import (
@@ -21,6 +22,7 @@ from minibert.training.objectives import (
     IntermediateObjective,
     PredictionObjective,
 )
+from minibert.training.stopwatch import Stopwatch, running
 from minibert.training.students import new_student
 from minibert.training.trainable import Trainable
 
@@ -34,23 +36,38 @@ def estimated(
     student: BertConfig,
     options: DistilOptions,
     device: str = "cpu",
+    general: bool = False,
 ) -> list[str]:
-    """One line for each part of a run: how often, how fast, how long. States and answers that are
-    in the cache already are not taken into account."""
+    """One line for each part of a run: how often, how fast, how long.
+
+    A teacher whose states are to be kept reads each text once; what is in the cache already is not
+    taken into account. A `general` distillation has the first stage alone.
+    """
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     weights = new_student(student, teacher.weights, 0, options.start, layers)
     shared = (options.batch_size, 0, student.pad_token_id, torch.device(device), student)
     encodings = texts.encodings
     lines, total = [], 0.0
     if options.intermediate.epochs and options.uses_states:
+        read = texts.of_first_stage(options.intermediate_on)
         teaching = ComputedStates(prepared(teacher.weights, options.teacher_dtype), teacher.config)
         objective: Objective = IntermediateObjective(
-            texts.of_first_stage(options.intermediate_on), *shared, teaching, layers,
+            read, *shared, teaching, layers,
             options.term_weights, options.mode, options.relation_heads,
         )  # fmt: skip
-        steps, each = _of_stage(objective, weights, options.intermediate, device)
+        watch = Stopwatch()
+        with running(watch):
+            steps, each = _of_stage(objective, weights, options.intermediate, device)
+        if will_keep_states(read, teacher, student, options):
+            reading = watch.seconds["teacher"] / TRIED_STEPS
+            once = math.ceil(len(read) / options.batch_size)
+            each = max(each - reading, 0.1 * each)
+            lines.append(f"  teacher       {len(read):,} texts, kept in the cache")
+            total += once * reading
         lines.append(f"  intermediate  {steps:,} steps at {1 / each:.1f} a second")
         total += steps * each
+    if general:
+        return [f"estimated time: {in_words(total)}", *lines]
     each = seconds_of_answers(encodings, teacher, options)
     lines.append(f"  answers       {len(encodings):,} texts at {1 / each:,.0f} a second")
     total += len(encodings) * each

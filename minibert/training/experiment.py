@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from minibert.config import BertConfig
+from minibert.data.tokenizer import Encoding
 from minibert.distillation import layer_map
 from minibert.model import Bert
+from minibert.training.answers import contents, contents_of_texts
 from minibert.training.comparison import compared
-from minibert.training.distil import DistilOptions, LearningTexts, distil
+from minibert.training.distil import DistilOptions, LearningTexts, distil, distil_generally
 from minibert.training.estimate import estimated
 from minibert.training.finetune import finetune
-from minibert.training.ledger import add_result, answers_of, finished, read_results
+from minibert.training.ledger import Identity, add_result, answers_of, finished, read_results
 from minibert.training.preflight import Pair
 from minibert.training.progress import Display
-from minibert.training.record import record_of, share_lines
+from minibert.training.record import record_of, share_lines, shares
 from minibert.training.report import write_model_card, write_report
 from minibert.training.runs import check_run, finish_run, open_run
 from minibert.training.students import new_student
@@ -46,19 +51,64 @@ def run_once(
         if done is None:
             for line in estimated(texts, pair.teacher, pair.student, run.options, device):
                 display.say(line)
+            before = seconds_of_steps(run.folder)  # of a run that is resumed
             started = time.monotonic()
             done = distil_and_compare(
                 pair, texts, labels_too, run.folder, run.options, display, device
             )
-            done["seconds"] = round(time.monotonic() - started, 1)
-            finish_run(run.folder, done)
+            done["seconds"] = round(before + time.monotonic() - started, 1)
             student = Bert.from_pretrained(run.folder)
             record = record_of(pair.teacher, student, run.options, done, run.told, run.folder)
             write_report(run.folder, record)
             write_model_card(run.folder, record)
+            finish_run(run.folder, done)  # last: with it the run is complete
             for line in share_lines(run.folder):
                 display.say(line)
     return done
+
+
+def seconds_of_steps(folder: Path) -> float:
+    """What the steps of a run took so far, by its metrics."""
+    return sum(
+        took for parts in shares(folder).values() for part, took in parts.items() if part != "steps"
+    )
+
+
+def general_run(
+    teacher: Bert,
+    student: BertConfig,
+    encodings: list[Encoding],
+    folder: Path,
+    options: DistilOptions,
+    told: Mapping[str, Any],
+    display: Display,
+    device: str,
+) -> dict[str, Any]:
+    """General distillation in a folder that is open, and its page."""
+    texts = LearningTexts(encodings, torch.full((len(encodings),), float("nan")))
+    for line in estimated(texts, teacher, student, options, device, general=True):
+        display.say(line)
+    done = distil_generally(teacher, student, encodings, folder, options, display, device)
+    record = record_of(
+        teacher, Bert.from_pretrained(folder, "encoder"), options, done, told, folder
+    )
+    write_report(folder, record)
+    finish_run(folder, done)
+    for line in share_lines(folder):
+        display.say(line)
+    return done
+
+
+def made_of(pair: Pair, options: DistilOptions) -> dict[str, str]:
+    """Models and data by their contents: a folder of the same name may hold others by now."""
+    found = {
+        "teacher": contents(pair.teacher),
+        "train": contents_of_texts(pair.train_set.examples),
+        "dev": contents_of_texts(pair.dev_set.examples),
+    }
+    if options.start.folder is not None:
+        found["init_student"] = contents(Bert.from_pretrained(options.start.folder, "encoder"))
+    return found
 
 
 def run_seeds(
@@ -66,8 +116,7 @@ def run_seeds(
     pair: Pair,
     texts: Callable[[], LearningTexts],
     path: Path,
-    name: str,
-    recipe: Mapping[str, Any],
+    identity: Identity,
     teacher_metrics: Mapping[str, float],
     display: Display,
     device: str,
@@ -75,17 +124,19 @@ def run_seeds(
     """Distil every seed that has no row in the results file yet, and add its row.
 
     Raises
-        RunError         rows of this name belong to another recipe, or a folder is in the way.
+        RunError         rows of this name belong to another recipe, to other models or data, or a
+                         folder is in the way.
         CheckpointError  the results file is damaged.
     """
-    rows = read_results(path)
-    left = [run for run in runs if finished(rows, name, run.seed, recipe) is None]
+    rows, name = read_results(path), identity.name
+    left = [run for run in runs if finished(rows, identity, run.seed) is None]
     for run in left:
         check_run(run.folder, run.record, run.resume, run.overwrite)
     learned = texts() if left else None
     for run in runs:
         if run not in left:
-            display.say(f"{name}, seed {run.seed}: its result is in {path}")
+            again = "; to run it again, remove that row" if run.overwrite else ""
+            display.say(f"{name}, seed {run.seed}: its result is in {path}{again}")
             continue
         assert learned is not None
         display.say(f"{name}, seed {run.seed}")
@@ -97,7 +148,8 @@ def run_seeds(
             {"name": name, "seed": run.seed} | row | {
                 "teacher": dict(teacher_metrics),
                 "parameters": done["models"][-1]["parameters"],
-                "recipe": dict(recipe),
+                "recipe": dict(identity.recipe),
+                "made_of": dict(identity.made_of),
                 "answers": answers_of(student, pair.dev_set, run.options.max_length),
             },
         )  # fmt: skip

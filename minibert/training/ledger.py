@@ -4,10 +4,13 @@
 was answered, so that two recipes can be compared text by text, years later and without the weights.
 """
 
+import fcntl
 import json
 import math
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +23,7 @@ from minibert.training.evaluation import all_logits, encodings_of, labels_of
 from minibert.training.runs import RunError, written_whole
 
 Row = Mapping[str, Any]
-KEYS = {"name", "seed", "metrics", "teacher", "steps", "seconds", "recipe", "answers"}
+KEYS = set("name task seed metrics teacher steps seconds made_of recipe answers".split())
 
 
 def answers_of(model: Bert, dataset: Dataset, max_length: int) -> list[float]:
@@ -60,27 +63,60 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def add_result(path: Path, row: Row) -> None:
-    """Add one row, whole or not at all."""
-    rows = [*read_results(path), row]
-    with written_whole(path) as staged:
-        staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    """Add one row, whole or not at all, while other runs may add theirs."""
+    with _alone(path.parent):
+        rows = [*read_results(path), row]
+        with written_whole(path) as staged:
+            staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def finished(rows: Sequence[Row], name: str, seed: int, recipe: Mapping[str, Any]) -> Row | None:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here for this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+class Identity(NamedTuple):
+    """What the rows of one name have in common, the seed apart.
+
+    `made_of` names teacher, data and start by what is in them, see `answers.contents`; `defaults`
+    are the values of those options that a row, written before there were such, does not have.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    made_of: Mapping[str, str]
+    defaults: Mapping[str, Any]
+
+
+def finished(rows: Sequence[Row], identity: Identity, seed: int) -> Row | None:
     """The row of this recipe and seed, if it is there.
 
     Raises
-        RunError  a row of this name was made by another recipe.
+        RunError  a row of this name was made by another recipe, or of other models or data.
     """
+    name, recipe, made_of, defaults = identity
     for row in rows:
         if row["name"] != name:
             continue
         for key in sorted(set(row["recipe"]) | set(recipe)):
-            old, new = row["recipe"].get(key), recipe.get(key)
+            old, new = (known.get(key, defaults.get(key)) for known in (row["recipe"], recipe))
             if old != new:
                 raise RunError(
                     f"the results of {name!r} were made with {key} = {old!r}, not {new!r}; give "
                     "this recipe another --name, or remove those rows"
+                )
+        for key in sorted(set(row["made_of"]) | set(made_of)):
+            if row["made_of"].get(key) != made_of.get(key):
+                raise RunError(
+                    f"the results of {name!r} were made with another {key}; give these another "
+                    "--name, or remove those rows"
                 )
         if row["seed"] == seed:
             return row
@@ -104,15 +140,15 @@ def compared_with(rows: Sequence[Row], baseline: Sequence[Row], metric: str) -> 
     own spread is in the standard error beside the mean.
 
     Raises
-        RunError  the two were measured on different numbers of texts.
+        RunError  the two were measured on different texts.
     """
+    if rows[0]["made_of"]["dev"] != baseline[0]["made_of"]["dev"]:
+        raise RunError(
+            f"{rows[0]['name']!r} and {baseline[0]['name']!r} were measured on different texts; "
+            "only on the same can they be compared"
+        )
     difference = _mean(rows, metric) - _mean(baseline, metric)
     own, other = _by_text(rows), _by_text(baseline)
-    if len(own) != len(other):
-        raise RunError(
-            f"{rows[0]['name']!r} was measured on {len(own)} texts, {baseline[0]['name']!r} on "
-            f"{len(other)}; only the same texts can be compared"
-        )
     if own == other:
         return Comparison(difference, 1.0)
     return Comparison(difference, float(stats.ttest_rel(own, other).pvalue))
@@ -140,18 +176,19 @@ def standard_error(values: Sequence[float]) -> float:
 def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None) -> list[str]:
     """Markdown: a line for each recipe, in the order of the file; the metric in percent.
 
-    `baseline` is the recipe that the others are compared with; by default the first.
+    `baseline` is the recipe that the others are compared with; by default the first. The p value is
+    of `compared_with`: of single answers, right or wrong, whatever the metric is.
 
     Raises
         RunError  there is no such recipe in the results.
     """
     names = list(dict.fromkeys(row["name"] for row in rows))
     baseline = baseline or names[0]
-    if baseline not in names:
-        raise RunError(f"the baseline {baseline!r} is not in the results: {', '.join(names)}")
+    check_baseline(baseline, names)
     grouped = {name: [row for row in rows if row["name"] == name] for name in names}
     lines = [
-        f"| recipe | seeds | {metric} | of the teacher's | over {baseline} | p | steps | minutes |",
+        f"| recipe | seeds | {metric} | of the teacher's | over {_cell(baseline)} | p (answers) "
+        "| steps | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, group in grouped.items():
@@ -165,7 +202,26 @@ def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None)
         steps = round(statistics.fmean(sum(row["steps"].values()) for row in group))
         minutes = statistics.fmean(row["seconds"] for row in group) / 60
         lines.append(
-            f"| {name} | {len(values)} | {statistics.fmean(values):.2f}{error} | {kept:.1%} | "
-            f"{over} | {p} | {steps:,} | {minutes:.1f} |"
+            f"| {_cell(name)} | {len(values)} | {statistics.fmean(values):.2f}{error} | "
+            f"{kept:.1%} | {over} | {p} | {steps:,} | {minutes:.1f} |"
         )
     return lines
+
+
+def check_baseline(baseline: str | None, names: Sequence[str]) -> None:
+    """Refuse a baseline that no row will have.
+
+    Raises
+        RunError  there is no such recipe in the results.
+    """
+    if baseline is not None and baseline not in names:
+        raise RunError(f"the baseline {baseline!r} is not in the results: {', '.join(names)}")
+
+
+def _cell(text: str) -> str:
+    """A text that ends neither its cell nor its line of a table.
+
+    >>> _cell("a|b")
+    'a\\\\|b'
+    """
+    return " ".join(text.split()).replace("|", "\\|")

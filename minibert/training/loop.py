@@ -233,7 +233,7 @@ def train(
                     keep(weights)
         return row
 
-    watch = Stopwatch()
+    watch = Stopwatch(progress.parts)
     with (
         running(watch),
         _StopRequest() as stop,
@@ -275,6 +275,7 @@ def train(
                     progress.epoch, progress.batch, progress.sums = epoch + 1, 0, {}
                     progress.finished = done
                 if saving:
+                    progress.parts = dict(watch.seconds)
                     save_state(path, trainable, generator, progress)
                 if stopping:
                     raise Interrupted(stopping, path)

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.readers import Dataset, Task, read_dataset
 from minibert.distillation import layer_map
 from minibert.hub import model_folder
 from minibert.model import Bert
 from minibert.training.distil import INTERMEDIATE_TERMS, DistilOptions
-from minibert.training.evaluation import evaluated, labels_of
+from minibert.training.evaluation import evaluated, labels_of, measured
 from minibert.training.progress import Display
 from minibert.training.students import new_student, student_config
 
@@ -69,9 +71,11 @@ def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) 
     """
     metrics = evaluated(teacher, dev_set, max_length)
     labels_X = labels_of(dev_set)
-    blind = 0.0
-    if "accuracy" in metrics and task.select_by == "accuracy":
-        blind = float(labels_X.bincount().max()) / len(labels_X)
+    blind = 0.0  # the best that one answer to everything can have; no correlation at all
+    if not task.regression:
+        for always_C in torch.eye(len(task.label_names)):
+            constant = measured(task, always_C.repeat(len(labels_X), 1), labels_X)
+            blind = max(blind, constant[task.select_by])
     if metrics[task.select_by] <= blind + 0.02:
         raise CheckpointError(
             f"the teacher's {task.select_by} on {dev_set.path} is {metrics[task.select_by]:.3f}, "
@@ -165,12 +169,19 @@ def losses_that_apply(
         if weight or name in ("embedding", "hidden", "attention"):
             use = f"weight {weight:g}" if weight and staged else "off"
             rows.append((name, use, reasons[name]))
-    temperature = f"T = {options.temperature:g}" + (", T²" if options.temperature_squared else "")
-    outputs = f"{student.num_labels} outputs each"
-    rows.append(("prediction", temperature if weights.prediction else "off", outputs))
+    rows.append(("prediction", *_prediction_row(student, options)))
     if weights.label:
         rows.append(("label", f"weight {weights.label:g}", "texts that have a label"))
     return rows
+
+
+def _prediction_row(student: BertConfig, options: DistilOptions) -> tuple[str, str]:
+    weight = options.term_weights.prediction
+    use = f"weight {weight:g}" if weight else "off"
+    if student.num_labels == 1:
+        return use, "one score each, squared error; a temperature does not apply"
+    squared = ", times T²" if options.temperature_squared else ""
+    return use, f"{student.num_labels} outputs each, T = {options.temperature:g}{squared}"
 
 
 def _check_losses(student: BertConfig, teacher: BertConfig, options: DistilOptions) -> None:

@@ -79,10 +79,15 @@ def _candidates(
 ) -> Candidates:
     assert teacher.tokenizer is not None
     texts = [text for example in examples for text in example[:2] if text is not None]
-    vectors = read_vectors(augmentation.vectors) if augmentation.vectors else word_table(teacher)
-    near: Neighbours = neighbours(
-        changeable_words(texts, teacher.tokenizer), vectors, augmentation.candidates
-    )
+    words = changeable_words(texts, teacher.tokenizer)
+    if augmentation.vectors:
+        vectors = read_vectors(augmentation.vectors)
+    else:
+        vectors = word_table(teacher, words)
+    near: Neighbours = neighbours(words, vectors, augmentation.candidates)
+    without = len(words) - len(near.table)
+    if without:
+        display.say(f"{without:,} of {len(words):,} words are in no table, and stay")
     if augmentation.by == "neighbours":
         display.say(f"words are replaced by {near.source}")
         return near

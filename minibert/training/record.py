@@ -9,12 +9,17 @@ from typing import Any
 import torch
 
 from minibert import __version__
-from minibert.config import BertConfig
 from minibert.distillation import layer_map
 from minibert.model import Bert
+from minibert.training.comparison import count
 from minibert.training.distil import DistilOptions
 from minibert.training.preflight import losses_that_apply
 from minibert.training.runs import read_metrics
+
+CHOSEN_ON_DEV = (
+    "The epoch that is kept is the best on the development set, so its score there is somewhat "
+    "better than on texts that nobody has looked at."
+)
 
 
 def record_of(
@@ -27,16 +32,18 @@ def record_of(
 ) -> dict[str, Any]:
     """The record that `report.write_report` reads, see `findings`; of a folder and what is in it.
 
-    `told` is what the caller alone knows: title, command, recipe, and what the teacher is called.
+    `told` is what the caller alone knows: command, recipe, what the teacher is called, and perhaps
+    a title. A run without a task has no "task", "n" and "models" in its result.
     """
+    shape = f"{student.config.num_hidden_layers}x{student.config.hidden_size}"
     layers = layer_map(
         student.config.num_hidden_layers, teacher.config.num_hidden_layers, options.layers
     )
     return {
+        "title": f"{shape}, distilled from {Path(told['teacher']).name}",
         **{key: value for key, value in told.items() if key != "teacher"},
+        **{key: result[key] for key in ("task", "n", "models") if key in result},
         "date": datetime.date.today().isoformat(),
-        "task": result["task"],
-        "n": result["n"],
         "threads": torch.get_num_threads(),
         "seed": options.prediction.seed,
         "versions": {
@@ -45,28 +52,25 @@ def record_of(
             "python": platform.python_version(),
             "platform": platform.platform(),
         },
-        "teacher": sizes(told["teacher"], teacher.config, result["models"][0]),
-        "student": sizes(out.name, student.config, result["models"][-1]),
+        "teacher": sizes(told["teacher"], teacher),
+        "student": sizes(out.name, student),
         "layers": list(layers),
         "losses": [list(row) for row in losses_that_apply(student.config, teacher.config, options)],
-        "models": result["models"],
         "shares": shares(out),
-        "notes": [
-            "The epoch that is kept is the best on the development set, so its score there is "
-            "somewhat better than on texts that nobody has looked at.",
-        ],
+        "notes": [CHOSEN_ON_DEV] if "models" in result else [],
     }
 
 
-def sizes(name: str, config: BertConfig, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model is called, its shape, and how many numbers it has, from its row of the table."""
+def sizes(name: str, model: Bert) -> dict[str, Any]:
+    """What a model is called, its shape, and how many numbers it has."""
+    config = model.config
     return {
         "name": name,
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
         "feed_forward": config.intermediate_size,
-        "parameters": row["parameters"],
+        "parameters": count(model.weights),
     }
 
 

@@ -115,11 +115,17 @@ def page(record: Record, rows: Rows) -> str:
 <body>
 <main>
 <h1>{title}</h1>
-<p class="result">{escaped(headline(record.get("models") or (), main_metric(record)))}</p>
-{"".join(parts)}</main>
+{_result(record)}{"".join(parts)}</main>
 </body>
 </html>
 """
+
+
+def _result(record: Record) -> str:
+    """The sentence below the title; a run without a task has measured nothing."""
+    if not record.get("models"):
+        return ""
+    return f'<p class="result">{escaped(headline(record["models"], main_metric(record)))}</p>\n'
 
 
 def _section(title: str, content: str) -> str:

@@ -47,16 +47,24 @@ class NotFinite(RuntimeError):
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, shared: bool = False) -> Iterator[Path]:
     """Where to write a file that gets the name `path` when it is complete and on the disk.
+
+    A `shared` file may be written by several processes at a time, which is not so in a run's own
+    folder: each writes its own, and the last one stays.
 
     Raises
         OSError  the disk is full or forbids it; what was at `path` is untouched.
     """
     staged = path.with_name(f".{path.name}{UNFINISHED}")
+    if shared:
+        staged = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if shared:
+            _drop_leftovers(path)
         yield staged
+        staged.chmod(0o666 & ~_umask())  # some libraries write for their user alone
         _flush(staged)
         os.replace(staged, path)
         _flush(path.parent)  # the new name, too, has to reach the disk
@@ -68,6 +76,25 @@ def written_whole(path: Path) -> Iterator[Path]:
         ) from None
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _drop_leftovers(path: Path) -> None:
+    """Delete what a process that was killed had begun to write of a shared file."""
+    for staged in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
+        writer = int(staged.name.removesuffix(UNFINISHED).rpartition(".")[2])
+        try:
+            os.kill(writer, 0)  # sends nothing, and says whether there is such a process
+        except ProcessLookupError:
+            staged.unlink(missing_ok=True)
+        except PermissionError:  # it is somebody else's
+            pass
+
+
+def _umask() -> int:
+    """What new files are not to be allowed; it can be read only by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _flush(path: Path) -> None:
@@ -96,6 +123,7 @@ class Progress:
     batch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)  # seconds since the last measurement
     best_score: float | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0

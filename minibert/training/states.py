@@ -145,7 +145,7 @@ def write_states(path: Path, source: StateSource, display: Display) -> None:
     """
     checksum = zlib.crc32(source.record.encode())
     with (
-        written_whole(path) as staged,
+        written_whole(path, shared=True) as staged,
         staged.open("wb") as file,
         closing(_pieces(source, display)) as pieces,  # or its bar would outlive a full disk
     ):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from minibert.config import BertConfig, CheckpointError
-from minibert.files import read_json
+from minibert.files import read_json, stored_in
 from minibert.model import Bert
 from minibert.parameters import (
     BertWeights,
@@ -167,9 +167,10 @@ def _copied(fresh: Structure, original: Structure, option: str) -> Structure:
 
 
 def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> BertWeights:
-    """The encoder of a folder, and its projection, with a pooler and a head of our own."""
+    """The encoder of a folder, and its projection if it has one, with a head of our own."""
     try:
-        stored = Bert.from_pretrained(folder, "encoder", fit_dense=fresh.fit_dense is not None)
+        projected = fresh.fit_dense is not None and "fit_dense.weight" in stored_in(folder)
+        stored = Bert.from_pretrained(folder, "encoder", fit_dense=projected)
     except CheckpointError as error:
         raise CheckpointError(f"--init-student {error}") from None
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
@@ -183,7 +184,7 @@ def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> Ber
     return fresh._replace(
         embeddings=stored.weights.embeddings,
         blocks=stored.weights.blocks,
-        fit_dense=stored.weights.fit_dense,
+        fit_dense=stored.weights.fit_dense or fresh.fit_dense,
     )
 
 
