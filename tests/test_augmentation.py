@@ -24,6 +24,7 @@ from minibert.data.augmentation import (
     joined,
     masked_guesses,
     neighbours,
+    piece_means,
     word_cutter,
     word_table,
     words_of,
@@ -271,9 +272,9 @@ def test_neighbours_are_the_largest_cosines(seed, k):
 def test_blocks_change_nothing(monkeypatch):
     words = tuple(f"w{'abcdefghijk'[place]}" for place in range(11))
     table = WordVectors(words, torch.randn(11, 5, generator=torch.Generator().manual_seed(0)), "")
-    whole = nearest_words(words, table, 3)
+    whole = nearest_words(table, table, 3)
     monkeypatch.setattr(vectors, "BLOCK", 4)
-    assert nearest_words(words, table, 3) == whole
+    assert nearest_words(table, table, 3) == whole
 
 
 def test_neighbours_are_words_that_may_change_of_the_case_of_the_words():
@@ -306,11 +307,17 @@ def test_a_word_of_several_pieces_has_their_mean():
     pieces = [*SPECIALS, "film", "##film", "##s", "plot"]
     config = tiny.config(vocab_size=len(pieces))
     bert = Bert.from_config(config, "encoder", Tokenizer.from_vocabulary(pieces))
-    table = word_table(bert, ["films", "plot", "films", "plotfilm", "x-rated", "unknown"])
-    assert table.words == ("film", "plot", "films", "plotfilm")
+    words = ["films", "plot", "plotfilm", "unknown"]
+    means = piece_means(words, bert)
+    assert means.words == ("films", "plot", "plotfilm")
     rows_VD = bert.weights.embeddings.word_VD
-    assert torch.equal(table.matrix_VD[2], rows_VD[[5, 7]].mean(0))
-    assert torch.equal(table.matrix_VD[3], rows_VD[[8, 6]].mean(0))
+    for place, ids in enumerate([[5, 7], [8], [8, 6]]):
+        assert torch.equal(means.matrix_VD[place], rows_VD[ids].mean(0))
+    table = neighbours(words, word_table(bert), 5, means).table
+    assert set(table["films"]) == {"film", "plot"}, "only whole words are offered"
+    assert table["plot"] == ("film",)
+    assert "unknown" not in table
+    assert piece_means([], bert).matrix_VD.shape == (0, bert.config.hidden_size)
 
 
 # --------------------------------------------------------------------------------------- guesses

@@ -20,7 +20,7 @@ from minibert.config import CheckpointError
 from minibert.data.batches import collate, sorted_order
 from minibert.data.readers import Example
 from minibert.data.tokenizer import Encoding, Tokenizer
-from minibert.data.vectors import WordVectors, nearest_words
+from minibert.data.vectors import WordVectors, nearest_words, vectors_of
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
 from minibert.kernels.products import arithmetic
@@ -220,33 +220,45 @@ class Neighbours:
         return [self.table.get(word, ()) for word in words]
 
 
-def word_table(bert: Bert, words: Sequence[str] = ()) -> WordVectors:
-    """The model's own word table: its pieces that are whole words and may change, and `words`.
+def word_table(bert: Bert) -> WordVectors:
+    """The model's own word table, as far as its pieces are whole words that may change.
 
-    A word of several pieces, among `words`, gets the mean of their rows; one that the vocabulary
-    cannot write gets none.
+    Raises
+        CheckpointError  the model came without a vocabulary.
+    """
+    pieces = _tokenizer_of(bert).pieces
+    ids = [i for i, piece in enumerate(pieces) if changeable(piece)]
+    rows_VD = bert.weights.embeddings.word_VD[ids].float().cpu()
+    return WordVectors(tuple(pieces[i] for i in ids), rows_VD, "the model's word table")
+
+
+def piece_means(words: Sequence[str], bert: Bert) -> WordVectors:
+    """For each word, of however many pieces, the mean of their rows in the model's word table.
+
+    A word that the vocabulary cannot write has none.
 
     Raises
         CheckpointError  the model came without a vocabulary.
     """
     tokenizer = _tokenizer_of(bert)
-    whole = [piece for piece in tokenizer.pieces if changeable(piece)]
+    pieces = {
+        word: one.ids[1:-1] for word, one in zip(words, tokenizer.encode(words), strict=True)
+    }
+    found = [word for word in pieces if tokenizer.unk_id not in pieces[word]]
     table_VD = bert.weights.embeddings.word_VD.float().cpu()
-    rows_VD = table_VD[[tokenizer.vocabulary[piece] for piece in whole]]
-    known = set(whole)
-    asked = [word for word in dict.fromkeys(words) if word not in known]
-    pieces = {word: one.ids[1:-1] for word, one in zip(asked, tokenizer.encode(asked), strict=True)}
-    others = [word for word in asked if tokenizer.unk_id not in pieces[word]]
-    means = [table_VD[pieces[word]].mean(0, keepdim=True) for word in others]
-    return WordVectors((*whole, *others), torch.cat([rows_VD, *means]), "the model's word table")
+    means = [table_VD[pieces[word]].mean(0) for word in found]
+    matrix_VD = torch.stack(means) if means else table_VD[:0]
+    return WordVectors(tuple(found), matrix_VD, "the means of pieces")
 
 
-def neighbours(words: Sequence[str], vectors: WordVectors, k: int = 15) -> Neighbours:
+def neighbours(
+    words: Sequence[str], vectors: WordVectors, k: int = 15, asked: WordVectors | None = None
+) -> Neighbours:
     """For each word the K words whose vectors point most nearly where its own does.
 
-    Cosine decides; a word without a vector gets no candidates. Only words that may change are
-    asked for and offered and, where all `words` are lower-case, only lower-case ones: to a model
-    without capitals "Good" would be no other word than "good".
+    Cosine decides; a word without a vector, in `asked` or else among `vectors`, gets no candidates.
+    Only words that may change are asked for and offered and, where all `words` are lower-case, only
+    lower-case ones: to a model without capitals "Good" would be no other word than "good".
 
     Source
         Jiao et al. 2020, arXiv:1909.10351, algorithm 1, there for words of several pieces.
@@ -261,7 +273,8 @@ def neighbours(words: Sequence[str], vectors: WordVectors, k: int = 15) -> Neigh
         tuple(vectors.words[row] for row in rows), vectors.matrix_VD[rows], vectors.source
     )
     source = f"the {k} nearest by cosine among {len(rows):,} words of {vectors.source}"
-    return Neighbours(nearest_words(words, offered, k), source)
+    own = vectors_of(words, offered if asked is None else asked)
+    return Neighbours(nearest_words(own, offered, k), source)
 
 
 # --- Candidates by the sentence ----------------------------------------------------------------

@@ -12,6 +12,7 @@ from minibert.data.augmentation import (
     joined,
     masked_guesses,
     neighbours,
+    piece_means,
     word_table,
 )
 from minibert.data.corpus import read_corpus
@@ -80,11 +81,13 @@ def _candidates(
     assert teacher.tokenizer is not None
     texts = [text for example in examples for text in example[:2] if text is not None]
     words = changeable_words(texts, teacher.tokenizer)
+    near: Neighbours
     if augmentation.vectors:
-        vectors = read_vectors(augmentation.vectors)
+        near = neighbours(words, read_vectors(augmentation.vectors), augmentation.candidates)
     else:
-        vectors = word_table(teacher, words)
-    near: Neighbours = neighbours(words, vectors, augmentation.candidates)
+        near = neighbours(
+            words, word_table(teacher), augmentation.candidates, piece_means(words, teacher)
+        )
     without = len(words) - len(near.table)
     if without:
         display.say(f"{without:,} of {len(words):,} words are in no table, and stay")
