@@ -24,6 +24,7 @@ from minibert.data.augmentation import (
     joined,
     masked_guesses,
     neighbours,
+    neighbours_by_pieces,
     piece_means,
     word_cutter,
     word_table,
@@ -272,9 +273,9 @@ def test_neighbours_are_the_largest_cosines(seed, k):
 def test_blocks_change_nothing(monkeypatch):
     words = tuple(f"w{'abcdefghijk'[place]}" for place in range(11))
     table = WordVectors(words, torch.randn(11, 5, generator=torch.Generator().manual_seed(0)), "")
-    whole = nearest_words(table, table, 3)
+    whole = nearest_words(words, table, 3)
     monkeypatch.setattr(vectors, "BLOCK", 4)
-    assert nearest_words(table, table, 3) == whole
+    assert nearest_words(words, table, 3) == whole
 
 
 def test_neighbours_are_words_that_may_change_of_the_case_of_the_words():
@@ -313,10 +314,10 @@ def test_a_word_of_several_pieces_has_their_mean():
     rows_VD = bert.weights.embeddings.word_VD
     for place, ids in enumerate([[5, 7], [8], [8, 6]]):
         assert torch.equal(means.matrix_VD[place], rows_VD[ids].mean(0))
-    table = neighbours(words, word_table(bert), 5, means).table
-    assert set(table["films"]) == {"film", "plot"}, "only whole words are offered"
-    assert table["plot"] == ("film",)
-    assert "unknown" not in table
+    found = neighbours_by_pieces(words, bert, 5)
+    assert found.table == {"plot": ("film",), "films": ("plotfilm",), "plotfilm": ("films",)}
+    assert "among 2 words of the model's word table; of several pieces, among 3" in found.source
+    assert neighbours_by_pieces(["plot"], bert).table == {"plot": ("film",)}
     assert piece_means([], bert).matrix_VD.shape == (0, bert.config.hidden_size)
 
 

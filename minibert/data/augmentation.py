@@ -20,7 +20,7 @@ from minibert.config import CheckpointError
 from minibert.data.batches import collate, sorted_order
 from minibert.data.readers import Example
 from minibert.data.tokenizer import Encoding, Tokenizer
-from minibert.data.vectors import WordVectors, nearest_words, vectors_of
+from minibert.data.vectors import WordVectors, nearest_words
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
 from minibert.kernels.products import arithmetic
@@ -251,14 +251,12 @@ def piece_means(words: Sequence[str], bert: Bert) -> WordVectors:
     return WordVectors(tuple(found), matrix_VD, "the means of pieces")
 
 
-def neighbours(
-    words: Sequence[str], vectors: WordVectors, k: int = 15, asked: WordVectors | None = None
-) -> Neighbours:
+def neighbours(words: Sequence[str], vectors: WordVectors, k: int = 15) -> Neighbours:
     """For each word the K words whose vectors point most nearly where its own does.
 
-    Cosine decides; a word without a vector, in `asked` or else among `vectors`, gets no candidates.
-    Only words that may change are asked for and offered and, where all `words` are lower-case, only
-    lower-case ones: to a model without capitals "Good" would be no other word than "good".
+    Cosine decides; a word without a vector gets no candidates. Only words that may change are
+    asked for and offered and, where all `words` are lower-case, only lower-case ones: to a model
+    without capitals "Good" would be no other word than "good".
 
     Source
         Jiao et al. 2020, arXiv:1909.10351, algorithm 1, there for words of several pieces.
@@ -273,8 +271,20 @@ def neighbours(
         tuple(vectors.words[row] for row in rows), vectors.matrix_VD[rows], vectors.source
     )
     source = f"the {k} nearest by cosine among {len(rows):,} words of {vectors.source}"
-    own = vectors_of(words, offered if asked is None else asked)
-    return Neighbours(nearest_words(own, offered, k), source)
+    return Neighbours(nearest_words(words, offered, k), source)
+
+
+def neighbours_by_pieces(words: Sequence[str], bert: Bert, k: int = 15) -> Neighbours:
+    """The neighbours of words in a model's own table, those of several pieces as well.
+
+    A word that is one piece is near to others of that kind. The mean of several pieces says less,
+    and is near to fragments; so such a word is compared with the others of its kind among `words`.
+    """
+    whole = neighbours(words, word_table(bert), k)
+    rest = [word for word in words if word not in whole.table]
+    others = neighbours(rest, piece_means(rest, bert), k)
+    source = f"{whole.source}; of several pieces, among {len(rest):,} of the texts"
+    return Neighbours({**whole.table, **others.table}, source)
 
 
 # --- Candidates by the sentence ----------------------------------------------------------------

@@ -28,58 +28,35 @@ class WordVectors(NamedTuple):
     source: str
 
 
-def vectors_of(words: Sequence[str], vectors: WordVectors) -> WordVectors:
-    """Those of some words, each once; a word without a vector is left out.
-
-    >>> vectors_of(["b", "c"], WordVectors(("a", "b"), torch.eye(2), "")).words
-    ('b',)
-    """
-    place_of = {word: place for place, word in enumerate(vectors.words)}
-    found = [word for word in dict.fromkeys(words) if word in place_of]
-    rows = [place_of[word] for word in found]
-    return WordVectors(tuple(found), vectors.matrix_VD[rows], vectors.source)
-
-
 def nearest_words(
-    asked: WordVectors, offered: WordVectors, k: int
+    words: Sequence[str], vectors: WordVectors, k: int
 ) -> dict[str, tuple[str, ...]]:
-    """For each word that is asked for the K others on offer with the largest cosine, nearest first.
+    """For each word that has a vector the K others with the largest cosine, nearest first.
 
     The zero vector points nowhere: it is near to no word, and none is near to it.
 
     >>> vectors = WordVectors(("a", "b", "c"), torch.tensor([[1.0, 0], [0, 1], [2, 1]]), "")
-    >>> nearest_words(vectors_of(["a"], vectors), vectors, k=2)
+    >>> nearest_words(["a"], vectors, k=2)
     {'a': ('c', 'b')}
     """
     if k < 1:
         raise ValueError(f"nearest_words: {k} words were asked for, but it must be at least 1")
-    words, unit_nD = _directions(asked)
-    names, unit_VD = _directions(offered)
-    place_of = {word: place for place, word in enumerate(names)}
-    nearest: dict[str, tuple[str, ...]] = {}
-    for start in range(0, len(words), BLOCK):
-        block = words[start : start + BLOCK]
-        cosine_nV = unit_nD[start : start + BLOCK] @ unit_VD.T
-        for place, word in enumerate(block):
-            if word in place_of:
-                cosine_nV[place, place_of[word]] = -torch.inf  # no word stands for itself
-        cosines, best = cosine_nV.topk(min(k, len(names)), dim=1)
-        for word, values, places in zip(block, cosines.tolist(), best.tolist(), strict=True):
-            nearest[word] = tuple(
-                names[place] for value, place in zip(values, places, strict=True)
-                if value != -torch.inf
-            )  # fmt: skip
-    return nearest
-
-
-def _directions(vectors: WordVectors) -> tuple[list[str], Tensor]:
-    """The words whose vectors point anywhere, and where: vectors of length 1."""
     length_V = vectors.matrix_VD.float().norm(dim=1)
     rows = length_V.nonzero()[:, 0]
-    return (
-        [vectors.words[row] for row in rows.tolist()],
-        vectors.matrix_VD[rows].float() / length_V[rows, None],
-    )
+    unit_VD = vectors.matrix_VD[rows].float() / length_V[rows, None]
+    names = [vectors.words[row] for row in rows.tolist()]
+    place_of = {word: place for place, word in enumerate(names)}
+    asked = [word for word in dict.fromkeys(words) if word in place_of]
+    nearest = {}
+    for start in range(0, len(asked), BLOCK):
+        block = asked[start : start + BLOCK]
+        own_n = torch.tensor([place_of[word] for word in block])
+        cosine_nV = unit_VD[own_n] @ unit_VD.T
+        cosine_nV.scatter_(1, own_n[:, None], -torch.inf)  # no word stands for itself
+        best = cosine_nV.topk(min(k, len(names) - 1), dim=1).indices.tolist()
+        for word, places in zip(block, best, strict=True):
+            nearest[word] = tuple(names[place] for place in places)
+    return nearest
 
 
 class _Layout(NamedTuple):

@@ -12,8 +12,7 @@ from minibert.data.augmentation import (
     joined,
     masked_guesses,
     neighbours,
-    piece_means,
-    word_table,
+    neighbours_by_pieces,
 )
 from minibert.data.corpus import read_corpus
 from minibert.data.readers import Dataset, Example
@@ -85,9 +84,7 @@ def _candidates(
     if augmentation.vectors:
         near = neighbours(words, read_vectors(augmentation.vectors), augmentation.candidates)
     else:
-        near = neighbours(
-            words, word_table(teacher), augmentation.candidates, piece_means(words, teacher)
-        )
+        near = neighbours_by_pieces(words, teacher, augmentation.candidates)
     without = len(words) - len(near.table)
     if without:
         display.say(f"{without:,} of {len(words):,} words are in no table, and stay")
