@@ -13,13 +13,14 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
  8 matching        what of the student is held against the teacher: states, scores, relations
  9 distillation    TinyBERT: which layer learns from which, and what counts how much
 10 optim           Adam in every published form, clipping, schedules
+11 sparsity        which weights, heads and units go, and when
 12 quantization    linear maps in whole numbers of eight bits
 13 masking         80 / 10 / 10, whole words, next-sentence pairs
 14 wordpiece       from text to tokens
 16 checkpoint      the names of weights in files
 
-(11, sparsity, and 15, the decoder, are not written yet.) The sub-packages are the workshop that
-makes the book do real work: `laws`, `data`, `kernels`, `training`, `bench`, `cli`.
+(15, the decoder, is not written yet.) The sub-packages are the workshop that makes the book do
+real work: `laws`, `data`, `kernels`, `training`, `bench`, `cli`.
 
 Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
 
@@ -27,10 +28,11 @@ Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
  D  hidden width        E  teacher's width       N  heads           H  teacher's heads
  K  width of a head     F  feed-forward width    V  vocabulary      P  position rows
  T  token types         L  layers                C  classes         M  masked tokens, or rows
- A  relation heads      O, I  out and in of one linear map          1  a broadcast axis
+ A  relation heads, or kept ones             U  units that are kept
+ O, I  out and in of one linear map          1  a broadcast axis
 
-`P` is also the length of a flat tensor of parameters, in `optim` and in the workshop; `X` there is
-the number of rows of a data set. In a list the first letter is its length: `hiddens_LBSD`.
+`P` is also the length of a flat tensor of parameters, in `optim`, `sparsity` and the workshop; `X`
+there is the number of rows of a data set. In a list the first letter is its length: `hiddens_LBSD`.
 """
 
 from importlib import import_module

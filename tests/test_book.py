@@ -59,7 +59,7 @@ TENSOR_NAMES = {
     "arithmetic": "abs clamp",
     "sums and extremes": "all amax any cumsum max mean min sum",
     "axes": "T contiguous numel reshape shape transpose view",
-    "picking": "gather index_select",
+    "picking": "argsort gather index_select",
     "types and places": "cpu device dtype float long to tolist",
     "gradients and copies": "clone detach",
 }

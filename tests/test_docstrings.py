@@ -35,6 +35,7 @@ from minibert import (
     optim,
     parameters,
     quantization,
+    sparsity,
     wordpiece,
 )
 from minibert.config import BertConfig, CheckpointError
@@ -520,6 +521,35 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
             optim.inverse_square_root_schedule,
         )
     },
+    "sparsity.cubic_sparsity": of_type(
+        ValueError,
+        lambda: sparsity.cubic_sparsity(-1, 0, 4, 0.5),
+        lambda: sparsity.cubic_sparsity(0, 5, 4, 0.5),
+        lambda: sparsity.cubic_sparsity(0, 0, 4, 1.5),
+        lambda: sparsity.cubic_sparsity(0, 0, 4, 0.5, -0.5),
+    ),
+    "sparsity.keep_largest": of_type(ValueError, lambda: sparsity.keep_largest(ONES, 1.5)),
+    "sparsity.keep_largest_of_rows": of_type(
+        ValueError, lambda: sparsity.keep_largest_of_rows(ONES, -0.5)
+    ),
+    "sparsity.keep_n_of_m": of_type(
+        ValueError,
+        lambda: sparsity.keep_n_of_m(ONES, 2, 3),
+        lambda: sparsity.keep_n_of_m(ONES, 3, 2),
+    ),
+    "sparsity.soft_threshold": of_type(ValueError, lambda: sparsity.soft_threshold(ONES, -0.5)),
+    "sparsity.gate_gradients": of_type(
+        ValueError, lambda: sparsity.gate_gradients(ONES, ONES, 3)
+    ),
+    "sparsity.keep_heads": of_type(
+        ValueError,
+        lambda: sparsity.keep_heads(WEIGHTS.blocks[0].attention, torch.tensor([0]), 5),
+    ),
+    "sparsity.fewest_bits": of_type(
+        ValueError,
+        lambda: sparsity.fewest_bits(3, 4),
+        lambda: sparsity.fewest_bits(3, -1),
+    ),
     "quantization.quantized_linear": of_type(
         ValueError,
         lambda: quantization.quantized_linear(ONES, ONES, ONES[:, :1], ONES),

@@ -29,6 +29,7 @@ from minibert import (
     matching,
     optim,
     quantization,
+    sparsity,
 )
 from minibert.config import BertConfig
 from minibert.encoder import encode, encode_traced
@@ -36,7 +37,9 @@ from minibert.parameters import LinearWeights, flatten, initial_weights, weight_
 
 FOLDER = Path(attention.__file__).parent
 # letters bind anew per call
-GENERAL = ("parameters", "functional", "losses", "optim", "quantization", "masking")
+GENERAL = (
+    "parameters", "functional", "losses", "optim", "sparsity", "quantization", "masking"
+)
 TRAILING = ("functional", "quantization")  # names give trailing axes only
 PARTS = ("pooler", "mlm", "nsp", "classifier", "span")
 PLACES = {"T": 31, "P": 37}
@@ -249,6 +252,17 @@ def step() -> None:
         flat, _ = optim.adam_step(flat, flat, state, 0.1, optim.adam_form(form))
 
 
+def leave_out() -> None:
+    score, block = torch.ones(STUDENT["F"], 20), weights_of(config_of(STUDENT)).blocks[0]
+    sparsity.keep_largest(score.flatten(), 0.5)
+    sparsity.keep_n_of_m(score, 2, 4)
+    sparsity.soft_threshold(score[0], 0.5)
+    sparsity.movement_scores(score[0], score[1], score[2], 0.1)
+    sparsity.gate_gradients(score, score, 5)
+    sparsity.keep_heads(block.attention, torch.tensor([2, 0]), STUDENT["N"])
+    sparsity.keep_units(block, torch.arange(7))
+
+
 def take_eight_bits() -> None:
     weight = torch.ones(STUDENT["F"], STUDENT["D"])
     rows = quantization.quantized_rows(weight)
@@ -271,6 +285,7 @@ RUNS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
     "cross-attention": (look_across, LOOKING_ACROSS),
     "relations": (relate, RELATED),
     "a step of Adam": (step, {}),
+    "zeros": (leave_out, {}),
     "eight bits": (take_eight_bits, {}),
     "masking": (hide_words, {}),
 }

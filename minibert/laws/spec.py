@@ -123,7 +123,7 @@ def multi_head_attention(X: Matrix, M: Matrix, bias: Matrix, w: Weights, N: int)
     Q = [linear(x, *w.query) for x in X]
     K = [linear(m, *w.key) for m in M]
     V = [linear(m, *w.value) for m in M]
-    width = len(X[0]) // N
+    width = len(Q[0]) // N
     joined: Matrix = [[] for _ in X]
     for n in range(N):
         head = slice(n * width, (n + 1) * width)

@@ -6,13 +6,13 @@ samples is the formula. Random choices come in as arguments, so that nothing her
 Letters: z logits · y label · p, q probabilities of teacher and student · T temperature ·
 H hidden states and A attention scores of the student, U and B those of the teacher · X, Y queries,
 keys or values of the student, U, V those of the teacher, heads side by side · θ parameter ·
-g gradient · η learning rate · w, T end of warm-up, end of training.
+g gradient · η learning rate · w, T end of warm-up, end of training · s sparsity · S score.
 """
 
 from collections.abc import Callable
-from math import cos, erf, exp, floor, fsum, hypot, inf, pi, sqrt
+from math import cos, erf, exp, floor, fsum, hypot, inf, log, pi, sqrt
 
-from minibert.laws.spec import Matrix, Vector, dot, linear, log_softmax
+from minibert.laws.spec import Matrix, Vector, Weights, dot, linear, log_softmax
 
 IGNORED = -100
 
@@ -324,6 +324,77 @@ def inverse_square_root_schedule(t: int, w: int, T: int) -> float:
     """min(t^(-1/2), t w^(-3/2)) √w"""
     w, t = max(w, 1), t if w else max(t, 1)
     return min(1 / sqrt(t), t * w**-1.5) * sqrt(w) if t else 0.0
+
+
+# sparsity
+
+
+def cubic_sparsity(t: int, t_0: int, t_1: int, s_f: float, s_i: float) -> float:
+    """s_f + (s_i - s_f) (1 - x)³, x the part of the way from t_0 to t_1 that lies behind"""
+    x = 1.0 if t >= t_1 else 0.0 if t <= t_0 else (t - t_0) / (t_1 - t_0)
+    return s_f + (s_i - s_f) * (1 - x) ** 3
+
+
+def kept(x: Vector, s: float) -> list[bool]:
+    """All but the round(s n) smallest, of equal numbers the last ones"""
+    rising = sorted(range(len(x)), key=lambda i: (x[i], i))
+    gone = rising[: round(s * len(x))]
+    return [i not in gone for i in range(len(x))]
+
+
+def kept_of_groups(x: Vector, n: int, m: int) -> list[bool]:
+    """The n largest of x_0 … x_m-1, those of x_m … x_2m-1, and so on"""
+    found = []
+    for g in range(0, len(x), m):
+        largest = sorted(range(g, g + m), key=lambda i: (x[i], i))[m - n :]
+        found += [i in largest for i in range(g, g + m)]
+    return found
+
+
+def soft_threshold(w: float, t: float) -> float:
+    """w - t above t, w + t below -t, 0 between"""
+    return w - t if w > t else w + t if w < -t else 0.0
+
+
+def movement_score(S: float, w: float, g: float, η: float) -> float:
+    """S - η w g"""
+    return S - η * w * g
+
+
+def gate_gradients(W: Matrix, dW: Matrix, G: int) -> Vector:
+    """Σ_o Σ_i W_oi dW_oi over the inputs i of each of G groups that lie side by side"""
+    size = len(W[0]) // G
+    groups = [range(g * size, (g + 1) * size) for g in range(G)]
+    rows = list(zip(W, dW, strict=True))
+    return [fsum(W_o[i] * dW_o[i] for W_o, dW_o in rows for i in group) for group in groups]
+
+
+def keep_heads(w: Weights, heads: list[int], N: int) -> Weights:
+    """Rows n K … (n + 1) K - 1 of W_q, W_k, W_v and their biases, and those columns of W_o"""
+    K = len(w.query.bias_O) // N
+    kept_rows = [n * K + k for n in heads for k in range(K)]
+
+    def rows(part: Weights) -> Weights:
+        W, b = part
+        return type(part)([W[i] for i in kept_rows], [b[i] for i in kept_rows])
+
+    W_o, b_o = w.output
+    output = type(w.output)([[row[i] for i in kept_rows] for row in W_o], b_o)
+    return type(w)(rows(w.query), rows(w.key), rows(w.value), output)
+
+
+def keep_units(w: Weights, units: list[int]) -> Weights:
+    """Rows of W_1 and b_1, columns of W_2"""
+    (W_1, b_1), (W_2, b_2) = w.intermediate, w.output
+    return w._replace(
+        intermediate=type(w.output)([W_1[f] for f in units], [b_1[f] for f in units]),
+        output=type(w.output)([[row[f] for f in units] for row in W_2], b_2),
+    )
+
+
+def fewest_bits(n: int, z: int) -> float:
+    """- Σ n_k log₂(n_k / n) over the n_k ones and zeros"""
+    return -fsum(n_k * log(n_k / n) / log(2) for n_k in (z, n - z) if n_k)
 
 
 # training: rows of which each counts for something
