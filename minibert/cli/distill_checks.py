@@ -1,0 +1,89 @@
+"""What `minibert distill` refuses before it reads a file: what cannot be, and has no effect."""
+
+import tempfile
+from typing import Any
+
+import click
+
+# What an experiment on a task alone looks at, and what the demo looks at.
+OF_A_TASK = frozenset(
+    "dev join augment augment_by augment_probability augment_candidates augment_vectors "
+    "augment_model augment_seed epochs steps lr intermediate_on prediction_weight label_weight "
+    "temperature temperature_squared labels_too seeds results name baseline task limit".split()
+)
+OF_THE_DEMO = frozenset("out resume overwrite seed device threads arithmetic as_json".split())
+
+
+def check_usage(chosen: Any) -> None:
+    """Refuse options that contradict each other, or leave nothing to learn."""
+    if chosen.teacher is None and (chosen.data or chosen.corpus):
+        raise click.UsageError("give --teacher as well, or nothing at all for the demo")
+    if chosen.teacher is not None and not (chosen.data or chosen.corpus):
+        raise click.UsageError(
+            "give --data, the texts of a task, or --corpus, raw text, for the teacher to teach on"
+        )
+    if chosen.data and chosen.corpus and chosen.augment_by != "mlm":
+        raise click.UsageError(
+            "--corpus beside --data only trains a masked-word head, for --augment-by mlm; for "
+            "general distillation give it alone, and go on with --init-student"
+        )
+    answers = {"prediction_weight", "label_weight"}
+    weights = {name: value for name, value in vars(chosen).items() if name.endswith("_weight")}
+    if chosen.intermediate_epochs and not any(weights[name] for name in weights.keys() - answers):
+        raise click.UsageError(
+            "every weight of a loss over states is 0, so the first stage has nothing to learn; "
+            "leave it out with --intermediate-epochs 0"
+        )
+    if not any(weights[name] for name in answers):
+        raise click.UsageError(
+            "--prediction-weight and --label-weight are both 0, so the second stage has nothing to "
+            "learn; give one of them a weight above 0"
+        )
+    if chosen.corpus and not chosen.data:
+        if not chosen.intermediate_epochs:
+            raise click.UsageError("general distillation needs --intermediate-epochs of at least 1")
+        if chosen.seeds > 1 or chosen.results:
+            raise click.UsageError(
+                "--seeds and --results compare students on a task; general distillation, --corpus "
+                "without --data, has none: run it once for each --seed"
+            )
+    if (chosen.seeds > 1 or chosen.results) and chosen.labels_too:
+        raise click.UsageError(
+            "--labels-too goes with one run; for rows of results give the student's own recipe "
+            "--prediction-weight 0 --label-weight 1 --intermediate-epochs 0"
+        )
+
+
+def check_ignored(context: click.Context, chosen: Any) -> None:
+    """Refuse what was typed and would have no effect; a recipe may hold more than is needed."""
+    typed = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+    }
+    if chosen.teacher is None:
+        ignored, what = typed - OF_THE_DEMO, "the demo, which runs without --teacher,"
+    elif chosen.data is None:
+        ignored, what = typed & OF_A_TASK, "general distillation, --corpus without --data,"
+    else:
+        return
+    if ignored:
+        name = min(ignored).replace("_", "-")
+        raise click.UsageError(f"--{name} has no effect on {what} so leave it out")
+
+
+def check_cache(chosen: Any) -> None:
+    """Refuse a cache that cannot be written, or that would go with the working files of a run."""
+    folder = chosen.cache_folder.absolute()
+    own = chosen.folder.absolute()
+    if own in (folder, *folder.parents) and not chosen.several:
+        raise click.UsageError(
+            f"--cache {chosen.cache} lies in --out, whose working files go when the run is "
+            "complete; choose another folder"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(f"--cache {chosen.cache}: {error.strerror}") from None
