@@ -38,18 +38,71 @@ def cross_entropy(logits_MC: Tensor, labels_M: Tensor) -> Tensor:
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([3, -100]))
     tensor(1.3863)
     """
-    counted_M = labels_M != -100
+    _check_labels("cross_entropy", logits_MC, labels_M)
+    log_probabilities_MC = log_softmax(at_least_float32(logits_MC))
+    return _mean_of_counted(_surprise(log_probabilities_MC, labels_M), labels_M)
+
+
+def _check_labels(name: str, logits_MC: Tensor, labels_M: Tensor) -> None:
     n_classes = logits_MC.shape[1]
-    if bool((counted_M & ((labels_M < 0) | (labels_M >= n_classes))).any()):
+    if bool(((labels_M != -100) & ((labels_M < 0) | (labels_M >= n_classes))).any()):
         raise ValueError(
-            f"cross_entropy: labels run from {int(labels_M.min())} to {int(labels_M.max())}, "
+            f"{name}: labels run from {int(labels_M.min())} to {int(labels_M.max())}, "
             f"but must be -100 or 0 to {n_classes - 1}"
         )
+
+
+def _surprise(log_probabilities_MC: Tensor, labels_M: Tensor) -> Tensor:
+    """-log p of the label; a row that does not count stands for class 0."""
+    picked_M = torch.where(labels_M != -100, labels_M, 0)
+    return -log_probabilities_MC.gather(1, picked_M[:, None])[:, 0]
+
+
+def _mean_of_counted(losses_M: Tensor, labels_M: Tensor) -> Tensor:
+    counted_M = labels_M != -100
+    return torch.where(counted_M, losses_M, 0).sum() / counted_M.sum().clamp(min=1)
+
+
+def smoothed_cross_entropy(logits_MC: Tensor, labels_M: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy that leaves a little of every label to all the classes alike.
+
+    Formula
+        L = 1/n Σ_i ((1 - ε) (-log p_i[label_i]) + ε/C Σ_c -log p_ic) over the n rows that count
+        = the cross-entropy against q = (1 - ε) onehot + ε/C; its gradient is (p - q)/n, its least
+        value the entropy of q. ε = 0 is `cross_entropy`; with no row to count, L = 0.
+
+    Shapes
+        logits_MC  float [M, C]
+        labels_M   int64 [M]  0 <= label < C, or -100
+        smoothing  float 0 <= ε < 1
+        return     float []   infinite where a class is impossible (-inf) and ε > 0
+
+    Source
+        Szegedy et al. 2016, arXiv:1512.00567, section 7; Vaswani et al. 2017, section 5.4.
+
+    Differs
+        fairseq leaves ε/(C - 1) to each of the other classes; torch's is NaN where no row counts.
+
+    Accuracy
+        |error| <= (4 + C/2 + (3 + (C + n)/2) L) eps
+
+    Raises
+        ValueError  the smoothing is not in [0, 1), or a label neither -100 nor one of the classes.
+
+    >>> smoothed_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), 0.5)
+    tensor(0.6269)
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(
+            f"smoothed_cross_entropy: the smoothing is {smoothing}, but must be in [0, 1)"
+        )
+    _check_labels("smoothed_cross_entropy", logits_MC, labels_M)
     log_probabilities_MC = log_softmax(at_least_float32(logits_MC))
-    picked_M = torch.where(counted_M, labels_M, 0)
-    losses_M = -log_probabilities_MC.gather(1, picked_M[:, None])[:, 0]
-    losses_M = torch.where(counted_M, losses_M, 0)
-    return losses_M.sum() / counted_M.sum().clamp(min=1)
+    losses_M = _surprise(log_probabilities_MC, labels_M)
+    if smoothing > 0:  # 0 times the infinity of an impossible class would be NaN
+        evenly_M = -log_probabilities_MC.mean(1)
+        losses_M = (1 - smoothing) * losses_M + smoothing * evenly_M
+    return _mean_of_counted(losses_M, labels_M)
 
 
 def mlm_loss(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 
 from minibert.attention import (
     AttentionTrace,
+    attend,
     attention_probabilities,
     attention_scores,
     causal_bias,
+    keys_and_values,
     multi_head_attention,
     padding_bias,
     split_heads,
@@ -27,7 +29,7 @@ from minibert.laws.attention import (
     with_parts,
 )
 from minibert.laws.law import RandomDraw
-from minibert.laws.measure import distance, normal
+from minibert.laws.measure import distance, fresh, normal
 from minibert.parameters import named_tensors
 
 CASE = heads_case(RandomDraw("tests"))
@@ -50,6 +52,48 @@ def test_multi_head_attention_refuses_a_remainder():
     message = r"^split_heads: width 15 does not divide into 4 heads$"
     with pytest.raises(ValueError, match=message):
         multi_head_attention(*CASE._replace(n_heads=4))
+
+
+def test_keys_and_values_refuse_a_remainder():
+    message = r"^split_heads: width 15 does not divide into 4 heads$"
+    with pytest.raises(ValueError, match=message):
+        keys_and_values(CASE.memory, CASE.weights, 4)
+
+
+def test_attend_refuses_queries_that_leave_a_remainder():
+    kept = normal(0, B, 4, R, 5)
+    message = r"^split_heads: width 15 does not divide into 4 heads$"
+    with pytest.raises(ValueError, match=message):
+        attend(CASE.hidden, kept, kept, CASE.bias, CASE.weights, 4)
+
+
+@pytest.mark.parametrize(("of_keys", "of_values"), [(1, 3), (3, 1), (1, 1), (5, 5)])
+def test_attend_refuses_other_heads_than_those_that_ask(of_keys, of_values):
+    """One head of keys would be broadcast to all three without a word."""
+    key, value = normal(0, B, of_keys, R, 5), normal(0, B, of_values, R, 5)
+    message = f"attend: {of_keys} heads of keys and {of_values} of values, but 3 of queries"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        attend(CASE.hidden, key, value, CASE.bias, CASE.weights, HEADS)
+
+
+def test_what_is_kept_comes_back_in_the_trace():
+    key, value = keys_and_values(CASE.memory, CASE.weights, HEADS)
+    trace = attend(CASE.hidden, key, value, CASE.bias, CASE.weights, HEADS)
+    assert trace.key_BNRK is key
+    assert trace.value_BNRK is value
+    expected = multi_head_attention(*CASE)
+    assert all(torch.equal(a, b) for a, b in zip(trace, expected, strict=True))
+
+
+def test_attend_drops_as_multi_head_attention_does():
+    """Nothing by default, nor without a generator."""
+    given = CASE.hidden, *keys_and_values(CASE.memory, CASE.weights, HEADS), *CASE[2:]
+    plain = attend(*given).output_BSD
+    assert torch.equal(attend(*given, 0.5).output_BSD, plain)
+    assert torch.equal(attend(*given, generator=fresh(1)).output_BSD, plain)
+    dropped = attend(*given, 0.5, fresh(1)).output_BSD
+    assert torch.equal(dropped, multi_head_attention(*CASE, 0.5, fresh(1)).output_BSD)
+    assert not torch.equal(dropped, plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.uint8])

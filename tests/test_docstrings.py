@@ -372,6 +372,27 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
     ),
     "attention.split_heads": of_type(ValueError, lambda: attention.split_heads(ONES[None], 3)),
     "attention.padding_bias": of_type(ValueError, lambda: attention.padding_bias(ONES)),
+    "attention.keys_and_values": of_type(
+        ValueError,
+        lambda: attention.keys_and_values(
+            torch.ones(1, 2, 12), WEIGHTS.blocks[0].attention, 5
+        ),
+    ),
+    "attention.attend": of_type(
+        ValueError,
+        lambda: attention.attend(
+            torch.ones(1, 2, 12), torch.ones(1, 5, 2, 4), torch.ones(1, 5, 2, 4),
+            torch.zeros(1, 1, 1, 2), WEIGHTS.blocks[0].attention, 5,
+        ),
+        lambda: attention.attend(
+            torch.ones(1, 2, 12), torch.ones(1, 1, 2, 4), torch.ones(1, 3, 2, 4),
+            torch.zeros(1, 1, 1, 2), WEIGHTS.blocks[0].attention, 3,
+        ),
+        lambda: attention.attend(
+            torch.ones(1, 2, 12), torch.ones(1, 3, 2, 4), torch.ones(1, 1, 2, 4),
+            torch.zeros(1, 1, 1, 2), WEIGHTS.blocks[0].attention, 3,
+        ),
+    ),
     "attention.multi_head_attention": of_type(
         ValueError,
         lambda: attention.multi_head_attention(
@@ -426,6 +447,11 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
     ),
     "losses.cross_entropy": of_type(
         ValueError, lambda: losses.cross_entropy(LOGITS, torch.tensor([0, 3]))
+    ),
+    "losses.smoothed_cross_entropy": of_type(
+        ValueError,
+        lambda: losses.smoothed_cross_entropy(LOGITS, torch.tensor([0, 3]), 0.1),
+        lambda: losses.smoothed_cross_entropy(LOGITS, torch.tensor([0, 1]), 1.0),
     ),
     "losses.mlm_loss": of_type(
         ValueError, lambda: losses.mlm_loss(LOGITS[None], torch.tensor([[0, 3]]))

@@ -16,6 +16,7 @@ from minibert.losses import (
     l2_penalty,
     mlm_loss,
     nsp_loss,
+    smoothed_cross_entropy,
     soft_cross_entropy,
     span_loss,
     sparse_training_loss,
@@ -24,6 +25,7 @@ from minibert.losses import (
 
 CASES = [
     (cross_entropy, laws.hard_case),
+    (smoothed_cross_entropy, laws.smoothed_case),
     (mlm_loss, laws.mlm_case),
     (nsp_loss, laws.nsp_case),
     (span_loss, laws.span_case),
@@ -58,6 +60,27 @@ def test_cross_entropy_refuses_labels_without_a_class(labels, run):
         cross_entropy(torch.zeros(2, 3), torch.tensor(labels))
 
 
+def test_smoothed_cross_entropy_refuses_labels_without_a_class():
+    message = "smoothed_cross_entropy: labels run from 0 to 3, but must be -100 or 0 to 2"
+    with pytest.raises(ValueError, match=whole(message)):
+        smoothed_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 3]), 0.1)
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1, 1.5, math.nan, -math.inf])
+def test_smoothed_cross_entropy_refuses_a_smoothing_that_leaves_the_label_nothing(bad):
+    message = f"smoothed_cross_entropy: the smoothing is {bad}, but must be in [0, 1)"
+    with pytest.raises(ValueError, match=whole(message)):
+        smoothed_cross_entropy(torch.zeros(1, 3), torch.tensor([0]), bad)
+
+
+def test_an_impossible_class_costs_infinity_where_it_has_a_share():
+    """As in torch; a row that does not count costs nothing even so."""
+    logits, labels = torch.tensor([[0.0, -math.inf], [0.0, 0.0]]), torch.tensor([0, 1])
+    assert smoothed_cross_entropy(logits, labels, 0.1) == math.inf
+    hidden = torch.tensor([-100, 1])
+    assert abs(float(smoothed_cross_entropy(logits, hidden, 0.1)) - math.log(2)) < 1e-6
+
+
 def test_losses_of_labels_refuse_what_cross_entropy_refuses():
     message = whole("cross_entropy: labels run from 2 to 2, but must be -100 or 0 to 1")
     two_B = torch.tensor([2])
@@ -72,7 +95,9 @@ def test_losses_of_labels_refuse_what_cross_entropy_refuses():
 
 
 def test_no_rows_cost_nothing():
-    assert cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)) == 0
+    none = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+    assert cross_entropy(*none) == 0
+    assert smoothed_cross_entropy(*none, 0.1) == 0
 
 
 def test_squared_error_refuses_to_broadcast():

@@ -200,6 +200,7 @@ def compute_losses() -> None:
     labels = torch.tensor([1, 0, 1])
     losses.mlm_loss(torch.zeros(B, S, V), IDS)
     losses.nsp_loss(torch.zeros(3, 2), labels)
+    losses.smoothed_cross_entropy(torch.zeros(3, C), labels, 0.1)
     losses.span_loss(torch.zeros(3, S), torch.ones(3, S), labels, labels)
     losses.squared_error(torch.zeros(3), torch.ones(3))
     for formula in (losses.kl_divergence, losses.soft_cross_entropy):

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minibert.attention import (
+    attend,
     attention_probabilities,
     attention_scores,
     causal_bias,
+    keys_and_values,
     merge_heads,
     multi_head_attention,
     padding_bias,
@@ -983,7 +985,7 @@ class Case(NamedTuple):
     bias: Tensor
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+def take(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     return attention_probabilities(attention_scores(query, key), bias) @ value
 
 
@@ -1015,7 +1017,7 @@ def attention_bound(case: Case) -> Tensor:
 
 
 ATTENTION = Proof(
-    attend,
+    take,
     attention_case,
     of=(attention_scores, attention_probabilities),
     name="scaled_dot_product_attention",
@@ -1299,17 +1301,17 @@ def no_mask_at_all(query, key, value, bias):
 
 @ATTENTION.mistake(results_are_linear_in_values)
 def values_for_keys(query, key, value, bias):
-    return attend(query, value, key, bias)
+    return take(query, value, key, bias)
 
 
 @ATTENTION.mistake(constant_values_pass_through)
 def keys_for_values(query, key, value, bias):
-    return attend(query, key, key, bias)
+    return take(query, key, key, bias)
 
 
 @ATTENTION.mistake(a_query_of_zero_takes_the_mean, it_is_the_weighted_mean_of_values)
 def future_seen_by_one(query, key, value, bias):
-    return attend(query, key, value, bias.roll(1, -2) if bias.shape[-2] > 1 else bias)
+    return take(query, key, value, bias.roll(1, -2) if bias.shape[-2] > 1 else bias)
 
 
 @ATTENTION.mistake(doubled_keys_change_nothing, two_keys_are_a_sigmoid)
@@ -1324,7 +1326,7 @@ def near_keys_favoured(query, key, value, bias):
 
 @ATTENTION.mistake(the_order_of_queries_is_kept)
 def later_queries_sharper(query, key, value, bias):
-    return attend(query * torch.arange(query.shape[-2])[:, None], key, value, bias)
+    return take(query * torch.arange(query.shape[-2])[:, None], key, value, bias)
 
 
 @ATTENTION.mistake(
@@ -1343,12 +1345,292 @@ def scores_in_eight_bits(query, key, value, bias):
 
 @ATTENTION.mistake(its_gradients_have_a_closed_form, its_slope_is_that_of_the_weighted_mean)
 def scores_not_trained(query, key, value, bias):
-    return attend(query.detach(), key.detach(), value, bias)
+    return take(query.detach(), key.detach(), value, bias)
 
 
-# -------------------------------------------------------------------------- multi_head_attention
+# ------------------------------------------------------------------------------- keys_and_values
 
 HEADS, WIDTH = 3, 15  # a head is 5 wide
+MAPS = [(15, 3, 5), (15, 2, 5), (7, 3, 2), (11, 1, 4)]  # D, N, K: N K is D in the first alone
+
+
+def attention_weights(
+    seed: int, width: int = WIDTH, scale: float = 1.0, joined: int = 0
+) -> AttentionWeights:
+    """No bias is 0, so that forgetting one shows. `joined` is N K where that is not the width."""
+    joined = joined or width
+    shapes = [(joined, width)] * 3 + [(width, joined)]
+    maps = [
+        LinearWeights(normal(seed + i, o, n, scale=scale / math.sqrt(n)), normal(seed + 9 + i, o))
+        for i, (o, n) in enumerate(shapes)
+    ]
+    return AttentionWeights(*maps)
+
+
+class MemoryCase(NamedTuple):
+    memory: Tensor
+    weights: AttentionWeights
+    n_heads: int
+
+
+def memory_case(draw: Draw, scale: float = 1.0, weight_scale: float = 1.0) -> MemoryCase:
+    width, n_heads, size = draw.choice(MAPS)
+    return MemoryCase(
+        normal(seed_of(draw), B, R, width, scale=scale),
+        attention_weights(seed_of(draw), width, weight_scale, n_heads * size),
+        n_heads,
+    )
+
+
+def kept(memory, weights, n_heads):
+    """[2, B, N, R, K], keys first."""
+    return torch.stack(keys_and_values(memory, weights, n_heads))
+
+
+def rounded_map(x: rounding.Rounded, map_: LinearWeights, n_heads: int) -> rounding.Rounded:
+    """A linear map whose results are cut into heads."""
+    y = rounding.linear(x, *map_)
+    return y._replace(value=split_heads(y.value, n_heads), error=split_heads(y.error, n_heads))
+
+
+def memory_bound(case: MemoryCase) -> Tensor:
+    memory, w = rounding.exact(case.memory), case.weights
+    return torch.stack([rounded_map(memory, m, case.n_heads).error for m in (w.key, w.value)])
+
+
+KEYS_AND_VALUES = Proof(kept, memory_case, of=(keys_and_values,))
+
+
+def spec_of_kept(memory, weights, n_heads):
+    pairs = [spec.keys_and_values(sentence, weights, n_heads) for sentence in memory]
+    return [list(part) for part in zip(*pairs, strict=True)]
+
+
+def wide_lists(weights: AttentionWeights) -> Any:
+    return as_lists(with_parts(weights, [part.double() for part in parts_of(weights)]))
+
+
+@KEYS_AND_VALUES.spec
+def they_are_slices_of_two_maps(formula, case):
+    lists = case.memory.tolist(), wide_lists(case.weights), case.n_heads
+    return distance(formula(*case), as_tensor(spec_of_kept(*lists)), memory_bound(case)), 1
+
+
+@KEYS_AND_VALUES.reference
+def they_are_torchs_linear_maps_in_chunks(formula, case):
+    maps = case.weights.key, case.weights.value
+    parts = [F.linear(case.memory, *m).unflatten(-1, (case.n_heads, -1)) for m in maps]
+    expected = torch.stack(parts).transpose(2, 3)
+    return distance(formula(*case), expected, memory_bound(case)), 2
+
+
+@KEYS_AND_VALUES.law
+def the_memory_may_come_in_parts(formula, case):
+    """Of two parts, and of one token after another: up to rounding, not bit for bit."""
+    whole, error = formula(*case), 0.0
+    for sizes in ([3, R - 3], [1] * R):
+        parts = [formula(m, *case[1:]) for m in case.memory.split(sizes, 1)]
+        error = max(error, distance(torch.cat(parts, 3), whole, memory_bound(case)))
+    return error, 2
+
+
+@KEYS_AND_VALUES.law
+def a_row_depends_on_its_own_token_alone(formula, case):
+    """Every other token is changed; no bit of this one's row is."""
+    others = torch.arange(R) != 4
+    changed = torch.where(others[:, None], 3 - 2 * case.memory, case.memory)
+    found = formula(changed, *case[1:])[:, :, :, 4]
+    return differing(found, formula(*case)[:, :, :, 4]), 0
+
+
+@KEYS_AND_VALUES.law
+def rows_come_in_the_order_of_tokens(formula, case):
+    order = order_of(R)
+    found = formula(case.memory[:, order], *case[1:])
+    return distance(found, formula(*case)[:, :, :, order], memory_bound(case)[:, :, :, order]), 2
+
+
+@KEYS_AND_VALUES.law
+def memories_keep_to_their_sentences(formula, case):
+    changed = torch.cat((case.memory[:1], -2 * case.memory[1:]))
+    return differing(formula(changed, *case[1:])[:, 0], formula(*case)[:, 0]), 0
+
+
+def twice(map_: LinearWeights) -> LinearWeights:
+    return LinearWeights(2 * map_.weight_OI, 2 * map_.bias_O)
+
+
+@KEYS_AND_VALUES.law
+def maps_of_queries_and_results_have_no_part(formula, case):
+    w = case.weights
+    other = w._replace(query=twice(w.query), output=twice(w.output))
+    return differing(formula(*case._replace(weights=other)), formula(*case)), 0
+
+
+@KEYS_AND_VALUES.law
+def exchanging_the_maps_exchanges_keys_and_values(formula, case):
+    w = case.weights
+    other = w._replace(key=w.value, value=w.key)
+    return differing(formula(*case._replace(weights=other)), formula(*case).flip(0)), 0
+
+
+@KEYS_AND_VALUES.law
+def a_memory_of_zeros_offers_the_two_biases(formula, case):
+    found = formula(torch.zeros_like(case.memory), *case[1:])
+    biases = torch.stack((case.weights.key.bias_O, case.weights.value.bias_O))
+    expected = biases.view(2, 1, case.n_heads, 1, -1).expand_as(found)
+    return differing(found, expected), 0
+
+
+@KEYS_AND_VALUES.law
+def rows_are_affine_in_tokens(formula, case):
+    """f(2 m) + f(0) = 2 f(m)"""
+    none, doubled = formula(0 * case.memory, *case[1:]), formula(2 * case.memory, *case[1:])
+    return distance(doubled + none, 2 * formula(*case), memory_bound(case)), 4
+
+
+@KEYS_AND_VALUES.gradient
+def its_gradients_are_sums_of_products(formula, case):
+    """dW = Σ u mᵀ and db = Σ u for either map, dm = u_k W_k + u_v W_v; 0 to the other two maps."""
+    upstream = normal(8, *formula(*case).shape)
+    to_memory, *to_parts = gradients(
+        lambda m, *parts: formula(m, with_parts(case.weights, parts), case.n_heads),
+        [case.memory, *parts_of(case.weights)],
+        upstream,
+    )
+    u_key, u_value = (merge_heads(part) for part in upstream)
+    w = case.weights
+    error = distance(to_memory, u_key @ w.key.weight_OI + u_value @ w.value.weight_OI)
+    still = LinearWeights(*map(torch.zeros_like, w.query))
+    maps = [
+        LinearWeights(torch.einsum("bro,bri->oi", u, case.memory), u.sum((0, 1)))
+        for u in (u_key, u_value)
+    ]
+    expected = AttentionWeights(still, *maps, LinearWeights(*map(torch.zeros_like, w.output)))
+    return error + sum(map(distance, to_parts, parts_of(expected))), 2000 * EPS
+
+
+@KEYS_AND_VALUES.gradient(cost=4)
+def its_slope_is_that_of_two_maps(formula, case):
+    return slopes(
+        lambda m, *parts: formula(m, with_parts(case.weights, parts), case.n_heads),
+        lambda m, *parts: spec_of_kept(m, with_parts(case.weights, parts), case.n_heads),
+        [case.memory[:1, :3], *parts_of(case.weights)],
+    )
+
+
+@KEYS_AND_VALUES.accuracy(
+    {
+        "normal": memory_case,
+        "tiny": lambda draw: memory_case(draw, 1e-15),
+        "large": lambda draw: memory_case(draw, 1e4),
+        "large weights": lambda draw: memory_case(draw, weight_scale=100.0),
+        "equal": lambda draw: memory_case(draw, 0.0),
+    }
+)
+def a_row_is_exact_up_to_its_own_terms(formula, case):
+    lists = case.memory.double().tolist(), wide_lists(case.weights), case.n_heads
+    return distance(formula(*case), as_tensor(spec_of_kept(*lists)), memory_bound(case)), 1
+
+
+@KEYS_AND_VALUES.mistake(they_are_slices_of_two_maps, a_memory_of_zeros_offers_the_two_biases)
+def values_before_keys(memory, weights, n_heads):
+    return kept(memory, weights, n_heads).flip(0)
+
+
+@KEYS_AND_VALUES.mistake(a_memory_of_zeros_offers_the_two_biases, its_slope_is_that_of_two_maps)
+def no_bias_of_the_keys(memory, w, n_heads):
+    still = w.key._replace(bias_O=0 * w.key.bias_O)
+    return kept(memory, w._replace(key=still), n_heads)
+
+
+@KEYS_AND_VALUES.mistake(
+    a_memory_of_zeros_offers_the_two_biases, they_are_torchs_linear_maps_in_chunks
+)
+def no_bias_of_the_values(memory, w, n_heads):
+    still = w.value._replace(bias_O=0 * w.value.bias_O)
+    return kept(memory, w._replace(value=still), n_heads)
+
+
+@KEYS_AND_VALUES.mistake(
+    exchanging_the_maps_exchanges_keys_and_values, its_gradients_are_sums_of_products
+)
+def keys_taken_for_values(memory, weights, n_heads):
+    return kept(memory, weights._replace(value=weights.key), n_heads)
+
+
+@KEYS_AND_VALUES.mistake(
+    maps_of_queries_and_results_have_no_part, exchanging_the_maps_exchanges_keys_and_values
+)
+def keys_by_the_map_of_queries(memory, weights, n_heads):
+    return kept(memory, weights._replace(key=weights.query), n_heads)
+
+
+@KEYS_AND_VALUES.mistake(
+    a_row_depends_on_its_own_token_alone, rows_come_in_the_order_of_tokens,
+    the_memory_may_come_in_parts,
+)
+def kept_without_moving_the_axis(memory, w, n_heads):
+    """A view to [B, N, R, K]: it has the shape, and tokens of one head in another."""
+    maps = [linear(memory, *map_) for map_ in (w.key, w.value)]
+    return torch.stack([heads_and_tokens_swapped(x, n_heads) for x in maps])
+
+
+@KEYS_AND_VALUES.mistake(they_are_slices_of_two_maps, they_are_torchs_linear_maps_in_chunks)
+def every_nth_number_of_a_row(memory, w, n_heads):
+    return torch.stack([every_nth_feature(linear(memory, *m), n_heads) for m in (w.key, w.value)])
+
+
+@KEYS_AND_VALUES.mistake(they_are_slices_of_two_maps, its_slope_is_that_of_two_maps)
+def keys_over_the_root_already(memory, weights, n_heads):
+    """The scores divide by the root once more."""
+    key, value = kept(memory, weights, n_heads)
+    return torch.stack((key / math.sqrt(key.shape[-1]), value))
+
+
+@KEYS_AND_VALUES.mistake(rows_are_affine_in_tokens, they_are_torchs_linear_maps_in_chunks)
+def keys_of_length_one(memory, weights, n_heads):
+    key, value = kept(memory, weights, n_heads)
+    return torch.stack((F.normalize(key, dim=-1), value))
+
+
+@KEYS_AND_VALUES.mistake(the_memory_may_come_in_parts, a_row_depends_on_its_own_token_alone)
+def keys_without_their_mean(memory, weights, n_heads):
+    """It changes no probability of one call, and every one where keys are kept for later ones."""
+    key, value = kept(memory, weights, n_heads)
+    return torch.stack((key - key.mean(2, keepdim=True), value))
+
+
+@KEYS_AND_VALUES.mistake(the_memory_may_come_in_parts, rows_come_in_the_order_of_tokens)
+def tokens_numbered_from_the_start_of_each_part(memory, weights, n_heads):
+    places = torch.arange(memory.shape[1], dtype=memory.dtype)[:, None]
+    return kept(memory + places, weights, n_heads)
+
+
+@KEYS_AND_VALUES.mistake(rows_come_in_the_order_of_tokens, the_memory_may_come_in_parts)
+def rows_of_the_token_before(memory, weights, n_heads):
+    return kept(memory.roll(1, 1), weights, n_heads)
+
+
+@KEYS_AND_VALUES.mistake(memories_keep_to_their_sentences)
+def memory_of_the_next_sentence(memory, weights, n_heads):
+    return kept(memory.roll(-1, 0), weights, n_heads)
+
+
+@KEYS_AND_VALUES.mistake(its_gradients_are_sums_of_products, its_slope_is_that_of_two_maps)
+def what_is_kept_is_not_trained(memory, weights, n_heads):
+    """A cache that is detached: right in decoding, and wrong in training."""
+    key, value = kept(memory, weights, n_heads)
+    return torch.stack((key.detach(), value))
+
+
+@KEYS_AND_VALUES.mistake(a_row_is_exact_up_to_its_own_terms)
+def kept_in_eight_bits(memory, weights, n_heads):
+    found = kept(memory, weights, n_heads)
+    return found.clamp(-448, 448).to(torch.float8_e4m3fn).to(found.dtype)
+
+
+# ---------------------------------------------------------------------------------------- attend
 
 
 class HeadsCase(NamedTuple):
@@ -1357,16 +1639,6 @@ class HeadsCase(NamedTuple):
     bias: Tensor
     weights: AttentionWeights
     n_heads: int
-
-
-def attention_weights(seed: int, width: int = WIDTH, scale: float = 1.0) -> AttentionWeights:
-    """No bias is 0, so that forgetting one shows."""
-    size = scale / math.sqrt(width)
-    maps = [
-        LinearWeights(normal(seed + i, width, width, scale=size), normal(seed + 9 + i, width))
-        for i in range(4)
-    ]
-    return AttentionWeights(*maps)
 
 
 def heads_case(
@@ -1381,30 +1653,455 @@ def heads_case(
     )
 
 
-def output_of(hidden, memory, bias, weights, n_heads):
-    return multi_head_attention(hidden, memory, bias, weights, n_heads).output_BSD
+class AskingCase(NamedTuple):
+    hidden: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor
+    weights: AttentionWeights
+    n_heads: int
 
 
-def rounded_heads(
+def asking_case(
+    draw: Draw,
+    scale: float = 1.0,
+    weight_scale: float = 1.0,
+    kinds: tuple[str, ...] = KINDS[:3],
+) -> AskingCase:
+    width, n_heads, size = draw.choice(MAPS)
+    return AskingCase(
+        normal(seed_of(draw), B, S, width, scale=scale),
+        normal(seed_of(draw), B, n_heads, R, size, scale=scale),
+        normal(seed_of(draw), B, n_heads, R, size, scale=scale),
+        mask_of(draw.choice(kinds), seed_of(draw)),
+        attention_weights(seed_of(draw), width, weight_scale, n_heads * size),
+        n_heads,
+    )
+
+
+def asked(hidden, key, value, bias, weights, n_heads):
+    return attend(hidden, key, value, bias, weights, n_heads).output_BSD
+
+
+def rounded_asking(
     hidden: rounding.Rounded,
-    memory: rounding.Rounded,
+    key: rounding.Rounded,
+    value: rounding.Rounded,
     bias: Tensor,
     weights: AttentionWeights,
     n_heads: int,
 ) -> rounding.Rounded:
-    def heads(x: rounding.Rounded, map_: LinearWeights) -> rounding.Rounded:
-        y = rounding.linear(x, *map_)
-        return y._replace(value=split_heads(y.value, n_heads), error=split_heads(y.error, n_heads))
-
-    query, key = heads(hidden, weights.query), heads(memory, weights.key)
-    taken = rounded_attention(query, key, heads(memory, weights.value), bias)
+    query = rounded_map(hidden, weights.query, n_heads)
+    taken = rounded_attention(query, key, value, bias)
     merged = taken._replace(value=merge_heads(taken.value), error=merge_heads(taken.error))
     return rounding.linear(merged, *weights.output)
 
 
+def asking_bound(case: AskingCase) -> Tensor:
+    hidden, key, value = (rounding.exact(part) for part in case[:3])
+    return rounded_asking(hidden, key, value, *case[3:]).error
+
+
+ATTEND = Proof(asked, asking_case, of=(attend,))
+
+
+def spec_of_asking(hidden, key, value, bias, weights, n_heads):
+    return [
+        spec.attend(x, k, v, row, weights, n_heads)
+        for x, k, v, row in zip(hidden, key, value, bias, strict=False)
+    ]
+
+
+def exact_answers(case: AskingCase) -> Tensor:
+    given = [part.double().tolist() for part in case[:3]]
+    lists = *given, rows_of_bias(case.bias), wide_lists(case.weights), case.n_heads
+    return as_tensor(spec_of_asking(*lists))
+
+
+@ATTEND.spec(cost=3)
+def queries_are_slices_of_one_map_and_another_joins_what_they_take(formula, case):
+    return distance(formula(*case), exact_answers(case), asking_bound(case)), 1
+
+
+@ATTEND.reference
+def it_is_torchs_attention_between_two_linear_maps(formula, case):
+    query = F.linear(case.hidden, *case.weights.query).unflatten(-1, (case.n_heads, -1))
+    taken = F.scaled_dot_product_attention(
+        query.transpose(1, 2), case.key, case.value, attn_mask=case.bias
+    )
+    expected = F.linear(taken.transpose(1, 2).flatten(2), *case.weights.output)
+    return distance(formula(*case), expected, asking_bound(case)), 2
+
+
+def from_memory(case: HeadsCase) -> AskingCase:
+    key, value = keys_and_values(case.memory, case.weights, case.n_heads)
+    return AskingCase(case.hidden, key, value, *case[2:])
+
+
+@ATTEND.reference(cases=heads_case)
+def of_a_memory_it_is_torchs_multi_head_attention(formula, case):
+    return distance(formula(*from_memory(case)), torchs_heads(case), heads_bound(case)), 2
+
+
+def torchs_heads(case: HeadsCase) -> Tensor:
+    w, by_token = case.weights, [part.transpose(0, 1) for part in case[:2]]
+    output, _ = F.multi_head_attention_forward(
+        by_token[0],
+        by_token[1],
+        by_token[1],
+        WIDTH,
+        HEADS,
+        torch.cat([w.query.weight_OI, w.key.weight_OI, w.value.weight_OI]),
+        torch.cat([w.query.bias_O, w.key.bias_O, w.value.bias_O]),
+        None,
+        None,
+        False,
+        0.0,
+        *w.output,
+        key_padding_mask=case.bias[:, 0, 0] != 0,
+    )
+    return output.transpose(0, 1)
+
+
+@ATTEND.law(cases=heads_case)
+def keeping_keys_and_values_changes_no_bit(formula, case):
+    return differing(formula(*from_memory(case)), output_of(*case)), 0
+
+
+def in_order(case: HeadsCase) -> HeadsCase:
+    """The memory asks itself, and each word sees those up to itself."""
+    return case._replace(hidden=case.memory, bias=causal_bias(R, R, torch.float64))
+
+
+@ATTEND.law(cases=heads_case)
+def word_after_word_is_all_at_once(formula, case):
+    """Each step appends one word's keys and values: up to rounding, not bit for bit."""
+    steps, pair = [], [torch.zeros(B, HEADS, 0, WIDTH // HEADS).double()] * 2
+    for r in range(R):
+        word = case.memory[:, r : r + 1]
+        new = keys_and_values(word, case.weights, HEADS)
+        pair = [torch.cat(both, 2) for both in zip(pair, new, strict=True)]
+        bias = causal_bias(1, r + 1, torch.float64)
+        steps.append(formula(word, *pair, bias, case.weights, HEADS))
+    whole = in_order(case)
+    return distance(torch.cat(steps, 1), formula(*from_memory(whole)), heads_bound(whole)), 2
+
+
+@ATTEND.law(cases=heads_case)
+def words_may_come_in_parts(formula, case):
+    """The last words ask by themselves, with the keys and values of all."""
+    whole, first = in_order(case), 3
+    asking = from_memory(whole)
+    last = asking._replace(
+        hidden=case.memory[:, first:], bias=causal_bias(R - first, R, torch.float64)
+    )
+    bound = heads_bound(whole)[:, first:]
+    return distance(formula(*last), formula(*asking)[:, first:], bound), 2
+
+
+@ATTEND.law
+def what_is_kept_may_be_reordered(formula, case):
+    order = order_of(R)
+    moved = case._replace(
+        key=case.key[:, :, order], value=case.value[:, :, order], bias=case.bias[..., order]
+    )
+    return distance(formula(*moved), formula(*case), asking_bound(case)), 2
+
+
+@ATTEND.law
+def what_nobody_sees_changes_no_bit(formula, case):
+    hidden = (case.bias != 0).expand(B, 1, S, R).all(2)[..., None]  # B 1 R 1
+    changed = case._replace(
+        key=torch.where(hidden, 1e4, case.key), value=torch.where(hidden, -1e4, case.value)
+    )
+    return differing(formula(*changed), formula(*case)), 0
+
+
+@ATTEND.law
+def who_sees_nothing_gets_the_last_bias(formula, case):
+    found = formula(*case._replace(bias=mask_of("hidden", 3)))[0]
+    return differing(found, case.weights.output.bias_O.expand_as(found)), 0
+
+
+@ATTEND.law
+def equal_values_pass_whatever_is_asked(formula, case):
+    equal = case._replace(value=case.value[:, :, :1].expand_as(case.value))
+    joined = merge_heads(case.value[:, :, :1])
+    expected = joined @ case.weights.output.weight_OI.T + case.weights.output.bias_O
+    found = formula(*equal)
+    return distance(found, expected.expand_as(found), asking_bound(equal)), 2
+
+
+@ATTEND.law
+def one_vector_added_to_all_keys_cancels(formula, case):
+    moved = case._replace(key=case.key + 3 * normal(4, case.key.shape[-1]))
+    return distance(formula(*moved), formula(*case), asking_bound(moved)), 2
+
+
+@ATTEND.law
+def answers_are_affine_in_values(formula, case):
+    """f(2 v - 3 v') = 2 f(v) - 3 f(v') + 2 f(0)"""
+    other = normal(6, *case.value.shape)
+    left = formula(*case._replace(value=2 * case.value - 3 * other))
+    right = 2 * formula(*case) - 3 * formula(*case._replace(value=other))
+    right = right + 2 * formula(*case._replace(value=0 * other))
+    bound = asking_bound(case._replace(value=2 * case.value.abs() + 3 * other.abs()))
+    return distance(left, right, bound), 10
+
+
+@ATTEND.law
+def each_head_asks_alone(formula, case):
+    """On its rows of the first map, and through its columns of the last: added up."""
+    w, size = case.weights, case.key.shape[-1]
+    expected = w.output.bias_O.expand(case.hidden.shape)
+    for n in range(case.n_heads):
+        rows = slice(n * size, (n + 1) * size)
+        query = case.hidden @ w.query.weight_OI[rows].T + w.query.bias_O[rows]
+        taken = take(query[:, None], case.key[:, n, None], case.value[:, n, None], case.bias)
+        expected = expected + taken[:, 0] @ w.output.weight_OI[:, rows].T
+    return distance(formula(*case), expected, asking_bound(case)), 2
+
+
+@ATTEND.law
+def sentences_ask_their_own_memory(formula, case):
+    changed = [torch.cat((part[:1], -2 * part[1:])) for part in case[:3]]
+    return differing(formula(*changed, *case[3:])[0], formula(*case)[0]), 0
+
+
+@ATTEND.law
+def maps_of_keys_and_values_have_no_part(formula, case):
+    """They did their work when the keys and values were made."""
+    w = case.weights
+    other = w._replace(key=twice(w.key), value=twice(w.value))
+    return differing(formula(*case._replace(weights=other)), formula(*case)), 0
+
+
+@ATTEND.gradient
+def its_gradients_run_back_through_two_maps(formula, case):
+    """t = u W_o in heads;  dV = Pᵀ t;  dA = P (t Vᵀ - Σ P t Vᵀ) / √K;  dK = dAᵀ Q;  dQ = dA K"""
+    hidden, key, value, bias, w, n_heads = case
+    upstream = normal(8, *hidden.shape)
+    found = gradients(
+        lambda x, k, v, *parts: formula(x, k, v, bias, with_parts(w, parts), n_heads),
+        [hidden, key, value, *parts_of(w)],
+        upstream,
+    )
+    query = split_heads(F.linear(hidden, *w.query), n_heads)
+    p = F.softmax(query @ key.mT / math.sqrt(key.shape[-1]) + bias, -1)
+    to_taken = split_heads(upstream @ w.output.weight_OI, n_heads)
+    to_p = to_taken @ value.mT
+    to_scores = p * (to_p - (p * to_p).sum(-1, keepdim=True)) / math.sqrt(key.shape[-1])
+    to_query = merge_heads(to_scores @ key)
+    sums = [
+        LinearWeights(torch.einsum("bso,bsi->oi", u, x), u.sum((0, 1)))
+        for u, x in ((to_query, hidden), (upstream, merge_heads(p @ value)))
+    ]
+    still = [LinearWeights(*map(torch.zeros_like, m)) for m in (w.key, w.value)]
+    expected = [to_query @ w.query.weight_OI, to_scores.mT @ query, p.mT @ to_taken]
+    expected += parts_of(AttentionWeights(sums[0], *still, sums[1]))
+    return sum(map(distance, found, expected)), 4000 * EPS
+
+
+@ATTEND.gradient(cost=20)
+def its_slope_is_that_of_what_heads_take(formula, case):
+    bias = [rows[:2] for rows in rows_of_bias(case.bias)]
+    shown = case.bias[:1, :, :2]
+    return slopes(
+        lambda x, k, v, *parts: formula(
+            x, k, v, shown, with_parts(case.weights, parts), case.n_heads
+        ),
+        lambda x, k, v, *parts: spec_of_asking(
+            x, k, v, bias, with_parts(case.weights, parts), case.n_heads
+        ),
+        [case.hidden[:1, :2], case.key[:1], case.value[:1], *parts_of(case.weights)],
+    )
+
+
+@ATTEND.accuracy(
+    {
+        "normal": asking_case,
+        "tiny": lambda draw: asking_case(draw, 1e-15),
+        "large": lambda draw: asking_case(draw, 30.0),
+        "sharp": lambda draw: asking_case(draw, weight_scale=8.0),
+        "equal": lambda draw: asking_case(draw, 0.0),
+        "fully masked": lambda draw: asking_case(draw, kinds=("hidden",)),
+    },
+    cost=3,
+)
+def every_step_of_asking_keeps_its_digits(formula, case):
+    return distance(formula(*case), exact_answers(case), asking_bound(case)), 1
+
+
+def asked_by(
+    split=split_heads,
+    scores=attention_scores,
+    probabilities=attention_probabilities,
+    merge=merge_heads,
+):
+    """attend with one step replaced."""
+
+    def formula(hidden, key, value, bias, w, n_heads):
+        query = split(linear(hidden, *w.query), n_heads)
+        taken = probabilities(scores(query, key), bias) @ value
+        return linear(merge(taken), *w.output)
+
+    return formula
+
+
+@ATTEND.mistake(
+    one_vector_added_to_all_keys_cancels, answers_are_affine_in_values,
+    keeping_keys_and_values_changes_no_bit,
+)
+def keys_and_values_exchanged(hidden, key, value, *rest):
+    return asked(hidden, value, key, *rest)
+
+
+@ATTEND.mistake(equal_values_pass_whatever_is_asked, maps_of_keys_and_values_have_no_part)
+def values_of_the_asker(hidden, key, value, bias, w, n_heads):
+    own = torch.cat((hidden, hidden, hidden), 1)[:, : key.shape[2]]
+    return asked(hidden, key, split_heads(linear(own, *w.value), n_heads), bias, w, n_heads)
+
+
+@ATTEND.mistake(
+    maps_of_keys_and_values_have_no_part,
+    queries_are_slices_of_one_map_and_another_joins_what_they_take,
+)
+def bias_of_the_values_added_again(hidden, key, value, bias, w, n_heads):
+    again = value + w.value.bias_O.view(n_heads, 1, -1)
+    return asked(hidden, key, again, bias, w, n_heads)
+
+
+@ATTEND.mistake(each_head_asks_alone, of_a_memory_it_is_torchs_multi_head_attention)
+def no_bias_of_the_queries(hidden, key, value, bias, w, n_heads):
+    still = w.query._replace(bias_O=0 * w.query.bias_O)
+    return asked(hidden, key, value, bias, w._replace(query=still), n_heads)
+
+
+@ATTEND.mistake(who_sees_nothing_gets_the_last_bias, equal_values_pass_whatever_is_asked)
+def no_last_map(hidden, key, value, bias, w, n_heads):
+    one = LinearWeights(torch.eye(*w.output.weight_OI.shape).to(hidden), 0 * w.output.bias_O)
+    return asked(hidden, key, value, bias, w._replace(output=one), n_heads)
+
+
+@ATTEND.mistake(who_sees_nothing_gets_the_last_bias, answers_are_affine_in_values)
+def squared_before_the_last_map(hidden, key, value, bias, w, n_heads):
+    answer = asked(hidden, key, value, bias, w, n_heads)
+    return answer * answer
+
+
+for words, laws, wrong in (
+    (
+        "queries_cut_by_a_view",
+        (each_head_asks_alone, word_after_word_is_all_at_once),
+        asked_by(split=heads_and_tokens_swapped),
+    ),
+    (
+        "what_heads_take_merged_by_a_view",
+        (each_head_asks_alone, words_may_come_in_parts),
+        asked_by(merge=merged_without_moving_the_axis),
+    ),
+    (
+        "scores_without_the_root",
+        (it_is_torchs_attention_between_two_linear_maps, each_head_asks_alone),
+        asked_by(scores=lambda query, key: query @ key.mT),
+    ),
+    (
+        "root_of_all_heads_together",
+        (
+            queries_are_slices_of_one_map_and_another_joins_what_they_take,
+            its_gradients_run_back_through_two_maps,
+        ),
+        asked_by(
+            scores=lambda query, key: query @ key.mT / math.sqrt(query.shape[1] * key.shape[-1])
+        ),
+    ),
+    (
+        "scores_multiplied_by_the_mask",
+        (what_nobody_sees_changes_no_bit, word_after_word_is_all_at_once),
+        asked_by(probabilities=lambda scores, bias: torch.softmax(scores * (bias == 0), -1)),
+    ),
+    (
+        "mask_after_the_softmax",
+        (equal_values_pass_whatever_is_asked,),
+        asked_by(
+            probabilities=lambda scores, bias: torch.where(
+                bias == 0, torch.softmax(scores, -1), 0
+            )
+        ),
+    ),
+    (
+        "hidden_keys_left_with_a_little",
+        (what_nobody_sees_changes_no_bit, who_sees_nothing_gets_the_last_bias),
+        asked_by(
+            probabilities=lambda scores, bias: torch.softmax(scores + bias.clamp(min=-1e4), -1)
+        ),
+    ),
+    (
+        "softmax_over_those_who_ask",
+        (words_may_come_in_parts, equal_values_pass_whatever_is_asked),
+        asked_by(
+            probabilities=lambda scores, bias: torch.softmax(scores + bias.clamp(min=-1e4), -2)
+        ),
+    ),
+    (
+        "near_words_favoured",
+        (what_is_kept_may_be_reordered,),
+        asked_by(
+            probabilities=lambda scores, bias: torch.softmax(
+                scores + bias.clamp(min=-1e4) + torch.arange(scores.shape[-1]), -1
+            )
+        ),
+    ),
+    (
+        "scores_over_the_root_of_the_number_of_keys",
+        (word_after_word_is_all_at_once, it_is_torchs_attention_between_two_linear_maps),
+        asked_by(scores=lambda query, key: query @ key.mT / math.sqrt(key.shape[-2])),
+    ),
+):
+    ATTEND.mistake(*laws, name=words)(wrong)
+
+
+@ATTEND.mistake(
+    word_after_word_is_all_at_once, what_nobody_sees_changes_no_bit,
+    source="https://github.com/Mikyx-1/TinyLLM/issues/17",
+)
+def no_mask_over_what_is_kept(hidden, key, value, bias, w, n_heads):
+    """Right for one new word, which may see everything; with several each sees the next ones."""
+    return asked(hidden, key, value, 0 * bias.clamp(min=-1), w, n_heads)
+
+
+@ATTEND.mistake(words_may_come_in_parts, word_after_word_is_all_at_once)
+def later_words_ask_louder(hidden, *rest):
+    places = torch.arange(1, hidden.shape[1] + 1, dtype=hidden.dtype)
+    return asked(hidden * places[:, None], *rest)
+
+
+@ATTEND.mistake(sentences_ask_their_own_memory)
+def keys_of_the_neighbour(hidden, key, *rest):
+    return asked(hidden, key.roll(1, 0), *rest)
+
+
+@ATTEND.mistake(every_step_of_asking_keeps_its_digits)
+def answers_from_eight_bits(hidden, key, value, *rest):
+    return asked(hidden, key, value.to(torch.float8_e4m3fn).to(value.dtype), *rest)
+
+
+@ATTEND.mistake(its_gradients_run_back_through_two_maps, its_slope_is_that_of_what_heads_take)
+def keys_held_still(hidden, key, *rest):
+    return asked(hidden, key.detach(), *rest)
+
+
+# -------------------------------------------------------------------------- multi_head_attention
+
+
+def output_of(hidden, memory, bias, weights, n_heads):
+    return multi_head_attention(hidden, memory, bias, weights, n_heads).output_BSD
+
+
 def heads_bound(case: HeadsCase) -> Tensor:
-    hidden, memory = (rounding.exact(part) for part in case[:2])
-    return rounded_heads(hidden, memory, *case[2:]).error
+    memory, w = rounding.exact(case.memory), case.weights
+    key, value = (rounded_map(memory, map_, case.n_heads) for map_ in (w.key, w.value))
+    return rounded_asking(rounding.exact(case.hidden), key, value, *case[2:]).error
 
 
 MULTI_HEAD_ATTENTION = Proof(
@@ -1420,9 +2117,8 @@ def spec_of_heads(hidden, memory, bias, weights, n_heads):
 
 
 def lists_of(case: HeadsCase) -> list[Any]:
-    wide = with_parts(case.weights, [part.double() for part in parts_of(case.weights)])
     given = [part.double().tolist() for part in case[:2]]
-    return [*given, rows_of_bias(case.bias), as_lists(wide), case.n_heads]
+    return [*given, rows_of_bias(case.bias), wide_lists(case.weights), case.n_heads]
 
 
 @MULTI_HEAD_ATTENTION.spec(cost=3)
@@ -1433,23 +2129,7 @@ def heads_are_slices_of_three_maps_and_a_fourth_joins_them(formula, case):
 
 @MULTI_HEAD_ATTENTION.reference
 def it_is_torchs_multi_head_attention(formula, case):
-    w, by_token = case.weights, [part.transpose(0, 1) for part in case[:2]]
-    expected, _ = F.multi_head_attention_forward(
-        by_token[0],
-        by_token[1],
-        by_token[1],
-        WIDTH,
-        HEADS,
-        torch.cat([w.query.weight_OI, w.key.weight_OI, w.value.weight_OI]),
-        torch.cat([w.query.bias_O, w.key.bias_O, w.value.bias_O]),
-        None,
-        None,
-        False,
-        0.0,
-        *w.output,
-        key_padding_mask=case.bias[:, 0, 0] != 0,
-    )
-    return distance(formula(*case), expected.transpose(0, 1), heads_bound(case)), 2
+    return distance(formula(*case), torchs_heads(case), heads_bound(case)), 2
 
 
 @MULTI_HEAD_ATTENTION.law
@@ -1462,7 +2142,7 @@ def n_heads_are_n_single_attentions(formula, case):
         q = case.hidden @ w.query.weight_OI[rows].T + w.query.bias_O[rows]
         k = case.memory @ w.key.weight_OI[rows].T + w.key.bias_O[rows]
         v = case.memory @ w.value.weight_OI[rows].T + w.value.bias_O[rows]
-        taken = attend(q[:, None], k[:, None], v[:, None], case.bias)[:, 0]
+        taken = take(q[:, None], k[:, None], v[:, None], case.bias)[:, 0]
         expected = expected + taken @ w.output.weight_OI[:, rows].T
     return distance(formula(*case), expected, heads_bound(case)), 2
 
@@ -1715,7 +2395,10 @@ def dropping_heads(draw: Draw) -> DroppingHeads:
 
 
 HEADS_WITH_DROPOUT = Proof(
-    multi_head_attention, dropping_heads, name="multi_head_attention_with_dropout"
+    multi_head_attention,
+    dropping_heads,
+    of=(multi_head_attention, attend),
+    name="multi_head_attention_with_dropout",
 )
 
 

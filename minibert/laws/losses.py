@@ -29,6 +29,7 @@ from minibert.losses import (
     l2_penalty,
     mlm_loss,
     nsp_loss,
+    smoothed_cross_entropy,
     soft_cross_entropy,
     span_loss,
     sparse_training_loss,
@@ -335,6 +336,353 @@ def logarithm_lost_beside_the_maximum(logits, labels):
 @CROSS_ENTROPY.mistake(surprise_is_exact_up_to_its_own_size)
 def rounded_to_the_type_of_the_logits(logits, labels):
     return cross_entropy(logits, labels).bfloat16()
+
+
+# ------------------------------------------------------------------------ smoothed_cross_entropy
+
+
+class SmoothedCase(NamedTuple):
+    logits: Tensor
+    labels: Tensor
+    smoothing: float
+
+
+SMOOTHINGS = (0.0, 0.1, 0.3, 0.9)
+
+
+def smoothed(hard: HardCase, draw: Draw, smoothings: tuple[float, ...] = SMOOTHINGS):
+    return SmoothedCase(*hard, draw.choice(smoothings))
+
+
+def smoothed_case(draw: Draw, scales: tuple[float, ...] = SCALES) -> SmoothedCase:
+    return smoothed(hard_case(draw, scales), draw)
+
+
+def smoothed_bound(case: SmoothedCase) -> float:
+    """Each row has the errors of C logarithms, their mean and a sum of two; then a mean of n."""
+    logits, labels, smoothing = case
+    classes, n = logits.shape[1], int((labels != -100).sum())
+    total = F.cross_entropy(logits.double(), labels, reduction="sum", label_smoothing=smoothing)
+    loss = float(total) / max(n, 1)
+    return (4 + classes / 2 + (3 + (classes + n) / 2) * loss) * at_least_eps32(logits)
+
+
+SMOOTHED = Proof(smoothed_cross_entropy, smoothed_case)
+
+
+@SMOOTHED.spec
+def it_is_the_mean_surprise_of_smoothed_targets(formula, case):
+    expected = spec.smoothed_cross_entropy(case.logits.tolist(), case.labels.tolist(), case[2])
+    return abs(float(formula(*case)) - expected), smoothed_bound(case)
+
+
+@SMOOTHED.reference
+def it_is_torchs_label_smoothing(formula, case):
+    expected = F.cross_entropy(case.logits, case.labels, label_smoothing=case.smoothing)
+    return distance(formula(*case), expected), 2 * smoothed_bound(case)
+
+
+@SMOOTHED.law(cases=lambda draw: SmoothedCase(*impossible_classes(draw), 0.0))
+def without_smoothing_it_is_cross_entropy(formula, case):
+    """Bit for bit, and where a class is impossible too: 0 times an infinity is no number."""
+    return differing(formula(*case), cross_entropy(case.logits, case.labels)), 0
+
+
+@SMOOTHED.law
+def it_is_affine_in_the_smoothing(formula, case):
+    """f(t ε) = (1 - t) f(0) + t f(ε), ε up to 0.96"""
+    logits, labels, _ = case
+    far = SmoothedCase(logits, labels, 0.96)
+    ends = float(formula(logits, labels, 0.0)), float(formula(*far))
+    error = sum(
+        abs(float(formula(logits, labels, 0.96 * t)) - (1 - t) * ends[0] - t * ends[1])
+        for t in (0.125, 0.5, 0.75)
+    )
+    return error, 4 * (smoothed_bound(far) + smoothed_bound(far._replace(smoothing=0.0)))
+
+
+@SMOOTHED.law
+def equal_logits_cost_log_c_however_smooth(formula, case):
+    logits = torch.full_like(case.logits, float(case.logits[0, 0]))
+    cost = float(formula(logits, case.labels, case.smoothing))
+    return abs(cost - math.log(logits.shape[1])), (8 + 8 * logits.shape[1]) * EPS
+
+
+@SMOOTHED.law
+def two_classes_are_softplus_less_half_of_what_is_smoothed(formula, case):
+    """log(1 + e^gap) - ε gap / 2, even for gaps of 1000: being sure costs more and more."""
+    error = 0.0
+    for gap in (-1000.0, -30.0, float(case.logits[0, 0]), 1000.0):
+        cost = float(formula(as_tensor([[0.0, gap]]), torch.tensor([0]), case.smoothing))
+        softplus = max(gap, 0) + math.log1p(math.exp(-abs(gap)))
+        error += abs(cost - (softplus - case.smoothing * gap / 2)) / (1 + abs(gap))
+    return error, 8 * EPS
+
+
+@SMOOTHED.law
+def no_logits_cost_less_than_the_entropy_of_the_target(formula, case):
+    """And the logarithm of the target costs just that."""
+    logits, labels, smoothing = case._replace(smoothing=max(case.smoothing, 0.05))
+    classes, label = logits.shape[1], labels[:1].clamp(min=0)
+    target = (1 - smoothing) * F.one_hot(label, classes).double() + smoothing / classes
+    entropy = float(-(target * target.log()).sum())
+    least = float(formula(target.log() + 3, label, smoothing))
+    short = max(0.0, entropy - float(formula(logits[:1], label, smoothing)))
+    return abs(least - entropy) + short, (16 + 4 * classes) * EPS * (1 + entropy)
+
+
+@SMOOTHED.law
+def moving_all_logits_of_a_row_cancels(formula, case):
+    moved = case._replace(logits=case.logits + normal(3, len(case.logits), 1, scale=100))
+    lost = 4 * EPS * moved.logits.abs().max()
+    return distance(formula(*moved), formula(*case)), 2 * smoothed_bound(case) + lost
+
+
+@SMOOTHED.law
+def rows_without_a_label_have_no_part(formula, case):
+    counted = case.labels != -100
+    louder = torch.where(counted[:, None], case.logits, 1e4 * case.logits)
+    alone = formula(case.logits[counted], case.labels[counted], case.smoothing)
+    found = formula(louder, case.labels, case.smoothing)
+    return distance(found, alone), 2 * smoothed_bound(case)
+
+
+@SMOOTHED.law
+def without_any_label_it_is_zero(formula, case):
+    labels = torch.full_like(case.labels, -100)
+    (slope,) = gradients(
+        lambda x: formula(x, labels, case.smoothing), [case.logits], as_tensor(1.0)
+    )
+    return float(formula(case.logits, labels, case.smoothing).abs() + slope.abs().sum()), 0
+
+
+@SMOOTHED.law
+def rows_said_twice_cost_the_same(formula, case):
+    again = SmoothedCase(case.logits.repeat(2, 1), case.labels.repeat(2), case.smoothing)
+    return distance(formula(*again), formula(*case)), 2 * smoothed_bound(again)
+
+
+@SMOOTHED.law
+def rows_have_no_order(formula, case):
+    order = order_of(len(case.labels))
+    found = formula(case.logits[order], case.labels[order], case.smoothing)
+    return distance(found, formula(*case)), 2 * smoothed_bound(case)
+
+
+@SMOOTHED.law
+def no_class_is_special(formula, case):
+    order = order_of(case.logits.shape[1], 5)
+    new_numbers = torch.argsort(order)[case.labels.clamp(min=0)]
+    renamed = torch.where(case.labels >= 0, new_numbers, -100)
+    found = formula(case.logits[:, order], renamed, case.smoothing)
+    return distance(found, formula(*case)), 2 * smoothed_bound(case)
+
+
+@SMOOTHED.gradient(cost=3)
+def its_slope_is_that_of_smoothed_targets(formula, case):
+    return slopes(
+        lambda x: formula(x, case.labels, case.smoothing),
+        lambda z: spec.smoothed_cross_entropy(z, case.labels.tolist(), case.smoothing),
+        [case.logits],
+    )
+
+
+@SMOOTHED.gradient
+def its_slope_is_p_minus_the_smoothed_target(formula, case):
+    """u (p - q) / n in the rows that count, 0 in the others; p from torch"""
+    upstream, classes = normal(11), case.logits.shape[1]
+    (slope,) = gradients(
+        lambda x: formula(x, case.labels, case.smoothing), [case.logits], upstream
+    )
+    counted = case.labels != -100
+    one_hot = F.one_hot(case.labels.clamp(min=0), classes).double()
+    target = (1 - case.smoothing) * one_hot + case.smoothing / classes
+    expected = (F.softmax(case.logits, 1) - target) * counted[:, None] / counted.sum()
+    return distance(slope, upstream * expected), (16 + 4 * classes) * EPS
+
+
+@SMOOTHED.accuracy(
+    {
+        "normal": lambda draw: smoothed_case(draw, (1.0,)),
+        "tiny": lambda draw: smoothed_case(draw, (1e-30,)),
+        "large": lambda draw: smoothed_case(draw, (50.0,)),
+        "scores of ±1e4": lambda draw: smoothed(scores_of_1e4(draw), draw),
+        "equal": lambda draw: smoothed(equal_logits(draw), draw),
+        "an offset of 1e4": lambda draw: smoothed(offset_of_1e4(draw), draw),
+        "impossible classes": lambda draw: smoothed(impossible_classes(draw), draw, (0.0,)),
+        "nothing to count": lambda draw: smoothed(nothing_counted(draw), draw),
+    },
+    torch_twin=lambda logits, labels, smoothing: F.cross_entropy(
+        logits, labels, label_smoothing=smoothing
+    ),
+)
+def smoothing_adds_no_error_of_its_own_kind(formula, case):
+    given = case.logits.double().tolist(), case.labels.tolist(), case.smoothing
+    return distance(formula(*case), as_tensor(spec.smoothed_cross_entropy(*given))), (
+        smoothed_bound(case)
+    )
+
+
+def against(target_of, mean_of=None):
+    """Cross-entropy against a target that is made from one-hot rows, C and ε."""
+
+    def formula(logits, labels, smoothing):
+        counted, classes = labels != -100, logits.shape[1]
+        one_hot = F.one_hot(labels.clamp(min=0), classes).to(logits)
+        costs = -(target_of(one_hot, classes, smoothing) * F.log_softmax(logits, 1)).sum(1)
+        if mean_of:
+            return mean_of(costs, counted)
+        return torch.where(counted, costs, 0).sum() / counted.sum().clamp(min=1)
+
+    return formula
+
+
+def right_target(one_hot, classes, smoothing):
+    return (1 - smoothing) * one_hot + smoothing / classes
+
+
+for words, laws, wrong in (
+    (  # fairseq's, and that of many tutorials
+        "spread_over_the_other_classes",
+        (
+            two_classes_are_softplus_less_half_of_what_is_smoothed,
+            it_is_torchs_label_smoothing,
+            its_slope_is_p_minus_the_smoothed_target,
+        ),
+        against(lambda y, c, ε: (1 - ε) * y + ε / max(c - 1, 1) * (1 - y)),
+    ),
+    (
+        "the_label_does_not_get_its_share",
+        (equal_logits_cost_log_c_however_smooth, it_is_the_mean_surprise_of_smoothed_targets),
+        against(lambda y, c, ε: (1 - ε) * y + ε / c * (1 - y)),
+    ),
+    (
+        "the_label_keeps_all_it_had",
+        (equal_logits_cost_log_c_however_smooth, its_slope_is_that_of_smoothed_targets),
+        against(lambda y, c, ε: y + ε / c),
+    ),
+    (
+        "summed_over_the_classes",
+        (equal_logits_cost_log_c_however_smooth, it_is_torchs_label_smoothing),
+        against(lambda y, c, ε: (1 - ε) * y + ε),
+    ),
+    (
+        "shares_exchanged",
+        (without_smoothing_it_is_cross_entropy, it_is_torchs_label_smoothing),
+        against(lambda y, c, ε: ε * y + (1 - ε) / c),
+    ),
+    (
+        "half_of_the_smoothing",
+        (
+            two_classes_are_softplus_less_half_of_what_is_smoothed,
+            no_logits_cost_less_than_the_entropy_of_the_target,
+        ),
+        against(lambda y, c, ε: right_target(y, c, ε / 2)),
+    ),
+    (
+        "smoothing_squared",
+        (it_is_affine_in_the_smoothing,),
+        against(lambda y, c, ε: right_target(y, c, ε * ε)),
+    ),
+    (
+        "first_class_left_out",
+        (no_class_is_special, equal_logits_cost_log_c_however_smooth),
+        against(lambda y, c, ε: right_target(y, c, ε) * (torch.arange(c) > 0)),
+    ),
+    (
+        "targets_summed_over_rows",
+        (rows_said_twice_cost_the_same,),
+        against(right_target, lambda costs, counted: torch.where(counted, costs, 0).sum()),
+    ),
+    (
+        "mean_over_padding_too",
+        (rows_without_a_label_have_no_part,),
+        against(right_target, lambda costs, counted: torch.where(counted, costs, 0).mean()),
+    ),
+    (
+        "padding_taken_for_the_first_class",
+        (rows_without_a_label_have_no_part, without_any_label_it_is_zero),
+        against(right_target, lambda costs, counted: costs.mean()),
+    ),
+    (
+        "the_first_row_for_all",
+        (rows_have_no_order,),
+        against(right_target, lambda costs, counted: costs[0]),
+    ),
+):
+    SMOOTHED.mistake(*laws, name=words)(wrong)
+
+
+@SMOOTHED.mistake(without_any_label_it_is_zero, rows_without_a_label_have_no_part)
+def padding_smoothed_all_the_same(logits, labels, smoothing):
+    """Its label is ignored, its share of the other classes is not."""
+    evenly = -F.log_softmax(logits, 1).mean(1).sum() / (labels != -100).sum().clamp(min=1)
+    return (1 - smoothing) * cross_entropy(logits, labels) + smoothing * evenly
+
+
+@SMOOTHED.mistake(
+    it_is_affine_in_the_smoothing, two_classes_are_softplus_less_half_of_what_is_smoothed
+)
+def logits_smoothed(logits, labels, smoothing):
+    return cross_entropy((1 - smoothing) * logits, labels)
+
+
+@SMOOTHED.mistake(
+    it_is_affine_in_the_smoothing, no_logits_cost_less_than_the_entropy_of_the_target
+)
+def divergence_from_the_target(logits, labels, smoothing):
+    """KL for cross-entropy: the same gradient, and a least value of 0."""
+    classes = logits.shape[1]
+    target = right_target((torch.arange(classes) == 0).to(logits), classes, smoothing)
+    entropy = -torch.special.xlogy(target, target).sum() * bool((labels != -100).any())
+    return smoothed_cross_entropy(logits, labels, smoothing) - entropy
+
+
+@SMOOTHED.mistake(
+    it_is_torchs_label_smoothing, no_logits_cost_less_than_the_entropy_of_the_target,
+    its_slope_is_that_of_smoothed_targets,
+)
+def entropy_of_the_answer_rewarded(logits, labels, smoothing):
+    """The divergence the other way round: the confidence penalty."""
+    log_p, counted = F.log_softmax(logits, 1), labels != -100
+    entropy = -(log_p.exp() * log_p).sum(1)
+    rewarded = torch.where(counted, entropy, 0).sum() / counted.sum().clamp(min=1)
+    return cross_entropy(logits, labels) - smoothing * rewarded
+
+
+@SMOOTHED.mistake(moving_all_logits_of_a_row_cancels)
+def a_logistic_unit_for_each_class(logits, labels, smoothing):
+    counted, classes = labels != -100, logits.shape[1]
+    one_hot = F.one_hot(labels.clamp(min=0), classes).to(logits)
+    target = right_target(one_hot, classes, smoothing)
+    costs = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
+    return torch.where(counted, costs, 0).sum() / counted.sum().clamp(min=1)
+
+
+@SMOOTHED.mistake(without_any_label_it_is_zero, nan=True)
+def no_number_without_a_label(logits, labels, smoothing):
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+@SMOOTHED.mistake(without_smoothing_it_is_cross_entropy, nan=True)
+def a_share_of_nothing_of_an_impossible_class(logits, labels, smoothing):
+    evenly = -F.log_softmax(logits, 1).mean(1)[labels != -100].mean()
+    return (1 - smoothing) * cross_entropy(logits, labels) + smoothing * evenly
+
+
+@SMOOTHED.mistake(
+    its_slope_is_p_minus_the_smoothed_target, its_slope_is_that_of_smoothed_targets
+)
+def the_even_share_not_trained(logits, labels, smoothing):
+    hard = cross_entropy(logits, labels)
+    return hard * (1 - smoothing) + (
+        smoothed_cross_entropy(logits, labels, smoothing) - hard * (1 - smoothing)
+    ).detach()
+
+
+@SMOOTHED.mistake(smoothing_adds_no_error_of_its_own_kind)
+def smoothed_in_half_precision(logits, labels, smoothing):
+    return smoothed_cross_entropy(logits, labels, smoothing).bfloat16()
 
 
 # -------------------------------------------------------------------------------------- mlm_loss

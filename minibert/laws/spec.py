@@ -132,6 +132,21 @@ def multi_head_attention(X: Matrix, M: Matrix, bias: Matrix, w: Weights, N: int)
     return [linear(row, *w.output) for row in joined]
 
 
+def keys_and_values(M: Matrix, w: Weights, N: int) -> tuple[list[Matrix], list[Matrix]]:
+    """The slices of W_k M, and those of W_v M"""
+    K, V = [linear(m, *w.key) for m in M], [linear(m, *w.value) for m in M]
+    return split_heads(K, N), split_heads(V, N)
+
+
+def attend(
+    X: Matrix, K: list[Matrix], V: list[Matrix], bias: Matrix, w: Weights, N: int
+) -> Matrix:
+    """W_o concat_n(attention_n) of given K_n and V_n, only the queries being slices of a map"""
+    Q = split_heads([linear(x, *w.query) for x in X], N)
+    taken = [attention(q, k, v, bias) for q, k, v in zip(Q, K, V, strict=True)]
+    return [linear(row, *w.output) for row in merge_heads(taken)]
+
+
 # encoder: one sentence at a time
 
 

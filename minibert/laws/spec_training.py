@@ -26,6 +26,17 @@ def cross_entropy(Z: Matrix, y: list[int]) -> float:
     return fsum(costs) / len(costs) if costs else 0.0
 
 
+def smoothed_cross_entropy(Z: Matrix, y: list[int], ε: float) -> float:
+    """1/n Σ_i Σ_c -q_ic log softmax(z_i)[c],  q_ic = (1 - ε) [c = y_i] + ε/C; 0 without a label"""
+    costs = []
+    for z_i, y_i in zip(Z, y, strict=True):
+        if y_i != IGNORED:
+            q = [(1 - ε) * (c == y_i) + ε / len(z_i) for c in range(len(z_i))]
+            pairs = zip(q, log_softmax(z_i), strict=True)
+            costs.append(-fsum(q_c * log_p_c for q_c, log_p_c in pairs if q_c > 0))
+    return fsum(costs) / len(costs) if costs else 0.0
+
+
 def mlm_loss(Z: list[Matrix], y: list[list[int]]) -> float:
     """The same over the tokens of all sentences together"""
     return cross_entropy([z for row in Z for z in row], [label for row in y for label in row])
