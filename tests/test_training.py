@@ -342,6 +342,23 @@ def test_resume_of_a_resume(stops, tmp_path, uninterrupted):
     assert outcome(tmp_path) == uninterrupted
 
 
+def test_the_seconds_since_the_last_measurement_are_not_lost(tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_after(5))  # measured at 4 and at 6
+    found = []
+
+    def slow(*arguments):
+        progress = load_state(*arguments)
+        found.append(progress.parts["student"])
+        progress.parts["student"] += 1000.0  # as if the steps before the stop had been slow
+        return progress
+
+    monkeypatch.setattr("minibert.training.loop.load_state", slow)
+    run(tmp_path)
+    assert found[0] > 0
+    assert [row["step"] for row in read_metrics(tmp_path) if row["parts"]["student"] > 1000] == [6]
+
+
 def test_a_finished_run_does_nothing_when_resumed(tmp_path, uninterrupted):
     _, first = run(tmp_path)
     trainable, second = run(tmp_path, lambda step: pytest.fail("a step was made"))

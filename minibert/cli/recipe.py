@@ -42,6 +42,7 @@ def load_recipe(
     return path
 
 
+PLAIN = (bool, int, float, str)  # click has an object of its own for "no default"
 KINDS: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -53,7 +54,7 @@ KINDS: dict[type, str] = {
 
 def _kind_of(option: click.Parameter) -> tuple[type, ...]:
     """The types of TOML that an option takes."""
-    if option.multiple if isinstance(option, click.Option) else False:
+    if getattr(option, "multiple", False):
         return (list,)
     if isinstance(option.type, click.types.BoolParamType):
         return (bool,)
@@ -63,8 +64,11 @@ def _kind_of(option: click.Parameter) -> tuple[type, ...]:
 
 
 def defaults_of(context: click.Context) -> dict[str, Any]:
-    """What the options of the command are where nobody says anything."""
-    return {str(option.name): option.default for option in context.command.params}
+    """What the options of the command are where nobody says anything; one without default, None."""
+    return {
+        str(option.name): default if isinstance(default := option.default, PLAIN) else None
+        for option in context.command.params
+    }
 
 
 def recipe_of(context: click.Context) -> dict[str, Any]:

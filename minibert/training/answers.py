@@ -29,7 +29,7 @@ from minibert.training.runs import ANSWERS, written_whole
 
 def fingerprint(teacher: Bert, encodings: Sequence[Encoding], *more: object) -> str:
     """32 hexadecimal digits that change with any weight, any token, and anything else given."""
-    digest = hashlib.blake2b(repr((contents(teacher), more)).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((hash_of_model(teacher), more)).encode(), digest_size=16)
     for numbers in (
         (len(one.ids) for one in encodings),
         chain.from_iterable(one.ids for one in encodings),
@@ -39,7 +39,7 @@ def fingerprint(teacher: Bert, encodings: Sequence[Encoding], *more: object) -> 
     return digest.hexdigest()
 
 
-def contents(model: Bert) -> str:
+def hash_of_model(model: Bert) -> str:
     """32 hexadecimal digits that change with the config and with any weight."""
     digest = hashlib.blake2b(repr(model.config).encode(), digest_size=16)
     for name, tensor in named_tensors(model.weights):
@@ -48,7 +48,7 @@ def contents(model: Bert) -> str:
     return digest.hexdigest()
 
 
-def contents_of_texts(examples: Iterable[Example]) -> str:
+def hash_of_texts(examples: Iterable[Example]) -> str:
     """32 hexadecimal digits that change with any text, any label, and the order."""
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:

@@ -40,7 +40,7 @@ def compared(
             {
                 "name": name,
                 "metrics": evaluated(model, dataset, max_length, dtype),
-                "parameters": count(model.weights),
+                "parameters": n_parameters(model.weights),
                 "bytes": sum(f.stat().st_size for f in folder.glob("model*.safetensors")),
                 "sentences_per_second": len(dataset) / sorted(seconds[name])[1],
             }
@@ -48,7 +48,7 @@ def compared(
     return rows
 
 
-def count(weights: BertWeights) -> int:
+def n_parameters(weights: BertWeights) -> int:
     """How many numbers a model has."""
     return sum(tensor.numel() for _, tensor in named_tensors(weights))
 

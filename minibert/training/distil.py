@@ -117,13 +117,13 @@ def will_keep_states(
     encodings: Sequence[Encoding],
     teacher: Bert,
     student: BertConfig,
+    out: Path,
     options: DistilOptions,
 ) -> bool:
     """Whether a first stage on these texts will read the teacher's states from a file."""
     source = state_source(encodings, teacher, student, options)
     read = times_read(len(encodings), options)
-    folder = options.cache or Path()
-    return decided(source, folder, options.cache_bytes, read, options.mode).stored
+    return decided(source, options.cache or out, options.cache_bytes, read, options.mode).stored
 
 
 def intermediate_objective(

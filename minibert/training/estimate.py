@@ -1,10 +1,10 @@
 """How long a distillation will take here: a few of its own steps on a student to throw away."""
 
-import math
 import random
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -34,6 +34,7 @@ def estimated(
     texts: LearningTexts,
     teacher: Bert,
     student: BertConfig,
+    out: Path,
     options: DistilOptions,
     device: str = "cpu",
     general: bool = False,
@@ -55,15 +56,11 @@ def estimated(
             read, *shared, teaching, layers,
             options.term_weights, options.mode, options.relation_heads,
         )  # fmt: skip
-        watch = Stopwatch()
-        with running(watch):
-            steps, each = _of_stage(objective, weights, options.intermediate, device)
-        if will_keep_states(read, teacher, student, options):
-            reading = watch.seconds["teacher"] / TRIED_STEPS
-            once = math.ceil(len(read) / options.batch_size)
-            each = max(each - reading, 0.1 * each)
+        steps, each, of_teacher = _of_stage(objective, weights, options.intermediate, device)
+        if will_keep_states(read, teacher, student, out, options):
+            each -= of_teacher
+            total += len(objective.order(0)) * of_teacher
             lines.append(f"  teacher       {len(read):,} texts, kept in the cache")
-            total += once * reading
         lines.append(f"  intermediate  {steps:,} steps at {1 / each:.1f} a second")
         total += steps * each
     if general:
@@ -82,7 +79,7 @@ def estimated(
         options.mode,
     )
     without = weights._replace(fit_dense=None)
-    steps, each = _of_stage(objective, without, options.prediction, device)
+    steps, each, _ = _of_stage(objective, without, options.prediction, device)
     lines.append(f"  prediction    {steps:,} steps at {1 / each:.1f} a second")
     total += steps * each
     return [f"estimated time: {in_words(total)}", *lines]
@@ -101,18 +98,22 @@ def in_words(seconds: float) -> str:
 
 def _of_stage(
     objective: Objective, weights: BertWeights, options: TrainingOptions, device: str
-) -> tuple[int, float]:
-    """How many steps a stage has, and the median seconds of one."""
+) -> tuple[int, float, float]:
+    """How many steps a stage has, the median seconds of one, and those that its teacher takes."""
     order = objective.order(0)
     trainable = Trainable(weights, device)
     generator = torch.Generator(device).manual_seed(0)
-    seconds = []
+    seconds, of_teacher = [], []
     for rows in random.Random(0).choices(order, k=TRIED_STEPS):
-        started = time.perf_counter()
-        accumulate_gradient(objective, rows, trainable, options, generator)
-        trainable.update(0.0, options.adam)
-        seconds.append(time.perf_counter() - started)
-    return options.total(len(order)), statistics.median(seconds[2:])
+        with running(Stopwatch()) as watch:
+            started = time.perf_counter()
+            accumulate_gradient(objective, rows, trainable, options, generator)
+            trainable.update(0.0, options.adam)
+            seconds.append(time.perf_counter() - started)
+        of_teacher.append(watch.seconds.get("teacher", 0.0))
+    own = [both - other for both, other in zip(seconds, of_teacher, strict=True)]
+    teacher = statistics.median(of_teacher[2:])
+    return options.total(len(order)), statistics.median(own[2:]) + teacher, teacher
 
 
 def seconds_of_answers(

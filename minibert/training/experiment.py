@@ -13,7 +13,7 @@ from minibert.config import BertConfig
 from minibert.data.tokenizer import Encoding
 from minibert.distillation import layer_map
 from minibert.model import Bert
-from minibert.training.answers import contents, contents_of_texts
+from minibert.training.answers import hash_of_model, hash_of_texts
 from minibert.training.comparison import compared
 from minibert.training.distil import DistilOptions, LearningTexts, distil, distil_generally
 from minibert.training.estimate import estimated
@@ -49,7 +49,9 @@ def run_once(
     """
     with open_run(run.folder, run.record, run.resume, run.overwrite) as done:
         if done is None:
-            for line in estimated(texts, pair.teacher, pair.student, run.options, device):
+            for line in estimated(
+                texts, pair.teacher, pair.student, run.folder, run.options, device
+            ):
                 display.say(line)
             before = seconds_of_steps(run.folder)  # of a run that is resumed
             started = time.monotonic()
@@ -86,7 +88,7 @@ def general_run(
 ) -> dict[str, Any]:
     """General distillation in a folder that is open, and its page."""
     texts = LearningTexts(encodings, torch.full((len(encodings),), float("nan")))
-    for line in estimated(texts, teacher, student, options, device, general=True):
+    for line in estimated(texts, teacher, student, folder, options, device, general=True):
         display.say(line)
     done = distil_generally(teacher, student, encodings, folder, options, display, device)
     record = record_of(
@@ -102,12 +104,12 @@ def general_run(
 def made_of(pair: Pair, options: DistilOptions) -> dict[str, str]:
     """Models and data by their contents: a folder of the same name may hold others by now."""
     found = {
-        "teacher": contents(pair.teacher),
-        "train": contents_of_texts(pair.train_set.examples),
-        "dev": contents_of_texts(pair.dev_set.examples),
+        "teacher": hash_of_model(pair.teacher),
+        "train": hash_of_texts(pair.train_set.examples),
+        "dev": hash_of_texts(pair.dev_set.examples),
     }
     if options.start.folder is not None:
-        found["init_student"] = contents(Bert.from_pretrained(options.start.folder, "encoder"))
+        found["init_student"] = hash_of_model(Bert.from_pretrained(options.start.folder, "encoder"))
     return found
 
 

@@ -85,8 +85,8 @@ def _alone(folder: Path) -> Iterator[None]:
 class Identity(NamedTuple):
     """What the rows of one name have in common, the seed apart.
 
-    `made_of` names teacher, data and start by what is in them, see `answers.contents`; `defaults`
-    are the values of those options that a row, written before there were such, does not have.
+    `made_of` names teacher, data and start by what is in them, see `answers.hash_of_model`;
+    `defaults` are the values of those options that a row, written before there were such, lacks.
     """
 
     name: str

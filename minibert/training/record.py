@@ -11,7 +11,7 @@ import torch
 from minibert import __version__
 from minibert.distillation import layer_map
 from minibert.model import Bert
-from minibert.training.comparison import count
+from minibert.training.comparison import n_parameters
 from minibert.training.distil import DistilOptions
 from minibert.training.preflight import losses_that_apply
 from minibert.training.runs import read_metrics
@@ -70,7 +70,7 @@ def sizes(name: str, model: Bert) -> dict[str, Any]:
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
         "feed_forward": config.intermediate_size,
-        "parameters": count(model.weights),
+        "parameters": n_parameters(model.weights),
     }
 
 

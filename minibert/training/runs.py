@@ -81,9 +81,11 @@ def written_whole(path: Path, shared: bool = False) -> Iterator[Path]:
 def _drop_leftovers(path: Path) -> None:
     """Delete what a process that was killed had begun to write of a shared file."""
     for staged in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
-        writer = int(staged.name.removesuffix(UNFINISHED).rpartition(".")[2])
+        writer = staged.name.removesuffix(UNFINISHED).rpartition(".")[2]
+        if not writer.isdigit():
+            continue
         try:
-            os.kill(writer, 0)  # sends nothing, and says whether there is such a process
+            os.kill(int(writer), 0)  # sends nothing, and says whether there is such a process
         except ProcessLookupError:
             staged.unlink(missing_ok=True)
         except PermissionError:  # it is somebody else's
