@@ -14,21 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibert.config import CheckpointError
-from minibert.data import augmentation, vectors
+from minibert.data import candidates, vectors
 from minibert.data.augmentation import (
     FUNCTION_WORDS,
-    Neighbours,
     augmented,
     changeable,
     changeable_words,
     joined,
+    word_cutter,
+    words_of,
+)
+from minibert.data.candidates import (
+    Neighbours,
     masked_guesses,
     neighbours,
     neighbours_by_pieces,
     piece_means,
-    word_cutter,
     word_table,
-    words_of,
 )
 from minibert.data.readers import DataError, Example
 from minibert.data.tokenizer import Tokenizer
@@ -515,7 +517,7 @@ def test_without_gensim_its_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_augmentation_needs_no_gensim():
-    assert "gensim" not in vars(augmentation)
+    assert "gensim" not in vars(candidates)
     assert "gensim" not in vars(vectors)
 
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from minibert.config import CheckpointError
-from minibert.data.augmentation import masked_guesses
+from minibert.data.candidates import masked_guesses
 from minibert.data.corpus import windows
 from minibert.data.tables import DataError
 from minibert.encoder import encode

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from minibert.config import CheckpointError
-from minibert.data.augmentation import (
-    Candidates,
+from minibert.data.augmentation import Candidates, augmented, changeable_words, joined
+from minibert.data.candidates import (
     Neighbours,
-    augmented,
-    changeable_words,
-    joined,
     masked_guesses,
     neighbours,
     neighbours_by_pieces,
