@@ -16,6 +16,7 @@ from minibert.kernels.dropout import dropout, dropped, keep_mask
 from minibert.kernels.packing import Group, Packing
 
 CACHED_SCORES = 1_000_000  # scores computed at once: 4 MB in float32 stay in the cache
+SCORES_ON_GPU = 100_000_000  # there to start each piece costs more than the cache saves
 
 
 def attention(
@@ -170,7 +171,8 @@ def _context(
         return _context_and_saved(qkv_T3D, group, n_heads, rate, generator)[0]
     query_XRK, key_XRK, value_XRK = _heads(qkv_T3D, group, 3, n_heads)
     bias_X1R = _bias(group, n_heads)
-    step = max(1, CACHED_SCORES // group.length**2)
+    most = CACHED_SCORES if qkv_T3D.is_cpu else SCORES_ON_GPU
+    step = max(1, most // group.length**2)
     pieces = []
     for start in range(0, query_XRK.shape[0], step):
         part = slice(start, start + step)

@@ -65,7 +65,8 @@ def _quantized(x_tI: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sums(q_tI: Tensor, weight_IO: Tensor) -> Tensor:
     """Exact sums of products of whole numbers."""
-    if weight_IO.shape[0] <= LONGEST and _products_are_exact():
+    # A GPU's product of bytes refuses few tokens, and widths that are no multiple of 8.
+    if q_tI.is_cpu and weight_IO.shape[0] <= LONGEST and _products_are_exact():
         return torch._int_mm(q_tI, weight_IO)
     return q_tI.double() @ weight_IO.double()  # exact below 2^53, and slow
 

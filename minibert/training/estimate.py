@@ -104,8 +104,9 @@ def _of_stage(
     trainable = Trainable(weights, device)
     generator = torch.Generator(device).manual_seed(0)
     seconds, of_teacher = [], []
+    wait = torch.cuda.synchronize if device == "cuda" else None  # or its work counts as another's
     for rows in random.Random(0).choices(order, k=TRIED_STEPS):
-        with running(Stopwatch()) as watch:
+        with running(Stopwatch(wait=wait)) as watch:
             started = time.perf_counter()
             accumulate_gradient(objective, rows, trainable, options, generator)
             trainable.update(0.0, options.adam)

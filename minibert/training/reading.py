@@ -95,7 +95,10 @@ def _candidates(
 
 
 def _with_masked_head(teacher: Bert, augmentation: Augmentation, display: Display) -> Bert:
-    model = Bert.from_pretrained(augmentation.model) if augmentation.model else teacher
+    model = teacher
+    if augmentation.model:
+        place = teacher.weights.embeddings.word_VD.device
+        model = Bert.from_pretrained(augmentation.model).to(place)
     if model.weights.mlm is not None:
         return model
     if not augmentation.corpus:

@@ -163,7 +163,9 @@ def _copied(fresh: Structure, original: Structure, option: str) -> Structure:
                 f"{list(tensor.shape)} in the student; give the student the same sizes, or start "
                 "from pca or random"
             )
-    return with_tensors(fresh, {name: tensor.clone() for name, tensor in found.items()})
+    # A student begins on the CPU, whatever machine its teacher is on.
+    copies = {name: tensor.to("cpu", copy=True) for name, tensor in found.items()}
+    return with_tensors(fresh, copies)
 
 
 def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> BertWeights:
