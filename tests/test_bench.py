@@ -20,9 +20,9 @@ from command import documented, shape_of
 from minibert.bench import compare, graphs, memory, turns
 from minibert.bench.accuracy import INT8_BOUND, book_answer, bound_of, error_of
 from minibert.bench.arithmetic import INT8, PLAIN, operations
-from minibert.bench.cases import CASES, Case, Choices, Prepared, work_of
+from minibert.bench.cases import CASES, GPU_CASES, Case, Choices, Prepared, work_of
 from minibert.bench.compare import Row, Table
-from minibert.bench.engines import ENGINES, Engine
+from minibert.bench.engines import ENGINES, Engine, cases_on
 from minibert.bench.inputs import LENGTHS, Sentences, random_lengths, tokens_of
 from minibert.bench.report import document, machine, settings_text, table_text
 from minibert.config import BertConfig
@@ -406,7 +406,7 @@ def test_a_real_model_reads_real_sentences(tmp_path):
 
 
 def test_the_engines_of_every_case_exist_and_minibert_is_first():
-    for case in CASES.values():
+    for case in (CASES | GPU_CASES).values():
         assert set(case.engines) <= set(ENGINES)
         assert "minibert" in ENGINES[case.engines[0]].name
 
@@ -430,7 +430,7 @@ def test_sorted_training_cuts_an_epoch_as_training_does(tmp_path):
 
 
 def test_a_precision_of_float32_products_takes_part_in_float32_alone():
-    for case in CASES.values():
+    for case in (CASES | GPU_CASES).values():
         lowered = [name for name in case.engines if ENGINES[name].matmul != "highest"]
         assert not lowered or case.dtype == torch.float32
 
@@ -446,6 +446,97 @@ def test_a_teacher_reads_what_its_student_reads(tmp_path):
     assert last.operations == operations(teacher, lengths)
     assert student.operations == operations(CONFIG, lengths)
     assert table.ratio(last) == pytest.approx(last.seconds / student.seconds)
+
+
+# ---------------------------------------------------------------------------------------- a GPU
+
+
+def test_a_gpu_has_cases_of_its_own_and_only_engines_that_run_there():
+    here, there = cases_on("cpu"), cases_on("cuda")
+    assert set(here) == set(CASES)
+    assert set(there) - set(here) == set(GPU_CASES)
+    assert set(here) - set(there) == {"int8"}, "minibert's own engine of this case needs a CPU"
+    for device, cases in (("cpu", here), ("cuda", there)):
+        for case in cases.values():
+            assert all(device in ENGINES[engine].devices for engine in case.engines)
+    assert here["base"] == CASES["base"]
+    assert "sdpa-compile" in there["gpu-base"].engines
+    assert {"onnx", "openvino"} <= set(here["base"].engines) - set(there["base"].engines)
+
+
+def test_weights_and_inputs_lie_on_the_device(tmp_path):
+    """On "meta", which every torch has, and which holds no numbers."""
+    work = work_of(CASE, Choices(device="meta"), tmp_path)
+    assert {tensor.device.type for _, tensor in named_tensors(work.weights)} == {"meta"}
+    for batch in work.batches:
+        assert {part.device.type for part in batch[:-1]} == {"meta"}
+    assert [batch.full for batch in work.batches] == [
+        batch.full for batch in work_of(CASE, Choices(), tmp_path).batches
+    ]
+
+
+def test_a_timed_run_ends_when_the_gpu_is_done(tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: told.append("done"))
+    compare._finished_run(lambda: told.append("run"), "cuda")()
+    assert told == ["run", "done"]
+
+    def run() -> None:
+        pass
+
+    assert compare._finished_run(run, "cpu") is run, "a CPU pays nothing for it"
+
+
+@pytest.mark.parametrize(
+    ("case", "engine", "dynamic"),
+    [(CASE, "sdpa-compile", True), (FULL, "sdpa-compile", False),
+     (STEP._replace(dtype=torch.bfloat16), "step-sdpa-autocast-compile", True)],
+)  # fmt: skip
+def test_what_is_compiled_computes_the_same(case, engine, dynamic, tmp_path, monkeypatch):
+    """The compiler is left out here: it takes half a minute, and needs one for C++."""
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: asked.append(dynamic) or model)
+    work, prepared = ready(case, engine, tmp_path)
+    assert asked == [dynamic]
+    exact = book_answer(case, work, torch.float64)
+    assert error_of(prepared.answer(), exact, case.kind) <= bound_of(case, work, exact)
+    prepared.run()
+
+
+def test_memory_of_a_gpu_is_that_of_its_tensors(tmp_path, monkeypatch, capsys):
+    """The process of its own, run here, with a GPU that is none."""
+    request = {"case": "gpu-base", "engine": "book", "folder": str(tmp_path)}
+    request["choices"] = Choices(torch.get_num_threads(), device="cuda")._asdict()
+    work = work_of(CASE, Choices(), tmp_path)
+    told: list[str] = []
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+    monkeypatch.setattr("minibert.bench.cases.work_of", lambda *arguments: work)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: told.append("anew"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3000)
+    memory.main()
+    assert json.loads(capsys.readouterr().out) == [1000, 3000]
+    assert told == ["anew"]
+
+
+def test_who_has_no_gpu_is_told_so_and_may_still_list_its_cases(minibert, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    answer = minibert("bench --device cuda --case gpu-base")
+    assert answer.code == 2
+    assert "--device cuda: torch finds no GPU here; use --device cpu" in answer.said
+    answer = minibert("bench --device cuda --list --json")
+    assert [row["case"] for row in answer.document["cases"]] == list(cases_on("cuda"))
+    answer = minibert("bench --case gpu-base")
+    assert answer.code == 2
+    assert "there is no case 'gpu-base'" in answer.said
+
+
+def test_the_gpu_is_named_beside_its_processor(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    facts = machine(Choices(device="cuda"), 3)
+    assert facts["device"] == "H200"
+    assert f"H200 beside {facts['processor']}, " in settings_text([], facts)
+    assert "beside" not in settings_text([], machine(Choices(), 3))
 
 
 # --------------------------------------------------------------------------------------- memory

@@ -44,7 +44,7 @@ def products(work: Work, int8: bool = False) -> tuple[dict[str, Callable[[], Any
     generator = torch.Generator().manual_seed(work.choices.seed)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(work.dtype)
+        return torch.randn(shape, generator=generator).to(work.choices.device, work.dtype)
 
     x_TD, weight_FD, bias_F = draw(tokens, d), draw(f, d) * 0.02, draw(f)
     weight_DF, bias_D = draw(d, f) * 0.02, draw(d)
@@ -56,7 +56,7 @@ def products(work: Work, int8: bool = False) -> tuple[dict[str, Callable[[], Any
     by_torch, by_onednn = PLAIN
     ways: dict[str, Callable[[], Any]] = {by_torch: plain}
     with suppress(RuntimeError):  # the processor may lack an instruction that this precision needs
-        if offers_onednn():
+        if offers_onednn() and x_TD.is_cpu:
             ways[by_onednn] = _onednn(x_TD, (weight_FD, bias_F), (weight_DF, bias_D))
     if int8:
         ways[INT8[0]] = _int8(tokens, d, f, generator)

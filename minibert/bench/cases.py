@@ -20,7 +20,13 @@ from minibert.config import BertConfig
 from minibert.data.batches import BATCHES_PER_CHUNK
 from minibert.data.tokenizer import Encoding, Tokenizer
 from minibert.hub import model_folder
-from minibert.parameters import BertWeights, initial_weights, weight_shapes
+from minibert.parameters import (
+    BertWeights,
+    initial_weights,
+    named_tensors,
+    weight_shapes,
+    with_tensors,
+)
 from minibert.pretrained import load_model
 
 BASE = BertConfig()
@@ -32,8 +38,10 @@ STUDENT = BertConfig(
 FORWARD = (
     "kernels", "book", "eager", "sdpa", "sdpa-medium", "torch", "torch-medium", "onnx", "openvino",
 )  # fmt: skip
+FORWARD_GPU = ("kernels", "book", "eager", "sdpa", "sdpa-compile", "torch")
 FORWARD_BF16 = ("kernels", "book", "eager", "sdpa", "torch", "openvino")  # medium is of float32
 STEP, STEP_BF16 = ("step", "step-sdpa", "step-sdpa-medium"), ("step", "step-sdpa-autocast")
+STEP_GPU = (*STEP_BF16, "step-sdpa-autocast-compile")
 DEV = Sentences(872, 32, split="dev")
 STEPS = Sentences(256, 32, split="train")
 SORTED_STEPS = Sentences(32 * BATCHES_PER_CHUNK, 32, split="train", trained=8)
@@ -114,6 +122,33 @@ CASES = {
 }  # fmt: skip
 
 
+FULL_GPU, DEV_GPU = Sentences(64, 64, length=128), Sentences(872, 128, split="dev")
+GPU_CASES = {  # 8 sentences are too few to keep a GPU busy
+    case.name: case._replace(dtype=torch.bfloat16)
+    for case in (
+        Case(
+            "gpu-base", "BERT-base, 64 sentences of 128 tokens", BASE, FULL_GPU, FORWARD_GPU,
+            memory=True,
+        ),
+        Case(
+            "gpu-sst2", "MiniLM-L6 (6x384), SST-2's dev set in file order, batches of 128",
+            MINILM, DEV_GPU, FORWARD_GPU, pretrained=True,
+        ),
+        Case(
+            "gpu-train",
+            "training steps of BERT-base on 64 sentences of 128 tokens, weights kept in float32",
+            BASE, FULL_GPU, STEP_GPU, kind="step", memory=True,
+        ),
+        Case(
+            "gpu-train-sorted",
+            "training steps of MiniLM-L6 on 32 sentences of similar length, "
+            "weights kept in float32",
+            MINILM, SORTED_STEPS, STEP_GPU, kind="step", pretrained=True,
+        ),
+    )
+}  # fmt: skip
+
+
 class Choices(NamedTuple):
     """What the user may choose of every case."""
 
@@ -122,6 +157,7 @@ class Choices(NamedTuple):
     data: Path | None = None
     model: str | None = None
     batches: int | None = None
+    device: str = "cpu"
 
 
 class Work(NamedTuple):
@@ -179,5 +215,7 @@ def work_of(case: Case, choices: Choices, folder: Path) -> Work:
     else:
         encodings = random_encodings(case.sentences, config.vocab_size, choices.seed)
     rows = batches_of(encodings, case.sentences, choices.seed)[: choices.batches]
-    batches = [tokens_of(encodings, batch) for batch in rows]
+    batches = [tokens_of(encodings, batch).to(choices.device) for batch in rows]
+    moved = {path: x.to(choices.device) for path, x in named_tensors(weights)}
+    weights = with_tensors(weights, moved)
     return Work(config, weights, encodings, rows, batches, case.dtype, choices, folder)

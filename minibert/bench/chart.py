@@ -6,7 +6,7 @@ from textwrap import fill
 from typing import Any
 
 from minibert.bench.compare import Row, Table
-from minibert.bench.report import duration, faster
+from minibert.bench.report import duration, faster, hardware
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 OWN, BOOK, RIVAL = "#0072B2", "#56B4E9", "#B8B8B8"
@@ -37,7 +37,7 @@ def draw(tables: Sequence[Table], facts: dict[str, Any], path: Path) -> None:
     parts = ("torch", "transformers", "onnxruntime", "openvino")
     listed = ", ".join(f"{name} {facts['versions'][name]}" for name in parts)
     figure.supxlabel(
-        f"median of {facts['rounds']} rounds, lines show the middle half · {facts['processor']}, "
+        f"median of {facts['rounds']} rounds, lines show the middle half · {hardware(facts)}, "
         f"{facts['threads']} threads · {listed}",
         fontsize=8,
         color="#555555",

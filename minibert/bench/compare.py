@@ -117,12 +117,16 @@ def compared(
             row, prepared = _checked(case, entrant)
             rows[row.name] = row
             if prepared is not None:
-                runs[row.name] = _with_matmul(prepared.run, ENGINES[entrant.engine].matmul)
+                run = _finished_run(prepared.run, choices.device)
+                runs[row.name] = _with_matmul(run, ENGINES[entrant.engine].matmul)
         int8 = any(row.products == INT8 for row in rows.values())
         ways, amount = products(work, int8) if case.kind == "forward" else ({}, 0)
         say(f"{case.name}: {rounds} rounds")
         torch.set_float32_matmul_precision("highest")
-        multiply = {f"product by {way}": _with_matmul(run, "highest") for way, run in ways.items()}
+        multiply = {
+            f"product by {way}": _with_matmul(_finished_run(run, choices.device), "highest")
+            for way, run in ways.items()
+        }
         times = timed(runs | multiply, rounds, seconds, failed=failed)
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -200,6 +204,18 @@ def _finished(row: Row, times: dict[str, list[float]], failed: dict[str, Excepti
     return row._replace(times=tuple(times.get(row.name, ())))
 
 
+def _finished_run(run: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """A run that ends when its work is done: a GPU works on while Python goes ahead."""
+    if device == "cpu":
+        return run
+
+    def finishing() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return finishing
+
+
 def _with_matmul(run: Callable[[], Any], precision: str) -> Callable[[], Any]:
     def running() -> None:
         torch.set_float32_matmul_precision(precision)
@@ -239,6 +255,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def device_name(device: str) -> str:
+    """What a GPU calls itself; a processor tells its name elsewhere."""
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def processor() -> str:

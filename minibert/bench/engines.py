@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minibert import encoder
-from minibert.bench import graphs, steps
-from minibert.bench.cases import Prepared, Work
+from minibert.bench import cases, graphs, steps
+from minibert.bench.cases import Case, Prepared, Work
 from minibert.bench.inputs import Tokens
 from minibert.checkpoint import key_of
 from minibert.kernels import encoder as kernels_encoder
@@ -35,7 +35,7 @@ class Engine(NamedTuple):
     """One row of a table.
 
     `module` has to be importable; `matmul` is what torch's matmul precision is set to; `int8` says
-    that it rounds to 8 bits, whatever the precision of the case.
+    that it rounds to 8 bits, whatever the precision of the case; `devices` are those it runs on.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Engine(NamedTuple):
     module: str = "torch"
     matmul: str = "highest"
     int8: bool = False
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
     @property
     def installed(self) -> bool:
@@ -102,7 +103,7 @@ def book(work: Work) -> tuple[Forward, str]:
 
 def kernels(work: Work) -> tuple[Forward, str]:
     """`minibert.kernels.encoder`, its fast twin."""
-    way = products.chosen(torch.empty(0, dtype=work.dtype))
+    way = products.chosen(torch.empty(0, dtype=work.dtype, device=work.choices.device))
     return _fast(work), f"tokens without padding, products by {way}"
 
 
@@ -130,14 +131,18 @@ def hugging_face(work: Work, attention: str, dtype: torch.dtype | None = None) -
     tensors = named_tensors(encoder_of(work.weights))
     model.load_state_dict({key_of(path, prefix=""): x for path, x in tensors})
     model.set_attn_implementation(attention)
-    return model.eval().to(dtype or work.dtype)
+    return model.eval().to(work.choices.device, dtype or work.dtype)
 
 
-def transformers_with(attention: str) -> Callable[[Work], tuple[Forward, str]]:
+def transformers_with(
+    attention: str, compiled: bool = False
+) -> Callable[[Work], tuple[Forward, str]]:
     """`transformers` with this implementation of attention."""
 
     def prepare(work: Work) -> tuple[Forward, str]:
         model = hugging_face(work, attention)
+        if compiled:
+            model = steps.compiled_model(model, work)
 
         def forward(batch: Tokens) -> Tensor:
             hidden_BSD: Tensor = model(
@@ -147,7 +152,8 @@ def transformers_with(attention: str) -> Callable[[Work], tuple[Forward, str]]:
             ).last_hidden_state
             return hidden_BSD
 
-        return forward, "padded to the longest of a batch"
+        shapes = ", fixed shapes" if work.one_shape else ", free shapes"
+        return forward, f"padded to the longest of a batch{shapes if compiled else ''}"
 
     return prepare
 
@@ -165,7 +171,7 @@ def torch_encoder(work: Work) -> tuple[Forward, str]:
     )
     # Padding is at the end of every row, so there is no need to check that.
     model = nn.TransformerEncoder(layer, config.num_hidden_layers, mask_check=False)
-    model = model.to(work.dtype).eval()
+    model = model.to(work.choices.device, work.dtype).eval()
     with torch.no_grad():
         for block, module in zip(weights.blocks, model.layers, strict=True):
             _load_layer(module, block)
@@ -218,30 +224,49 @@ def openvino(work: Work) -> tuple[Forward, str]:
 
 TRANSFORMERS = "transformers.models.bert.modeling_bert"
 EAGER, SDPA = passes(transformers_with("eager")), passes(transformers_with("sdpa"))
+COMPILED = passes(transformers_with("sdpa", compiled=True))
 TORCH, ONNX, INT8 = passes(torch_encoder), passes(onnx_runtime), passes(onnx_runtime_int8)
 AUTOCAST = functools.partial(steps.transformers_step, autocast=True)
+COMPILED_STEP = functools.partial(AUTOCAST, compiled=True)
 FUSED = functools.partial(steps.adam_of_torch, form="fused")
 FOREACH = functools.partial(steps.adam_of_torch, form="foreach")
+CPU, GPU = ("cpu",), ("cuda",)
 ENGINES = {
     "kernels": Engine("minibert kernels", passes(kernels)),
-    "kernels-int8": Engine("minibert kernels int8", passes(kernels_int8), int8=True),
+    "kernels-int8": Engine("minibert kernels int8", passes(kernels_int8), int8=True, devices=CPU),
     "book": Engine("minibert book", passes(book)),
     "eager": Engine("transformers eager", EAGER, TRANSFORMERS),
     "sdpa": Engine("transformers sdpa", SDPA, TRANSFORMERS),
     "sdpa-medium": Engine("transformers sdpa, medium", SDPA, TRANSFORMERS, "medium"),
+    "sdpa-compile": Engine(
+        "transformers sdpa, torch.compile", COMPILED, TRANSFORMERS, devices=GPU
+    ),
     "torch": Engine("torch.nn.TransformerEncoder", TORCH),
     "torch-medium": Engine("torch.nn.TransformerEncoder, medium", TORCH, "torch", "medium"),
-    "onnx": Engine("ONNX Runtime", ONNX, "onnxruntime"),
-    "onnx-int8": Engine("ONNX Runtime int8", INT8, "onnxruntime", int8=True),
-    "openvino": Engine("OpenVINO", passes(openvino), "openvino"),
+    "onnx": Engine("ONNX Runtime", ONNX, "onnxruntime", devices=CPU),
+    "onnx-int8": Engine("ONNX Runtime int8", INT8, "onnxruntime", int8=True, devices=CPU),
+    "openvino": Engine("OpenVINO", passes(openvino), "openvino", devices=CPU),
     "step": Engine("minibert", steps.minibert_step),
     "step-sdpa": Engine("transformers sdpa", steps.transformers_step, TRANSFORMERS),
     "step-sdpa-medium": Engine(
         "transformers sdpa, medium", steps.transformers_step, TRANSFORMERS, "medium"
     ),
     "step-sdpa-autocast": Engine("transformers sdpa, autocast", AUTOCAST, TRANSFORMERS),
+    "step-sdpa-autocast-compile": Engine(
+        "transformers sdpa, autocast, torch.compile", COMPILED_STEP, TRANSFORMERS, devices=GPU
+    ),
     "adam": Engine("minibert kernel", steps.adam_kernel),
     "adam-book": Engine("minibert book", steps.adam_book),
     "adam-fused": Engine("torch.optim.AdamW fused", FUSED),
     "adam-foreach": Engine("torch.optim.AdamW foreach", FOREACH),
 }
+
+
+def cases_on(device: str) -> dict[str, Case]:
+    """The cases that minibert's own engine can run there, each with the engines that can."""
+    found = {}
+    for name, case in (cases.CASES | (cases.GPU_CASES if device == "cuda" else {})).items():
+        engines = tuple(engine for engine in case.engines if device in ENGINES[engine].devices)
+        if case.engines[0] in engines:
+            found[name] = case._replace(engines=engines)
+    return found

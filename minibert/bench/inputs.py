@@ -51,6 +51,10 @@ class Tokens(NamedTuple):
     hide_BS: Tensor
     full: bool
 
+    def to(self, device: str) -> "Tokens":
+        """The same batch on another device."""
+        return Tokens._make(part.to(device) if isinstance(part, Tensor) else part for part in self)
+
     @property
     def lengths(self) -> list[int]:
         """The tokens of each row."""

@@ -1,7 +1,8 @@
 """Peak memory of an engine, in a process of its own, as the operating system counts it.
 
 `python -m minibert.bench.memory` reads a request from standard input and prints what it measured.
-Linux alone tells the peak and forgets it when asked to; elsewhere nothing is measured.
+Linux alone tells the peak and forgets it when asked to; elsewhere nothing is measured. Of a GPU it
+is the memory of tensors, which torch counts itself.
 """
 
 import ctypes
@@ -35,7 +36,7 @@ def peak_memory(case: str, engine: str, choices: dict[str, object], folder: Path
     Raises
         RuntimeError  the pass has failed; with the last line of what it said.
     """
-    if not FORGET.exists():
+    if choices["device"] == "cpu" and not FORGET.exists():
         return None
     request = {"case": case, "engine": engine, "choices": choices, "folder": str(folder)}
     done = subprocess.run(
@@ -54,8 +55,8 @@ def main() -> None:
     """The process of its own."""
     import torch
 
-    from minibert.bench.cases import CASES, Choices, work_of
-    from minibert.bench.engines import ENGINES
+    from minibert.bench.cases import Choices, work_of
+    from minibert.bench.engines import ENGINES, cases_on
     from minibert.cli.options import keep_memory
 
     keep_memory()  # as where the times are measured
@@ -66,16 +67,21 @@ def main() -> None:
     torch.set_num_threads(choices.threads)
     engine = ENGINES[request["engine"]]
     importlib.import_module(engine.module)
-    work = work_of(CASES[request["case"]], choices, Path(request["folder"]))
+    work = work_of(cases_on(choices.device)[request["case"]], choices, Path(request["folder"]))
     give_back()
-    before = status("VmRSS")
+    on_gpu = choices.device == "cuda"
+    before = torch.cuda.memory_allocated() if on_gpu else status("VmRSS")
     torch.set_float32_matmul_precision(engine.matmul)
     prepared = engine.prepare(work)
     del work
     give_back()
-    FORGET.write_text("5")  # from here on the peak counts anew
+    if on_gpu:  # from here on the peak counts anew
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        FORGET.write_text("5")
     prepared.run()
-    print(json.dumps([before, status("VmHWM")]))
+    peak = torch.cuda.max_memory_allocated() if on_gpu else status("VmHWM")
+    print(json.dumps([before, peak]))
 
 
 def give_back() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from minibert.bench.arithmetic import INT8
 from minibert.bench.cases import Choices
-from minibert.bench.compare import Row, Table, processor, versions
+from minibert.bench.compare import Row, Table, device_name, processor, versions
 
 ABSENT = "–"
 ENVIRONMENT = (  # what changes how fast threads and products are
@@ -21,6 +21,7 @@ ENVIRONMENT = (  # what changes how fast threads and products are
 def machine(choices: Choices, rounds: int) -> dict[str, Any]:
     """Where and how this was measured."""
     return {
+        "device": device_name(choices.device),
         "processor": processor(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -152,12 +153,24 @@ def settings_text(tables: Sequence[Table], facts: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"{facts['processor']}, {facts['cores']} cores, {facts['capability']}; "
+            f"{hardware(facts)}, {facts['cores']} cores, {facts['capability']}; "
             f"{facts['threads']} threads for each; {facts['rounds']} rounds, medians; "
             f"{environment or 'default settings of OpenMP'}",
             listed,
         ]
     )
+
+
+def hardware(facts: dict[str, Any]) -> str:
+    """Where it was measured: the processor, or the GPU with the processor that serves it.
+
+    >>> hardware({"device": "cpu", "processor": "EPYC"})
+    'EPYC'
+    >>> hardware({"device": "H200", "processor": "EPYC"})
+    'H200 beside EPYC'
+    """
+    gpu = "" if facts["device"] == "cpu" else f"{facts['device']} beside "
+    return f"{gpu}{facts['processor']}"
 
 
 def number(value: float | None, form: str, unit: float = 1.0) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minibert import optim
-from minibert.bench.cases import Prepared, Work
+from minibert.bench.cases import Choices, Prepared, Work
 from minibert.bench.inputs import Tokens
 from minibert.checkpoint import key_of
 from minibert.encoder import encode
@@ -35,7 +35,8 @@ SAMPLE = 97  # of Adam's weights every 97th is compared
 def labels_of(work: Work) -> Tensor:
     """A random class for each sentence."""
     generator = torch.Generator().manual_seed(work.choices.seed)
-    return torch.randint(2, (len(work.encodings),), generator=generator)
+    labels_X = torch.randint(2, (len(work.encodings),), generator=generator)
+    return labels_X.to(work.choices.device)
 
 
 def book_gradient(work: Work, dtype: torch.dtype) -> Tensor:
@@ -60,10 +61,11 @@ def minibert_step(work: Work) -> Prepared:
     from minibert.training.objectives import LabelObjective
     from minibert.training.trainable import Trainable
 
-    trainable, options = Trainable(work.weights), TrainingOptions(dtype=work.dtype)
-    generator = torch.Generator().manual_seed(work.choices.seed)
+    device, options = work.choices.device, TrainingOptions(dtype=work.dtype)
+    trainable = Trainable(work.weights, device)
+    generator = torch.Generator(device).manual_seed(work.choices.seed)
     objective = LabelObjective(
-        work.encodings, 32, 0, 0, torch.device("cpu"), work.config, labels_of(work)
+        work.encodings, 32, 0, 0, torch.device(device), work.config, labels_of(work)
     )
     batches = work.rows  # and not the work, whose weights may be dropped
 
@@ -80,23 +82,31 @@ def minibert_step(work: Work) -> Prepared:
     return Prepared(run, answer, "one flat tensor, Adam in one pass")
 
 
-def transformers_step(work: Work, autocast: bool = False) -> Prepared:
+def compiled_model(model: Any, work: Work) -> Any:
+    """The model compiled, for the very shape of its inputs where they have one."""
+    torch.compiler.reset()  # or all models of a process together might be compiled eight times
+    return torch.compile(model, dynamic=not work.one_shape)
+
+
+def transformers_step(work: Work, autocast: bool = False, compiled: bool = False) -> Prepared:
     """The step of a plain loop over `transformers` and torch, with torch's fused AdamW."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    model = BertForSequenceClassification(BertConfig.from_dict(work.config.to_dict()))
+    model: Any = BertForSequenceClassification(BertConfig.from_dict(work.config.to_dict()))
     model.load_state_dict({key_of(path): x for path, x in named_tensors(work.weights)})
     model.set_attn_implementation("sdpa")
+    model.to(work.choices.device)
+    forward = compiled_model(model, work) if compiled else model
     named = dict(model.named_parameters())
     by_path = {path: named[key_of(path)] for path in flat_layout(work.weights)}
     optimizer = torch.optim.AdamW(_groups(by_path), lr=RATE, eps=ADAM.eps, fused=True)
     labels_X = labels_of(work)
     batches = [(batch, labels_X[rows]) for batch, rows in zip(work.batches, work.rows, strict=True)]
-    lower = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
+    lower = torch.autocast(work.choices.device, torch.bfloat16, enabled=autocast)
 
     def backward(batch: Tokens, labels_B: Tensor) -> None:
         with lower:
-            loss = model(
+            loss = forward(
                 input_ids=batch.ids_BS,
                 attention_mask=None if batch.full else batch.mask_BS,
                 token_type_ids=batch.types_BS,
@@ -135,15 +145,17 @@ def _groups(by_path: dict[str, Any]) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------ Adam alone
 
 
-def _gradient(length: int, seed: int) -> Tensor:
-    return torch.randn(length, generator=torch.Generator().manual_seed(seed)) * 1e-3
+def _gradient(length: int, choices: Choices) -> Tensor:
+    generator = torch.Generator().manual_seed(choices.seed)
+    return (torch.randn(length, generator=generator) * 1e-3).to(choices.device)
 
 
 def book_adam(work: Work, dtype: torch.dtype) -> Tensor:
     """Every 97th weight after one step by the book."""
     flat_P = flatten(work.weights)
-    gradient_P = _gradient(len(flat_P), work.choices.seed)[::SAMPLE].to(dtype)
-    decays_P = torch.arange(len(flat_P))[::SAMPLE] < decayed_length(flat_layout(work.weights))
+    gradient_P = _gradient(len(flat_P), work.choices)[::SAMPLE].to(dtype)
+    place_P = torch.arange(len(flat_P), device=flat_P.device)[::SAMPLE]
+    decays_P = place_P < decayed_length(flat_layout(work.weights))
     sample_P = flat_P[::SAMPLE].to(dtype)
     state, plain = initial_adam_state(sample_P), ADAM._replace(weight_decay=0.0)
     with_decay_P, without_P = (
@@ -156,8 +168,8 @@ def adam_kernel(work: Work) -> Prepared:
     """`minibert.kernels.optim.adam_step` on the flat tensor, in place."""
     from minibert.training.trainable import Trainable
 
-    trainable = Trainable(work.weights)
-    trainable.gradient_P.copy_(_gradient(len(trainable.gradient_P), work.choices.seed))
+    trainable = Trainable(work.weights, work.choices.device)
+    trainable.gradient_P.copy_(_gradient(len(trainable.gradient_P), work.choices))
 
     def run() -> None:
         trainable.update(RATE, ADAM)
@@ -172,7 +184,7 @@ def adam_kernel(work: Work) -> Prepared:
 def adam_book(work: Work) -> Prepared:
     """`minibert.optim.adam_step`, which changes nothing and returns new tensors."""
     flat_P, border = flatten(work.weights), decayed_length(flat_layout(work.weights))
-    gradient_P = _gradient(len(flat_P), work.choices.seed)
+    gradient_P = _gradient(len(flat_P), work.choices)
     parts = [slice(0, border), slice(border, None)]
     options = [ADAM, ADAM._replace(weight_decay=0.0)]
     states: list[AdamState] = [initial_adam_state(flat_P[part]) for part in parts]
@@ -193,7 +205,7 @@ def adam_book(work: Work) -> Prepared:
 
 def adam_of_torch(work: Work, form: str) -> Prepared:
     """`torch.optim.AdamW` on the list of parameters: `form` is fused or foreach."""
-    flat_P = _gradient(sum(x.numel() for _, x in named_tensors(work.weights)), work.choices.seed)
+    flat_P = _gradient(sum(x.numel() for _, x in named_tensors(work.weights)), work.choices)
     gradients: BertWeights = views_of(flat_P, work.weights)
     by_path = {path: x.clone().requires_grad_() for path, x in named_tensors(work.weights)}
     for path, gradient in named_tensors(gradients):

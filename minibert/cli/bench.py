@@ -37,6 +37,13 @@ CHARTS = (".svg", ".png")
 @click.option(
     "--batches", type=click.IntRange(1), help="only the first N of a case  [default: all]"
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="cuda has cases of its own, and fewer engines",
+)
 @click.option("--memory/--no-memory", default=True, show_default=True, help="measure peak memory")
 @click.option(
     "--chart", type=click.Path(dir_okay=False), help="draw it, FILE.svg or FILE.png  [default: no]"
@@ -53,6 +60,7 @@ def bench(
     rounds: int,
     seconds: float,
     batches: int | None,
+    device: str,
     memory: bool,
     chart: str | None,
     seed: int,
@@ -81,19 +89,22 @@ def bench(
         raise click.UsageError("--data needs --model, whose vocabulary reads it")
     import torch
 
-    from minibert.bench.cases import CASES, Choices
+    from minibert.bench.cases import Choices
+    from minibert.bench.engines import cases_on
 
-    cases = _chosen(names, only, CASES)
+    cases = _chosen(names, only, cases_on(device))
     if listing:
         document = [{"case": c.name, "words": c.words, "engines": list(c.engines)} for c in cases]
         lines = [f"{c.name:<17} {c.words}\n{'':<17} {', '.join(c.engines)}" for c in cases]
         print_result({"cases": document}, as_json, lines)
         return
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no GPU here; use --device cpu")
     if threads is not None:
         torch.set_num_threads(threads)
     keep_memory()  # for whoever takes memory from the C library, and that is all of them
     folder = None if data is None else Path(data)
-    choices = Choices(torch.get_num_threads(), seed, folder, model, batches)
+    choices = Choices(torch.get_num_threads(), seed, folder, model, batches, device)
     if not memory:
         cases = [case._replace(memory=False) for case in cases]
     tables = _tables(cases, choices, only, rounds, seconds, as_json)
