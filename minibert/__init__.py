@@ -17,22 +17,26 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
 12 quantization    linear maps in whole numbers of eight bits
 13 masking         80 / 10 / 10, whole words, next-sentence pairs
 14 wordpiece       from text to tokens
-16 checkpoint      the names of weights in files
+15 decoder         word after word, asking what is written and another text
+16 search          the likeliest text: greedy, and by a beam
+17 checkpoint      the names of weights in files
 
-(15, the decoder, is not written yet.) The sub-packages are the workshop that makes the book do
-real work: `laws`, `data`, `kernels`, `training`, `bench`, `cli`.
+The sub-packages are the workshop that makes the book do real work: `laws`, `data`, `kernels`,
+`training`, `bench`, `cli`.
 
 Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
 
  B  batch               S  tokens (queries)      R  tokens attended to (keys)
- D  hidden width        E  teacher's width       N  heads           H  teacher's heads
+ D  hidden width        E  teacher's width       N  heads           H  teacher's heads, hypotheses
  K  width of a head     F  feed-forward width    V  vocabulary      P  position rows
  T  token types         L  layers                C  classes         M  masked tokens, or rows
- A  relation heads, or kept ones             U  units that are kept
- O, I  out and in of one linear map          1  a broadcast axis
+ A  relation heads, or kept ones             U  units that are kept, or words so far
+ W  texts of a sentence: a beam's width      1  a broadcast axis
+ O, I  out and in of one linear map
 
 `P` is also the length of a flat tensor of parameters, in `optim`, `sparsity` and the workshop; `X`
-there is the number of rows of a data set. In a list the first letter is its length: `hiddens_LBSD`.
+there is the number of rows of a data set, and in `search` of candidates. In a list the first letter
+is its length: `hiddens_LBSD`.
 """
 
 from importlib import import_module

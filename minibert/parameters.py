@@ -220,11 +220,11 @@ def truncated_normal(
 
 
 def initial_weights(
-    shapes: BertWeights,
+    shapes: Structure,
     std: float,
     generator: torch.Generator,
     dtype: torch.dtype = torch.float32,
-) -> BertWeights:
+) -> Structure:
     """Fresh weights: matrices and tables truncated normal, biases 0, gains 1.
 
     >>> shapes = weight_shapes(BertConfig(vocab_size=7, hidden_size=12))

@@ -33,6 +33,7 @@ READING_ORDER = (
     "masking",
     "wordpiece",
     "decoder",
+    "search",
     "checkpoint",
 )
 BOOK = [name for name in READING_ORDER if (ROOT / "minibert" / f"{name}.py").exists()]
@@ -59,7 +60,7 @@ TENSOR_NAMES = {
     "arithmetic": "abs clamp",
     "sums and extremes": "all amax any cumsum max mean min sum",
     "axes": "T contiguous numel reshape shape transpose view",
-    "picking": "argsort gather index_select",
+    "picking": "argsort gather index_select topk",
     "types and places": "cpu device dtype float long to tolist",
     "gradients and copies": "clone detach",
 }

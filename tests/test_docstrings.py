@@ -25,6 +25,7 @@ from torch import Tensor
 from minibert import (
     attention,
     checkpoint,
+    decoder,
     distillation,
     encoder,
     functional,
@@ -35,6 +36,7 @@ from minibert import (
     optim,
     parameters,
     quantization,
+    search,
     sparsity,
     wordpiece,
 )
@@ -336,6 +338,10 @@ TINY = BertConfig(vocab_size=5, hidden_size=12, num_hidden_layers=1, intermediat
 WEIGHTS = parameters.initial_weights(
     parameters.weight_shapes(TINY, ("pooler", "mlm")), 0.02, torch.Generator().manual_seed(0)
 )
+DECODER = parameters.initial_weights(
+    decoder.decoder_shapes(TINY), 0.02, torch.Generator().manual_seed(0)
+)
+NO_WORDS = decoder.empty_memory(torch.ones(1, 3, 12), KEEP, DECODER, TINY)
 SCORES, LOGITS = torch.ones(1, 3, 2, 2), torch.ones(2, 3)
 STATE = torch.ones(1, 3, 4)
 TRACE = encoder.EncoderTrace(STATE, ())
@@ -345,6 +351,10 @@ LABELS_TOO = distillation.TermWeights(label=1.0)
 
 def of_type(exception: type[Exception], *calls: Callable[[], Any]) -> list[Any]:
     return [(exception, call) for call in calls]
+
+
+def no_step(last: Tensor, memory: Any) -> Any:
+    raise AssertionError("a search that is refused takes no step")
 
 
 REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
@@ -599,6 +609,27 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
     "wordpiece.encode": of_type(ValueError, lambda: wordpiece.encode("a\ud800", WORDS)),
     "wordpiece.assemble": of_type(
         ValueError, lambda: wordpiece.assemble(WORDS, [], None, 1)
+    ),
+    "decoder.empty_memory": of_type(
+        ValueError,
+        lambda: decoder.empty_memory(torch.ones(1, 3, 12), KEEP.long(), DECODER, TINY),
+    ),
+    **{
+        f"decoder.{decoding.__name__}": of_type(
+            ValueError,
+            lambda f=decoding: f(IDS + 5, NO_WORDS, DECODER, TINY),
+            lambda f=decoding: f(IDS - 1, NO_WORDS, DECODER, TINY),
+            lambda f=decoding: f(IDS[:, :1].repeat(1, 513), NO_WORDS, DECODER, TINY),
+        )
+        for decoding in (decoder.decode_traced, decoder.decode)
+    },
+    "search.greedy_search": of_type(
+        ValueError, lambda: search.greedy_search(no_step, NO_WORDS, 0, 1, 0)
+    ),
+    "search.beam_search": of_type(
+        ValueError,
+        lambda: search.beam_search(no_step, NO_WORDS, 0, 1, 0),
+        lambda: search.beam_search(no_step, NO_WORDS, 0, 1, 9, 0),
     ),
     "checkpoint.key_of": of_type(KeyError, lambda: checkpoint.key_of("pooler.weight")),
     "checkpoint.load_weights": of_type(

@@ -29,16 +29,18 @@ from minibert import (
     matching,
     optim,
     quantization,
+    search,
     sparsity,
 )
 from minibert.config import BertConfig
+from minibert.decoder import decode, decoder_shapes, empty_memory
 from minibert.encoder import encode, encode_traced
 from minibert.parameters import LinearWeights, flatten, initial_weights, weight_shapes
 
 FOLDER = Path(attention.__file__).parent
 # letters bind anew per call
 GENERAL = (
-    "parameters", "functional", "losses", "optim", "sparsity", "quantization", "masking"
+    "parameters", "functional", "losses", "optim", "sparsity", "quantization", "masking", "search"
 )
 TRAILING = ("functional", "quantization")  # names give trailing axes only
 PARTS = ("pooler", "mlm", "nsp", "classifier", "span")
@@ -87,11 +89,12 @@ def lies_within(value: Any, sizes: dict[str, int]) -> Iterator[str]:
     if not hasattr(value, "_fields"):
         return
     bound = sizes if type(value).__name__.endswith("Trace") else {}
+    two = type(value).__name__ == "DecoderBlockTrace"  # its attentions ask different tokens
     for name, part in zip(value._fields, value, strict=True):
         if isinstance(part, Tensor):
             yield lie(name, part, bound)
         for inner in part if isinstance(part, tuple) and not hasattr(part, "_fields") else [part]:
-            yield from lies_within(inner, bound)
+            yield from lies_within(inner, dict(bound) if two else bound)
 
 
 class Watch(NamedTuple):
@@ -120,8 +123,9 @@ def watched(run: Callable[[], Any], sizes: dict[str, int]) -> Watch:
                 if is_measurable(value):
                     found.seen.add((function, name))
                     note(lie(name, value, bound, path.stem in TRAILING))
-                # where two models meet, each trace has sizes of its own
-                for wrong in lies_within(value, {} if path.stem == "distillation" else bound):
+                # where two models or two texts meet, each trace has sizes of its own
+                alone = path.stem in ("distillation", "decoder")
+                for wrong in lies_within(value, {} if alone else bound):
                     note(wrong)
             return each_line
 
@@ -276,7 +280,27 @@ def hide_words() -> None:
     masking.mask_tokens(ids, groups, V, 3, fresh())
 
 
+def write() -> None:
+    """Words in two parts, then a search: texts, words, hypotheses are of as many sizes."""
+    config = config_of(STUDENT)
+    weights = initial_weights(decoder_shapes(config), 0.02, fresh())
+    encoded, keep = torch.zeros(B, MEMORY, STUDENT["D"]), torch.ones(B, MEMORY) > 0
+    nothing = empty_memory(encoded, keep, weights, config)
+    _, memory = decode(IDS, nothing, weights, config, fresh())
+    decode(IDS[:, :3], memory, weights, config)
+
+    def step(last: Tensor, memory: Any) -> Any:
+        logits, memory = decode(last, memory, weights, config)
+        return functional.log_softmax(logits[:, 0]), memory
+
+    search.greedy_search(step, nothing, 0, 1, 3)
+    search.beam_search(step, nothing, 0, 1, 4, 3)
+    search.length_penalty(5, 0.6)
+
+
 LOOKING_ACROSS = STUDENT | {"R": MEMORY}
+# What asks and what is asked differs from call to call, and rows are sentences or hypotheses.
+WRITING = {letter: STUDENT[letter] for letter in "NKDFVL"}
 RELATED = {"B": B, "S": S, "R": S, "A": 5, "D": 5 * 13, "E": 5 * 29}
 PAIR = {key: size for key, size in STUDENT.items() if key != "K"} | {"H": 6, "E": 246, "R": S}
 RUNS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
@@ -289,14 +313,17 @@ RUNS: dict[str, tuple[Callable[[], Any], dict[str, int]]] = {
     "zeros": (leave_out, {}),
     "eight bits": (take_eight_bits, {}),
     "masking": (hide_words, {}),
+    "writing": (write, WRITING),
 }
 
 
-# These serve either side, with tokens S whose they are, or with the widths of a second model.
+# These serve either side, with tokens S whose they are, or with the widths of a second model; the
+# head takes all tokens of a batch as well as the masked ones in one list.
 BOTH_SIDES = {
     "cross-attention": ["attention.split_heads"],
     "relations": ["attention.split_heads"],
     "distillation": ["attention.split_heads", "attention.merge_heads"],
+    "writing": ["heads.mlm_logits"],
 }
 
 

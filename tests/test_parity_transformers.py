@@ -16,7 +16,9 @@ from torch import Tensor
 
 from minibert.checkpoint import path_of
 from minibert.config import BertConfig
+from minibert.decoder import DecoderWeights, decode, decode_traced, decoder_shapes, empty_memory
 from minibert.encoder import encode, encode_traced
+from minibert.functional import log_softmax
 from minibert.heads import (
     mlm_logits,
     multiple_choice_logits,
@@ -41,6 +43,7 @@ from minibert.parameters import (
     with_tensors,
 )
 from minibert.pretrained import HEADS, head_named_in
+from minibert.search import beam_search, greedy_search
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers: nothing here is downloaded
 transformers = pytest.importorskip(
@@ -331,6 +334,119 @@ def test_every_hidden_state_and_every_probability_agree(tmp_path: Path, name: st
         assert close(mine, reference, 1e-12)
     for block, reference in zip(trace.blocks, output.attentions, strict=True):
         assert close(block.attention.probabilities_BNSR, reference, 1e-12)
+
+
+# The decoder: BERT with a causal mask and an attention to another text in each layer.
+
+
+def decoder_path_of(key: str) -> str:
+    """Where a tensor of their decoder is in ours: cross-attention has the parts of attention."""
+    path = path_of(key.replace(".crossattention.", ".attention."))
+    if ".crossattention." not in key:
+        return f"bert.{path}"
+    return path.replace("blocks.", "cross.").replace("attention_norm", "norm")
+
+
+def reference_decoder(name: str) -> tuple[Any, DecoderWeights, BertConfig]:
+    """A random decoder of `transformers` in float64, and its weights as ours."""
+    torch.manual_seed(len(name))
+    config = transformers.BertConfig(
+        **config_values(name, "mlm"), is_decoder=True, add_cross_attention=True
+    )
+    model = transformers.BertLMHeadModel(config).eval().double()
+    for key, parameter in model.named_parameters():
+        parameter.data.normal_(std=0.4)
+        if key.endswith("LayerNorm.weight"):
+            parameter.data.add_(1)
+    mine = BertConfig.from_dict(config_values(name, "mlm"))
+    tensors = {decoder_path_of(key): p.detach() for key, p in model.named_parameters()}
+    shapes = decoder_shapes(mine)
+    assert tensors.keys() == {path for path, _ in named_tensors(shapes)}
+    return model, with_tensors(shapes, tensors), mine
+
+
+def encoded_text(config: BertConfig, rows: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    shape = (rows, 5, config.hidden_size)
+    encoded_BRD = torch.randn(shape, dtype=torch.float64, generator=generator)
+    return encoded_BRD, torch.arange(5) < torch.tensor([[5], [2], [4]])[:rows]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_decoder_agrees_in_logits_states_and_gradients(name: str) -> None:
+    model, weights, config = reference_decoder(name)
+    encoded_BRD, keep_BR = encoded_text(config, 3)
+    ids_BS = inputs_for(config, rows=3).ids_BS
+    reference = model(
+        ids_BS,
+        encoder_hidden_states=encoded_BRD,
+        encoder_attention_mask=keep_BR.long(),
+        output_hidden_states=True,
+    )
+    leaves = {path: t.clone().requires_grad_() for path, t in named_tensors(weights)}
+    weights = with_tensors(weights, leaves)
+    memory = empty_memory(encoded_BRD, keep_BR, weights, config)
+    logits_BSV, grown = decode(ids_BS, memory, weights, config)
+    assert grown.n_words == ids_BS.shape[1]
+    assert close(logits_BSV, reference.logits, 1e-10)
+    traces, _ = decode_traced(ids_BS, memory, weights, config)
+    for trace, state in zip(traces, reference.hidden_states[1:], strict=True):
+        assert close(trace.hidden_BSD, state, 1e-10)
+    steps = []
+    for word_B1 in ids_BS.split(1, 1):
+        logits_B1V, memory = decode(word_B1, memory, weights, config)
+        steps.append(logits_B1V)
+    assert close(torch.cat(steps, 1), reference.logits, 1e-10)
+    generator = torch.Generator().manual_seed(3)
+    upstream = torch.randn(logits_BSV.shape, dtype=torch.float64, generator=generator)
+    (reference.logits * upstream).sum().backward()
+    found = torch.autograd.grad(logits_BSV, list(leaves.values()), upstream)
+    gradients = dict(zip(leaves, found, strict=True))
+    expected = {decoder_path_of(key): p.grad for key, p in model.named_parameters()}
+    largest = max(gradient.abs().max().item() for gradient in expected.values())
+    for path, gradient in gradients.items():
+        error = (gradient - expected[path]).abs().max().item()
+        assert error <= 1e-10 * largest, path
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_searches_find_the_texts_that_generate_finds(name: str, width: int) -> None:
+    """Without a penalty, as they divide by another power of the length."""
+    model, weights, config = reference_decoder(name)
+    encoded_BRD, keep_BR = encoded_text(config, 3)
+    start_id, end_id, longest = 3, 7, 6
+    weights.bert.mlm.bias_V[end_id] += 4.0  # the same tensor as theirs: texts end here and there
+    generated = model.generate(
+        torch.full((3, 1), start_id),
+        encoder_hidden_states=encoded_BRD,
+        encoder_attention_mask=keep_BR.long(),
+        num_beams=width,
+        num_return_sequences=width,
+        do_sample=False,
+        use_cache=False,
+        early_stopping=width > 1,
+        length_penalty=0.0,
+        max_new_tokens=longest,
+        eos_token_id=end_id,
+        pad_token_id=end_id,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+
+    def step(last_H1, memory):
+        logits_H1V, memory = decode(last_H1, memory, weights, config)
+        return log_softmax(logits_H1V[:, 0]), memory
+
+    memory = empty_memory(encoded_BRD, keep_BR, weights, config)
+    found = beam_search(step, memory, start_id, end_id, longest, width, alpha=0.0)
+    expected = generated.sequences.view(3, width, -1)[..., 1:]
+    assert torch.equal(found.ids_BWS, expected)
+    if width == 1:
+        greedy = greedy_search(step, memory, start_id, end_id, longest)
+        assert torch.equal(greedy.ids_BWS, expected)
+    else:
+        assert close(found.scores_BW, generated.sequences_scores.view(3, width).double(), 1e-6)
 
 
 def error_of(found: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> float:

@@ -226,6 +226,44 @@ def multiple_choice_logits(P: Matrix, w: Weights, C: int) -> Matrix:
     return [[flat[q * C + c] for c in range(C)] for q in range(len(P) // C)]
 
 
+# decoder: one sentence at a time and all its words at once; M the states of the encoder's text
+
+
+def decoder_block(
+    X: Matrix,
+    M: Matrix,
+    keep: list[bool],
+    w: Weights,
+    cross: Weights,
+    N: int,
+    eps: float,
+    hidden_act: str,
+) -> Matrix:
+    """a = LN(x + Attention(x, x_1 … x_s)); c = LN(a + Attention(a, M)); y = LN(c + Feed(c))"""
+    own = multi_head_attention(X, X, hides_future(len(X), len(X)), w.attention, N)
+    A = [normed(add(x, o), w.attention_norm, eps) for x, o in zip(X, own, strict=True)]
+    asked = multi_head_attention(A, M, hides_padding(keep, len(A)), cross.attention, N)
+    C = [normed(add(a, o), cross.norm, eps) for a, o in zip(A, asked, strict=True)]
+    return [normed(add(c, feed_forward(c, w, hidden_act)), w.output_norm, eps) for c in C]
+
+
+def decoder_states(
+    ids: list[int],
+    M: Matrix,
+    keep: list[bool],
+    w: Weights,
+    N: int,
+    eps: float,
+    hidden_act: str,
+) -> list[Matrix]:
+    """h_0 = embeddings of type 0, h_l = block_l(h_{l-1}): all h_l but h_0"""
+    X, states = embeddings(ids, [0 for _ in ids], w.bert.embeddings, eps), []
+    for layer, cross in zip(w.bert.blocks, w.cross, strict=True):
+        X = decoder_block(X, M, keep, layer, cross, N, eps, hidden_act)
+        states.append(X)
+    return states
+
+
 # quantization: one vector at a time
 
 
