@@ -11,12 +11,14 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from minibert.checkpoint import Stored, save_weights, shortened, stored_tensors
@@ -151,7 +153,22 @@ def save_folder(
     weights: BertWeights,
     add_files: Callable[[Path], None] = lambda staged: None,
 ) -> None:
-    """Write a model to a folder, with what `add_files` writes to the folder that it is handed.
+    """Write a BERT to a folder, with what `add_files` writes to the folder that it is handed.
+
+    Raises
+        OSError  the disk is full or forbids it; the model that was there is untouched.
+    """
+    write = partial(save_weights, weights=weights)
+    save_whole(folder, _stored_config(config, weights), write, add_files)
+
+
+def save_whole(
+    folder: Path,
+    config: Mapping[str, Any],
+    write_weights: Callable[[Path], None],
+    add_files: Callable[[Path], None],
+) -> None:
+    """Write a model's config, weights and other files, all of them or nothing.
 
     Everything is first written in full to a hidden folder inside and flushed, then renamed, the
     weights last. Whoever looks, whenever the power fails, finds the old model or the new one or,
@@ -166,20 +183,37 @@ def save_folder(
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as name:
         staged = Path(name)
         add_files(staged)
-        text = json.dumps(_stored_config(config, weights), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (staged / CONFIG_FILE).write_text(text, encoding="utf-8")
-        save_weights(staged / WEIGHTS_FILE, weights)
+        write_weights(staged / WEIGHTS_FILE)
         # safetensors makes its file private; it is meant for whoever may read the config.
         (staged / WEIGHTS_FILE).chmod((staged / CONFIG_FILE).stat().st_mode)
-        for file in staged.iterdir():
+        files = sorted(file for file in staged.rglob("*") if file.is_file())
+        for file in files:
             _flush(file)
-        others = sorted(file for file in staged.iterdir() if file.name != WEIGHTS_FILE)
-        if any(_bytes(folder / file.name) != file.read_bytes() for file in others):
+        places = {file: folder / file.relative_to(staged) for file in files}
+        weights = places.pop(staged / WEIGHTS_FILE)
+        if any(_bytes(place) != file.read_bytes() for file, place in places.items()):
             for file_name in (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE):
                 (folder / file_name).unlink(missing_ok=True)
-        for file in (*others, staged / WEIGHTS_FILE):
-            os.replace(file, folder / file.name)
+        for file, place in places.items():
+            place.parent.mkdir(exist_ok=True)
+            os.replace(file, place)
+        os.replace(staged / WEIGHTS_FILE, weights)
     _flush(folder)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file.
+
+    Raises
+        OSError  the disk is full or forbids it.
+    """
+    ready = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    try:
+        save_file(ready, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def _stored_config(config: BertConfig, weights: BertWeights) -> dict[str, Any]:

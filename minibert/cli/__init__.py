@@ -19,6 +19,7 @@ from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
 from minibert.cli.predict import predict
+from minibert.cli.translate import translate
 from minibert.cli.verify import verify
 
 # How torch says it, on a GPU and on a CPU, in errors that are also raised for all else.
@@ -34,7 +35,8 @@ def cli() -> None:
     """BERT and TinyBERT from scratch: read it, check it, distil with it."""
 
 
-for command in (distill, finetune, evaluate, predict, fill_mask, inspect, verify, bench):
+COMMANDS = (distill, finetune, evaluate, predict, fill_mask, translate, inspect, verify, bench)
+for command in COMMANDS:
     cli.add_command(command)
 
 

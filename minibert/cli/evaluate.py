@@ -3,8 +3,10 @@
 import click
 
 from minibert.cli.options import (
+    TRANSLATION,
     compute_options,
-    data_options,
+    data_and_translation_options,
+    language_pair,
     metric_lines,
     prepare,
     print_result,
@@ -15,14 +17,19 @@ from minibert.cli.options import (
 @click.option("--model", required=True, help="model folder, or an id on huggingface.co")
 @click.option("--data", required=True, type=click.Path(), help="a labelled file, or its folder")
 @click.option("--limit", type=click.IntRange(1), help="use the first N rows")
-@data_options
+@click.option(
+    "--beam", type=click.IntRange(1), default=4, show_default=True, help="of a translation"
+)
+@data_and_translation_options
 @compute_options
 def evaluate(
     model: str,
     data: str,
     limit: int | None,
+    beam: int,
     task: str | None,
     max_length: int,
+    languages: str | None,
     seed: int,
     device: str,
     dtype: str,
@@ -39,6 +46,19 @@ def evaluate(
       minibert evaluate --model runs/distill --data glue/sst2/dev.tsv --task sst2 --json
     """
     place, precision = prepare(device, threads, dtype, arithmetic)
+    if task == TRANSLATION:
+        pair = language_pair(languages)
+        from minibert.data.parallel import read_pairs
+        from minibert.training.translation import scores, signatures
+        from minibert.translator import Translator
+
+        translator = Translator.from_pretrained(model).to(place)
+        pairs = read_pairs(data, "dev", pair, limit)
+        result = {"task": task, "n": len(pairs)}
+        result |= {"metrics": scores(translator, pairs, beam, dtype=precision)}
+        result |= {"signatures": signatures()}
+        print_result(result, as_json, [*metric_lines(result), *signatures().values()])
+        return
     from minibert.data.readers import find_split, read_dataset
     from minibert.model import Bert
     from minibert.training.evaluation import evaluated

@@ -1,14 +1,19 @@
-"""`minibert finetune`: teach a pretrained model a task."""
+"""`minibert finetune`: teach a model a task, translation among them."""
 
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 
 from minibert.cli.options import (
+    TRANSLATION,
     Number,
     compute_options,
-    data_options,
+    data_and_translation_options,
+    language_pair,
     metric_lines,
     prepare,
     print_result,
@@ -17,74 +22,150 @@ from minibert.cli.options import (
     training_options,
 )
 
+OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
+
 
 @click.command()
-@click.option("--model", required=True, help="model folder, or an id on huggingface.co")
+@click.option(
+    "--model", help="model folder, or an id on huggingface.co; of a translation the encoder"
+)
 @click.option("--data", required=True, type=click.Path(), help="folder with train and dev files")
 @click.option("--dev", type=click.Path(), help="dev file, where --data is a training file")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--lr", type=Number(0, min_open=True), default=5e-5, show_default=True
 )
-@data_options
+@data_and_translation_options
+@click.option(
+    "--shape",
+    help="of a translation: LxD[xN[xF]] of the decoder, and of the encoder where there is no "
+    "--model  [default: 4x256, or the encoder's]",
+)
+@click.option(
+    "--vocabulary",
+    type=click.Choice(["shared", "separate"]),
+    help="of a translation: one for both languages, or one for each; separate with --model  "
+    "[default: shared]",
+)
+@click.option(
+    "--vocab-size", type=click.IntRange(100), help="of a translation  [default: 8000 pieces]"
+)
+@click.option(
+    "--decoder",
+    type=click.Choice(["random", "encoder"]),
+    help="of a translation: its layers start afresh, or as those of --model  [default: random]",
+)
+@click.option(
+    "--dropout",
+    type=Number(0, 1, max_open=True),
+    help="of a translation  [default: 0.1, or the encoder's]",
+)
+@click.option(
+    "--smoothing",
+    type=Number(0, 1, max_open=True),
+    help="of the labels of a translation  [default: 0.1]",
+)
 @training_options
 @compute_options
-def finetune(
-    model: str,
-    data: str,
-    dev: str | None,
-    epochs: int,
-    lr: float,
-    task: str | None,
-    max_length: int,
-    out: str | None,
-    resume: bool,
-    overwrite: bool,
-    limit: int | None,
-    seed: int,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    arithmetic: str,
-    as_json: bool,
-    **training: Any,
-) -> None:
+def finetune(**options: Any) -> None:
     """Train a model on the labels of a task.
 
-    The best model on the dev set, of all that were measured, is kept in --out.
+    The best model on the dev set, of all that were measured, is kept in --out. With --task
+    translation it is a new translator, whose encoder may be a BERT that exists.
 
     \b
     Example
       minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype bfloat16
     """
-    place, precision = prepare(device, threads, dtype, arithmetic)
-    from minibert.data.readers import read_dataset
-    from minibert.training.finetune import finetune as train_on_labels
-    from minibert.training.finetune import starting_model
+    chosen = SimpleNamespace(**options)
+    translates = chosen.task == TRANSLATION
+    _check(chosen, translates)
+    place, precision = prepare(chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic)
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
     from minibert.training.runs import check_run, finish_run, open_run
 
-    folder = Path(out or "runs/finetune")
-    run = (folder, run_record("finetune"), resume, overwrite)
+    folder = Path(chosen.out or "runs/finetune")
+    run = (folder, run_record("finetune"), chosen.resume, chosen.overwrite)
     check_run(*run)
-    display = Display()
-    train_path, dev_path = training_files(data, dev)
-    train_set = read_dataset(train_path, task, limit=limit)
+    training = training_options_from(options | {"dtype": precision})
+    prepared = (_translation if translates else _labels)(chosen, training, Display(), place)
+    with open_run(*run) as done:
+        if done is None:
+            done = prepared(folder)
+            finish_run(folder, done)
+    lines = [*metric_lines(done), f"best model (epoch {done['best_epoch']}): {folder}"]
+    print_result(done, chosen.as_json, lines)
+
+
+def _check(chosen: Any, translates: bool) -> None:
+    if translates:
+        if find_spec("sacrebleu") is None:
+            raise click.UsageError(
+                "--task translation needs sacrebleu; pip install 'minibert[translate]'"
+            )
+        chosen.pair = language_pair(chosen.languages)
+        if chosen.model is None and chosen.decoder == "encoder":
+            raise click.UsageError("--decoder encoder needs --model, whose layers it takes")
+        if chosen.model is not None and chosen.vocabulary == "shared":
+            raise click.UsageError(
+                "--vocabulary shared does not go with --model, whose vocabulary is of one language"
+            )
+        return
+    if chosen.model is None:
+        raise click.UsageError("name the model to train with --model")
+    for name in OF_A_TRANSLATION:
+        if getattr(chosen, name) is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --task translation alone")
+
+
+Run = Callable[[Path], dict[str, Any]]
+
+
+def _labels(chosen: Any, training: Any, display: Any, place: str) -> Run:
+    """Read the data and the model; what is returned trains it into a folder."""
+    from minibert.data.readers import read_dataset
+    from minibert.training.finetune import finetune as train_on_labels
+    from minibert.training.finetune import starting_model
+
+    train_path, dev_path = training_files(chosen.data, chosen.dev)
+    train_set = read_dataset(train_path, chosen.task, limit=chosen.limit)
     names = train_set.task.label_names
     dev_set = read_dataset(dev_path, train_set.task.name, names or None)
     display.say(train_set.summary())
     display.say(dev_set.summary())
-    bert = starting_model(model, train_set.task, seed, display)
-    options = training_options_from(
-        training, epochs=epochs, lr=lr, seed=seed, dtype=precision
-    )
-    with open_run(*run) as done:
-        if done is None:
-            done = train_on_labels(
-                bert, train_set, dev_set, folder, options, training["batch_size"], max_length,
-                display, place,
-            )  # fmt: skip
-            finish_run(folder, done)
-    lines = [*metric_lines(done), f"best model (epoch {done['best_epoch']}): {folder}"]
-    print_result(done, as_json, lines)
+    bert = starting_model(chosen.model, train_set.task, chosen.seed, display)
+
+    def run(folder: Path) -> dict[str, Any]:
+        return train_on_labels(
+            bert, train_set, dev_set, folder, training, chosen.batch_size, chosen.max_length,
+            display, place,
+        )  # fmt: skip
+
+    return run
+
+
+def _translation(chosen: Any, training: Any, display: Any, place: str) -> Run:
+    """The same for pairs of texts and a new translator."""
+    from minibert.data.parallel import read_pairs
+    from minibert.training.translation import Beginning, learn_to_translate, new_translator
+
+    train_set = read_pairs(chosen.data, "train", chosen.pair, chosen.limit)
+    dev_set = read_pairs(chosen.dev or chosen.data, "dev", chosen.pair)
+    beginning = Beginning(
+        chosen.model, chosen.shape, chosen.vocab_size or 8000,
+        chosen.vocabulary or ("shared" if chosen.model is None else "separate"),
+        chosen.decoder == "encoder", chosen.dropout, chosen.max_length, chosen.seed,
+    )  # fmt: skip
+    model = new_translator(beginning, train_set, chosen.pair)
+    for line in (train_set.summary(), dev_set.summary(), model.summary()):
+        display.say(line)
+
+    def run(folder: Path) -> dict[str, Any]:
+        smoothing = 0.1 if chosen.smoothing is None else chosen.smoothing
+        return learn_to_translate(
+            model, train_set, dev_set, folder, training, chosen.batch_size, chosen.max_length,
+            smoothing, display, place,
+        )  # fmt: skip
+
+    return run

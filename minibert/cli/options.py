@@ -22,6 +22,7 @@ ELSEWHERE = frozenset(
     "cache".split()
 )
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
+TRANSLATION = "translation"
 
 
 class Number(click.FloatRange):
@@ -84,12 +85,13 @@ def compute_options(command: Command) -> Command:
     )
 
 
-def data_options(command: Command) -> Command:
+def data_options(command: Command, more_tasks: tuple[str, ...] = ()) -> Command:
     """Which data, and what is to be predicted."""
+    tasks = click.Choice((*TASKS, *more_tasks))
     return apply(
         command,
         (
-            click.option("--task", type=click.Choice(TASKS), help="default: from the header"),
+            click.option("--task", type=tasks, help="default: from the header"),
             click.option(
                 "--max-length",
                 type=click.IntRange(8),
@@ -99,6 +101,31 @@ def data_options(command: Command) -> Command:
             ),
         ),
     )
+
+
+def data_and_translation_options(command: Command) -> Command:
+    """The same, and what only a translation needs."""
+    languages = click.option(
+        "--languages",
+        metavar="FROM-TO",
+        help="of a translation: endings or columns of the data, such as en-de",
+    )
+    return languages(data_options(command, (TRANSLATION,)))
+
+
+def language_pair(languages: str | None) -> tuple[str, str]:
+    """The two names of `--languages`.
+
+    Raises
+        click.UsageError  there are not two.
+    """
+    first, dash, second = (languages or "").partition("-")
+    if not (first and dash and second) or first == second:
+        raise click.UsageError(
+            "--task translation needs --languages FROM-TO, such as en-de for files train.en and "
+            "train.de"
+        )
+    return first, second
 
 
 def training_options(command: Command) -> Command:

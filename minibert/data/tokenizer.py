@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from minibert.config import CheckpointError
 from minibert.files import read_json
 from minibert.wordpiece import SPECIALS, read_vocabulary
 
+CLASSES = {"bert": "BertTokenizer", "spaces": "PreTrainedTokenizerFast"}  # of `transformers`
 TEMPLATE_SINGLE = "[CLS]:0 $A:0 [SEP]:0"
 TEMPLATE_PAIR = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
 
@@ -30,9 +31,12 @@ class Encoding(NamedTuple):
 
 
 class Tokenizer:
-    """A vocabulary and three settings; everything else about BERT's tokenizer is fixed.
+    """A vocabulary and four settings; everything else about BERT's tokenizer is fixed.
 
-    `strip_accents` None means: as `lowercase` says, which is the rule of the original BERT.
+    `strip_accents` None means: as `lowercase` says, which is the rule of the original BERT. `words`
+    "bert" parts words at spaces and around punctuation; "spaces" at spaces alone, so that
+    punctuation is a piece of its word and `decode` gives the text back: what is written, and not
+    only read, needs that.
 
     >>> tokenizer = Tokenizer.from_vocabulary([*SPECIALS, "hugging", "face", "##s"])
     >>> tokenizer.encode(["Hugging faces"], ["face"])
@@ -45,7 +49,11 @@ class Tokenizer:
         lowercase: bool = True,
         strip_accents: bool | None = None,
         split_chinese: bool = True,
+        words: str = "bert",
     ) -> None:
+        if words not in CLASSES:
+            raise ValueError(f"words is {words!r}, but must be one of {tuple(CLASSES)}")
+        self.words = words
         self.pieces = tuple(pieces)
         # The check goes through the form of a file, so that what is accepted can also be saved.
         self.vocabulary = read_vocabulary("\n".join(self.pieces) + "\n")
@@ -64,14 +72,33 @@ class Tokenizer:
             strip_accents=strip_accents,
             lowercase=lowercase,
         )
-        self._fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._fast.pre_tokenizer = _pre_tokenizer(words)
         self._fast.post_processor = processors.TemplateProcessing(
             single=TEMPLATE_SINGLE,
             pair=TEMPLATE_PAIR,
             special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)],
         )
-        self._fast.decoder = decoders.WordPiece(prefix="##")
+        # Between whole words nothing is lost, so there is nothing to clean up.
+        self._fast.decoder = decoders.WordPiece(prefix="##", cleanup=words == "bert")
         self._fast.add_special_tokens(list(SPECIALS))
+
+    @classmethod
+    def trained(
+        cls, texts: Iterable[str], size: int, lowercase: bool = False, words: str = "spaces"
+    ) -> "Tokenizer":
+        """A vocabulary of at most `size` pieces that are frequent in the texts.
+
+        The trainer of the `tokenizers` library joins the most frequent pairs, as byte-pair
+        encoding does.
+        """
+        blank = cls(SPECIALS, lowercase, None, True, words)
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size, special_tokens=list(SPECIALS), show_progress=False, min_frequency=2
+        )
+        blank._fast.train_from_iterator(texts, trainer)
+        vocabulary = blank._fast.get_vocab()
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+        return cls(pieces, lowercase, None, True, words)
 
     @classmethod
     def from_vocabulary(cls, pieces: Iterable[str], lowercase: bool = True) -> "Tokenizer":
@@ -118,7 +145,7 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config: dict[str, Any] = {
-            "tokenizer_class": "BertTokenizer",
+            "tokenizer_class": CLASSES[self.words],
             "do_lower_case": self.lowercase,
             "strip_accents": self.strip_accents,
             "tokenize_chinese_chars": self.split_chinese,
@@ -166,6 +193,12 @@ class Tokenizer:
         return self._fast.decode(list(ids), skip_special_tokens=skip_specials)
 
 
+def _pre_tokenizer(words: str) -> Any:
+    if words == "spaces":
+        return pre_tokenizers.WhitespaceSplit()
+    return pre_tokenizers.BertPreTokenizer()
+
+
 def _read_vocabulary_file(path: Path) -> list[str]:
     try:
         return list(read_vocabulary(path.read_bytes().decode("utf-8-sig")))
@@ -196,7 +229,7 @@ def _pieces_of(stored: Mapping[str, Any], path: Path) -> list[str]:
 
 def _settings(
     pieces: list[str], config: Mapping[str, Any], stored: Mapping[str, Any], folder: Path
-) -> tuple[bool, bool | None, bool]:
+) -> tuple[bool, bool | None, bool, str]:
     normalizer = stored.get("normalizer") or {}
     # Where no file says it, the vocabulary does: an uncased one has no use for capital letters.
     uncased = not re.search(r"^(?!\[).*[A-Z]", "\n".join(pieces), re.MULTILINE)
@@ -214,7 +247,9 @@ def _settings(
             f"{folder}: do_lower_case, strip_accents and tokenize_chinese_chars are {lowercase!r}, "
             f"{strip_accents!r}, {split_chinese!r}, but must be true or false"
         )
-    return lowercase, strip_accents, split_chinese
+    parts_at = (stored.get("pre_tokenizer") or {}).get("type")
+    words = "spaces" if parts_at == "WhitespaceSplit" else "bert"
+    return lowercase, strip_accents, split_chinese, words
 
 
 def _refuse_other_steps(theirs: dict[str, Any], tokenizer: Tokenizer, path: Path) -> None:

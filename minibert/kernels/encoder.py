@@ -121,7 +121,7 @@ def encode(
     if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
         return book.encode(ids_BS, keep_BS, types_BS, _in_one_dtype(weights), config, generator)
     packing = packed(keep_BS, _dtype_of_blocks(weights))
-    x_TD = _embeddings(ids_BS, types_BS, packing, weights, config, generator)
+    x_TD = embedded(ids_BS, types_BS, packing, weights, config, generator)
     for block_weights in weights.blocks:
         x_TD = _block(x_TD, packing, fused(block_weights), config, generator)
     return unpacked(x_TD, packing)
@@ -145,7 +145,7 @@ def encode_first(
     if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
         return encode(ids_BS, keep_BS, types_BS, weights, config, generator)[:, :1]
     packing = packed(keep_BS, _dtype_of_blocks(weights))
-    x_TD = _embeddings(ids_BS, types_BS, packing, weights, config, generator)
+    x_TD = embedded(ids_BS, types_BS, packing, weights, config, generator)
     for block_weights in weights.blocks[:-1]:
         x_TD = _block(x_TD, packing, fused(block_weights), config, generator)
     last = fused(weights.blocks[-1])
@@ -173,7 +173,7 @@ def encode_traced(
         one = _in_one_dtype(weights)
         return book.encode_traced(ids_BS, keep_BS, types_BS, one, config, generator)
     everything = Packing(ids_BS.shape, None, ())  # padding as well
-    embedded_TD = _embeddings(ids_BS, types_BS, everything, weights, config, generator)
+    embedded_TD = embedded(ids_BS, types_BS, everything, weights, config, generator)
     embedded_BSD = unpacked(embedded_TD, everything)
     mask_bias_B11S = padding_bias(keep_BS, embedded_BSD.dtype)
     blocks: list[BlockTrace] = []
@@ -223,11 +223,11 @@ def _after_attention(
     else:
         output_TD = linear(context_TD, weights.output)
         attended_TD = x_TD + dropout(output_TD, config.hidden_dropout_prob, generator)
-    attended_TD = _layer_norm(attended_TD, weights.attention_norm, config)
-    return _fed(attended_TD, weights, config, generator)
+    attended_TD = layer_norm(attended_TD, weights.attention_norm, config)
+    return fed(attended_TD, weights, config, generator)
 
 
-def _fed(
+def fed(
     attended_TD: Tensor,
     weights: FusedBlock,
     config: BertConfig,
@@ -241,7 +241,7 @@ def _fed(
     else:
         fed_TD = feed_forward(attended_TD, *maps, gelu)
         output_TD = attended_TD + dropout(fed_TD, config.hidden_dropout_prob, generator)
-    return _layer_norm(output_TD, weights.output_norm, config)
+    return layer_norm(output_TD, weights.output_norm, config)
 
 
 def _traced_block(
@@ -263,8 +263,8 @@ def _traced_block(
     context_BSD = merge_heads(taken_BNSR @ value_BNRK)
     output_TD = linear(context_BSD.flatten(0, 1), weights.output)
     attended_TD = x_TD + dropout(output_TD, config.hidden_dropout_prob, generator)
-    attended_TD = _layer_norm(attended_TD, weights.attention_norm, config)
-    next_TD = _fed(attended_TD, weights, config, generator)
+    attended_TD = layer_norm(attended_TD, weights.attention_norm, config)
+    next_TD = fed(attended_TD, weights, config, generator)
     attention_trace = AttentionTrace(
         query_BNSK,
         key_BNRK,
@@ -276,11 +276,11 @@ def _traced_block(
     return BlockTrace(attention_trace, attended_TD.view_as(hidden_BSD), next_TD.view_as(hidden_BSD))
 
 
-def _layer_norm(x_TD: Tensor, norm: LayerNormWeights, config: BertConfig) -> Tensor:
+def layer_norm(x_TD: Tensor, norm: LayerNormWeights, config: BertConfig) -> Tensor:
     return torch.layer_norm(x_TD, norm.gain_D.shape, *norm, config.layer_norm_eps)
 
 
-def _embeddings(
+def embedded(
     ids_BS: Tensor,
     types_BS: Tensor,
     packing: Packing,
@@ -305,7 +305,7 @@ def _embeddings(
     word_TD = _word_rows(ids_T, tables.word_VD)
     position_TD = tables.position_PD.index_select(0, place_T)
     summed_TD = word_TD + position_TD + embedding(types_T, tables.type_TD)
-    normed_TD = _layer_norm(summed_TD, tables.norm, config)
+    normed_TD = layer_norm(summed_TD, tables.norm, config)
     dropped_TD = dropout(normed_TD, config.hidden_dropout_prob, generator)
     return dropped_TD.to(_dtype_of_blocks(weights))
 

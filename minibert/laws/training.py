@@ -99,7 +99,7 @@ def found(
     rows: Sequence[int] | None = None,
     left_over: float = 0.0,
 ) -> Found:
-    trainable = Trainable(case.weights)  # type: ignore[arg-type]
+    trainable = Trainable(case.weights)
     trainable.gradient_P.fill_(left_over)
     options = TrainingOptions(
         dtype=torch.float64, accumulate=case.parts if parts is None else parts, l2=case.l2

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from minibert import optim
 from minibert.kernels.optim import clip_by_global_norm
 from minibert.losses import l2_penalty
 from minibert.optim import AdamOptions, adam_form
-from minibert.parameters import BertWeights, named_tensors, views_of
+from minibert.parameters import named_tensors, views_of
 from minibert.training.progress import Display
 from minibert.training.runs import (
     STATE_ENDING,
@@ -32,7 +32,7 @@ from minibert.training.runs import (
     trim_metrics,
 )
 from minibert.training.stopwatch import Stopwatch, running
-from minibert.training.trainable import Trainable
+from minibert.training.trainable import Trainable, Weights
 
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "linear": optim.linear_schedule,
@@ -43,6 +43,9 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
 }
 
 
+Learned = TypeVar("Learned", contravariant=True)
+
+
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM came; the state was saved first."""
 
@@ -51,7 +54,7 @@ class Interrupted(Exception):
         self.exit_code = 128 + number
 
 
-class Objective(Protocol):
+class Objective(Protocol[Learned]):
     """What a task must say of itself to be trained by `train`."""
 
     def order(self, epoch: int) -> list[list[int]]:
@@ -61,7 +64,7 @@ class Objective(Protocol):
         """How many things the loss of these rows is a mean over."""
 
     def terms(
-        self, rows: Sequence[int], weights: BertWeights, generator: torch.Generator | None
+        self, rows: Sequence[int], weights: Learned, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         """Means over what is counted; the one named "loss" is made smaller."""
 
@@ -94,9 +97,9 @@ class TrainingOptions:
 
 
 def accumulate_gradient(
-    objective: Objective,
+    objective: Objective[Weights],
     rows: Sequence[int],
-    trainable: Trainable,
+    trainable: Trainable[Weights],
     options: TrainingOptions,
     generator: torch.Generator | None,
 ) -> dict[str, float]:
@@ -185,15 +188,15 @@ class _StopRequest:
 
 
 def train(
-    objective: Objective,
-    trainable: Trainable,
+    objective: Objective[Weights],
+    trainable: Trainable[Weights],
     options: TrainingOptions,
     folder: Path,
     phase: str,
     display: Display,
-    evaluate: Callable[[BertWeights], dict[str, float]] | None = None,
+    evaluate: Callable[[Weights], dict[str, float]] | None = None,
     select_by: str = "",
-    keep: Callable[[BertWeights], None] | None = None,
+    keep: Callable[[Weights], None] | None = None,
 ) -> Progress:
     """Train to the end, from the beginning or from where `folder` says that it stopped.
 

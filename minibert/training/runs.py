@@ -141,7 +141,7 @@ def _tensors_of(trainable: Trainable) -> dict[str, Tensor]:
         "parameters": trainable.parameters_P,
         "mean": trainable.adam.mean_P,
         "square": trainable.adam.square_P,
-    }
+    } | trainable.extra
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:

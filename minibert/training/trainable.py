@@ -1,12 +1,13 @@
 """A model that learns: its parameters, their gradients and Adam's memory, each one flat tensor."""
 
+from typing import Generic, TypeVar
+
 import torch
 from torch import Tensor
 
 from minibert.kernels.optim import adam_step
 from minibert.optim import AdamOptions, AdamState, initial_adam_state
 from minibert.parameters import (
-    BertWeights,
     decayed_length,
     flat_layout,
     flatten,
@@ -15,16 +16,20 @@ from minibert.parameters import (
     with_tensors,
 )
 
+Weights = TypeVar("Weights")
 
-class Trainable:
+
+class Trainable(Generic[Weights]):
     """The flat tensors of one model and the named views through which everyone else sees them.
+
+    The model is any named structure of tensors, such as `BertWeights`.
 
     Parameters are kept in float32 (or float64); `weights(dtype)` hands out what a forward pass
     computes with, and `backward` brings gradients back to `gradient_P` in the parameters' own
     precision.
     """
 
-    def __init__(self, weights: BertWeights, device: str = "cpu") -> None:
+    def __init__(self, weights: Weights, device: str = "cpu") -> None:
         # Sizes without numbers, so that the weights that were passed in can go.
         sizes = {name: tensor.to("meta") for name, tensor in named_tensors(weights)}
         self.shapes = with_tensors(weights, sizes)
@@ -34,8 +39,9 @@ class Trainable:
         self.n_decayed = decayed_length(flat_layout(weights))
         self.leaves = self._leaves()
         self.lower: dict[str, Tensor] = {}
+        self.extra: dict[str, Tensor] = {}  # what else a step depends on
 
-    def _leaves(self) -> BertWeights:
+    def _leaves(self) -> Weights:
         # Detached views made once: a slice of a tensor that itself requires gradients would
         # allocate a gradient of full size in every backward pass.
         gradients = dict(named_tensors(views_of(self.gradient_P, self.shapes)))
@@ -45,7 +51,7 @@ class Trainable:
             leaves[name].grad = gradients[name]
         return with_tensors(self.shapes, leaves)
 
-    def weights(self, dtype: torch.dtype) -> BertWeights:
+    def weights(self, dtype: torch.dtype) -> Weights:
         """The leaves themselves, or copies of them in a lower precision; see `backward`.
 
         The tables are never copied: a batch looks up few of their rows.
@@ -54,7 +60,7 @@ class Trainable:
             return self.leaves
         leaves = dict(named_tensors(self.leaves))
         for name, leaf in leaves.items():
-            if name.startswith("embeddings."):
+            if "embeddings." in name:
                 continue
             if name not in self.lower or self.lower[name].dtype != dtype:
                 self.lower[name] = torch.empty_like(leaf, dtype=dtype).requires_grad_()
@@ -70,7 +76,7 @@ class Trainable:
                 leaves[name].grad.add_(copy.grad)  # type: ignore[union-attr]
                 copy.grad = None
 
-    def finished_weights(self) -> BertWeights:
+    def finished_weights(self) -> Weights:
         """A copy of the weights as they are now, without gradients."""
         return views_of(self.parameters_P.clone(), self.shapes)
 

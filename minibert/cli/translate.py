@@ -1,0 +1,93 @@
+"""`minibert translate`: texts of one language in another."""
+
+import json
+from pathlib import Path
+
+import click
+
+from minibert.cli.options import Number, compute_options, prepare
+
+
+@click.command()
+@click.argument("texts", nargs=-1)
+@click.option("--model", required=True, help="folder of a translator")
+@click.option("--file", "path", help="a file with one text a line; - for standard input")
+@click.option(
+    "--beam", type=click.IntRange(1), default=4, show_default=True, help="width; 1 is greedy"
+)
+@click.option(
+    "--length-penalty",
+    type=Number(0),
+    default=0.6,
+    show_default=True,
+    help="α; the more, the longer the translations",
+)
+@click.option(
+    "--attention",
+    type=click.Path(dir_okay=False),
+    help="draw what each word asks the text, FILE.svg or FILE.png; for one text",
+)
+@compute_options
+def translate(
+    texts: tuple[str, ...],
+    model: str,
+    path: str | None,
+    beam: int,
+    length_penalty: float,
+    attention: str | None,
+    seed: int,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    arithmetic: str,
+    as_json: bool,
+) -> None:
+    """Translate texts.
+
+    They come from the arguments, from a file, or from standard input; the translations come one a
+    line, in the same order. A translator is trained by minibert finetune --task translation.
+
+    \b
+    Example
+      minibert translate --model runs/translator "Two men are playing football."
+    """
+    if bool(texts) == bool(path):
+        raise click.UsageError("give texts as arguments, or --file FILE (- for standard input)")
+    if attention is not None:
+        _check_picture(attention, len(texts))
+    place, precision = prepare(device, threads, dtype, arithmetic)
+    from minibert.data.readers import read_texts
+    from minibert.translator import Translator
+
+    inputs = list(texts) if texts else read_texts(str(path))
+    for number, text in enumerate(inputs, start=1):
+        if not text.strip():
+            raise click.UsageError(f"text {number} is empty; give words to translate")
+    translator = Translator.from_pretrained(model).to(place)
+    found = translator.translate(inputs, beam, length_penalty, dtype=precision)
+    if attention is not None:
+        from minibert.pictures import draw_cross_attention
+
+        draw_cross_attention(translator.asked(inputs[0], found[0].text), Path(attention))
+    if as_json:
+        rows = [
+            {"text": text, "translation": one.text, "score": one.score}
+            for text, one in zip(inputs, found, strict=True)
+        ]
+        click.echo(json.dumps({"model": model, "translations": rows}))
+        return
+    for one in found:
+        click.echo(one.text)
+
+
+def _check_picture(path: str, n_texts: int) -> None:
+    from importlib.util import find_spec
+
+    if Path(path).suffix not in (".svg", ".png"):
+        raise click.UsageError(f"--attention {path}: the name must end in .svg or .png")
+    if not Path(path).resolve().parent.is_dir():
+        raise click.UsageError(f"--attention {path}: there is no such folder")
+    if n_texts != 1:
+        raise click.UsageError("--attention draws one text; give one as an argument")
+    if find_spec("matplotlib") is None:
+        raise click.UsageError("--attention needs matplotlib; pip install 'minibert[plot]'")

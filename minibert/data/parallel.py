@@ -1,0 +1,87 @@
+"""Texts in two languages: a file for each language with one text a line, or a table of pairs."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from minibert.data.readers import SPLITS
+from minibert.data.tables import DataError, decode, read_bytes, read_table, split_lines
+
+
+class Pairs(NamedTuple):
+    """Texts and their translations, and what they were read from."""
+
+    path: Path
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def summary(self) -> str:
+        """What was read, in one line."""
+        words = [sum(len(text.split()) for text in texts) for texts in self[1:]]
+        return f"{self.path}: {len(self):,} pairs, {words[0]:,} and {words[1]:,} words"
+
+
+def read_pairs(
+    data: str | Path, split: str, languages: tuple[str, str], limit: int | None = None
+) -> Pairs:
+    """The training ("train") or development ("dev") pairs of a folder, or those of a table.
+
+    A folder holds files such as train.en and train.de, one text a line, line by line translations
+    of each other; or tables such as train.tsv whose columns are called en and de.
+
+    Raises
+        DataError  a file is missing or not UTF-8, the files do not have equally many lines, or a
+                   text is empty: file, line, reason.
+    """
+    path = Path(data)
+    if path.is_dir():
+        names = [name for group in SPLITS[split] for name in group]
+        for name in names:
+            both = [path / f"{name}.{language}" for language in languages]
+            if all(file.exists() for file in both):
+                return _from_files(both[0], both[1], limit)
+        tables = [path / f"{name}.tsv" for name in names if (path / f"{name}.tsv").exists()]
+        if not tables:
+            listed = ", ".join(sorted(file.name for file in path.iterdir())) or "nothing"
+            raise DataError(
+                f"{path}: no {split} texts; need {names[0]}.{languages[0]} and "
+                f"{names[0]}.{languages[1]}, or {names[0]}.tsv; the folder holds {listed}"
+            )
+        path = tables[0]
+    return _from_table(path, languages, limit)
+
+
+def _from_files(first: Path, second: Path, limit: int | None) -> Pairs:
+    sources, targets = (
+        split_lines(decode(read_bytes(file), str(file))) for file in (first, second)
+    )
+    if len(sources) != len(targets):
+        raise DataError(
+            f"{first} has {len(sources):,} lines, but {second} has {len(targets):,}; line by line "
+            "they must be translations of each other"
+        )
+    for file, texts in ((first, sources), (second, targets)):
+        for number, text in enumerate(texts, 1):
+            if not text.strip():
+                raise DataError(f"{file}, line {number}: the text is empty")
+    return Pairs(first, tuple(sources[:limit]), tuple(targets[:limit]))
+
+
+def _from_table(path: Path, languages: tuple[str, str], limit: int | None) -> Pairs:
+    table = read_table(path, None)
+    missing = [language for language in languages if language not in table.header]
+    if missing:
+        raise DataError(
+            f"{path}: no column {missing[0]!r}; the columns are {', '.join(table.header)}"
+        )
+    pairs = []
+    for number, row in table.rows:
+        texts = [str(row[language]) for language in languages]
+        if not all(text.strip() for text in texts):
+            raise DataError(f"{path}, {table.unit} {number}: a text is empty")
+        pairs.append(texts)
+    if not pairs:
+        raise DataError(f"{path}: the file holds a header and no row; at least one is needed")
+    return Pairs(path, *zip(*pairs[:limit], strict=True))

@@ -1,0 +1,236 @@
+"""Training a translator: teacher forcing, and BLEU on the dev set.
+
+B pairs of a batch · S tokens of the texts read · T tokens of the texts written · V words.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sacrebleu
+import torch
+from torch import Tensor
+
+from minibert.config import BertConfig, CheckpointError
+from minibert.data.batches import collate, epoch_order
+from minibert.data.parallel import Pairs
+from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.kernels.decoder import decode, empty_memory
+from minibert.kernels.encoder import encode
+from minibert.losses import smoothed_cross_entropy
+from minibert.model import Bert
+from minibert.training.evaluation import check_lengths
+from minibert.training.loop import TrainingOptions, train
+from minibert.training.progress import Display
+from minibert.training.students import student_config
+from minibert.training.trainable import Trainable
+from minibert.translator import Translator, TranslatorWeights, decoder_of
+
+IGNORED = -100  # the label of padding
+
+
+@dataclass(frozen=True)
+class TranslationObjective:
+    """Every word of the right text is predicted from the ones before it: teacher forcing."""
+
+    sources: Sequence[Encoding]
+    targets: Sequence[Encoding]
+    batch_size: int
+    seed: int
+    pad_ids: tuple[int, int]
+    device: torch.device
+    encoder: BertConfig
+    decoder: BertConfig
+    smoothing: float
+
+    def __post_init__(self) -> None:
+        check_lengths(self.sources, self.encoder)
+        check_lengths(self.targets, self.decoder)
+
+    def order(self, epoch: int) -> list[list[int]]:
+        """Batches of similar length in random order: a function of seed and epoch alone."""
+        pairs = zip(self.sources, self.targets, strict=True)
+        lengths = [len(source.ids) + len(target.ids) for source, target in pairs]
+        return epoch_order(lengths, self.batch_size, self.seed, epoch)
+
+    def counted(self, rows: Sequence[int]) -> int:
+        """The loss is a mean over the words that are predicted; the first token is given."""
+        return sum(len(self.targets[row].ids) - 1 for row in rows)
+
+    def terms(
+        self, rows: Sequence[int], weights: TranslatorWeights, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        source = collate(self.sources, None, rows, self.pad_ids[0]).to(self.device)
+        target = collate(self.targets, None, rows, self.pad_ids[1]).to(self.device)
+        decoder = decoder_of(weights)
+        encoded_BSD = encode(*source[:3], weights.encoder, self.encoder, generator)
+        memory = empty_memory(encoded_BSD, source.keep_BS, decoder, self.decoder)
+        logits_BTV, _ = decode(target.ids_BS[:, :-1], memory, decoder, self.decoder, generator)
+        labels_BT = torch.where(target.keep_BS, target.ids_BS, IGNORED)[:, 1:]
+        loss = smoothed_cross_entropy(
+            logits_BTV.flatten(0, 1), labels_BT.flatten(), self.smoothing
+        )
+        return {"loss": loss}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How a translator starts.
+
+    `model` is a BERT to begin the encoder with, or None; `shape` is LxD[xN[xF]] of what is new, by
+    default 4x256, or the shape of that BERT. `as_encoder` starts the decoder's layers as well with
+    that BERT's, all but what asks the encoder.
+
+    Source
+        Rothe et al. 2020, arXiv:1907.12461, section 2: rnd2rnd, bert2rnd and bert2bert.
+    """
+
+    model: str | None = None
+    shape: str | None = None
+    vocab_size: int = 8000
+    vocabulary: str = "shared"
+    as_encoder: bool = False
+    dropout: float | None = None
+    max_length: int = 128
+    seed: int = 0
+
+
+def new_translator(
+    beginning: Beginning, pairs: Pairs, languages: tuple[str, str]
+) -> Translator:
+    """A translator that has not learned yet; vocabularies that are new come from the pairs.
+
+    Raises
+        CheckpointError  the BERT is damaged or is another wide than the decoder.
+    """
+    size, seed = beginning.vocab_size, beginning.seed
+    if beginning.model is not None:
+        return _with_encoder(beginning.model, beginning, pairs, languages)
+    if beginning.vocabulary == "shared":
+        source = target = Tokenizer.trained([*pairs.sources, *pairs.targets], size)
+    else:
+        source, target = (Tokenizer.trained(texts, size) for texts in pairs[1:])
+    rate = 0.1 if beginning.dropout is None else beginning.dropout
+    like = BertConfig(max_position_embeddings=beginning.max_length)
+    config = student_config(beginning.shape or "4x256", like, rate)
+    encoder, decoder = (
+        dataclasses.replace(config, vocab_size=len(one.pieces)) for one in (source, target)
+    )
+    return Translator.from_config(encoder, decoder, source, target, languages, seed)
+
+
+def _with_encoder(
+    name: str, beginning: Beginning, pairs: Pairs, languages: tuple[str, str]
+) -> Translator:
+    """A translator that reads as a BERT does that exists."""
+    bert = Bert.from_pretrained(name, "encoder")
+    if bert.tokenizer is None:
+        raise CheckpointError(f"{name} has no vocabulary, so it cannot read text")
+    target = Tokenizer.trained(pairs.targets, beginning.vocab_size)
+    encoder = student_config(shape_of(bert.config), bert.config, beginning.dropout)
+    decoder = dataclasses.replace(
+        student_config(beginning.shape or shape_of(encoder), encoder, beginning.dropout),
+        vocab_size=len(target.pieces),
+        max_position_embeddings=beginning.max_length,
+    )
+    model = Translator.from_config(
+        encoder, decoder, bert.tokenizer, target, languages, beginning.seed
+    )
+    own, written = bert.weights._replace(pooler=None), model.weights.decoder
+    if beginning.as_encoder:
+        if shape_of(encoder) != shape_of(decoder):
+            raise CheckpointError(
+                f"the decoder is {shape_of(decoder)}, but the encoder {shape_of(encoder)}; to "
+                "start with its layers it must be the same"
+            )
+        written = written._replace(bert=written.bert._replace(blocks=own.blocks))
+    return dataclasses.replace(model, weights=TranslatorWeights(own, written))
+
+
+def shape_of(config: BertConfig) -> str:
+    """Layers, width, heads and feed-forward width."""
+    return (
+        f"{config.num_hidden_layers}x{config.hidden_size}x{config.num_attention_heads}"
+        f"x{config.intermediate_size}"
+    )
+
+
+def learn_to_translate(
+    model: Translator,
+    train_set: Pairs,
+    dev_set: Pairs,
+    out: Path,
+    options: TrainingOptions,
+    batch_size: int,
+    max_length: int,
+    smoothing: float,
+    display: Display,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Train on the pairs of `train_set`; the best model on `dev_set`, by BLEU, is saved to `out`.
+
+    Returns the metrics of that model, and the epoch that made it.
+    """
+    objective = TranslationObjective(
+        model.source.encode(train_set.sources, max_length=max_length),
+        model.target.encode(train_set.targets, max_length=max_length),
+        batch_size,
+        options.seed,
+        (model.source.pad_id, model.target.pad_id),
+        torch.device(device),
+        model.encoder,
+        model.decoder,
+        smoothing,
+    )
+
+    def evaluate(weights: TranslatorWeights) -> dict[str, float]:
+        learned = dataclasses.replace(model, weights=weights)
+        return scores(learned, dev_set, width=1, dtype=options.dtype)
+
+    def keep(weights: TranslatorWeights) -> None:
+        dataclasses.replace(model, weights=weights).save_pretrained(out)
+
+    progress = train(
+        objective,
+        Trainable(model.weights, device),
+        options,
+        out,
+        "finetune",
+        display,
+        evaluate,
+        "bleu",
+        keep,
+    )
+    return {
+        "task": "translation",
+        "n": len(dev_set),
+        "metrics": progress.best_metrics,
+        "best_epoch": progress.best_epoch,
+        "model": str(out),
+    }
+
+
+def scores(
+    model: Translator,
+    pairs: Pairs,
+    width: int = 4,
+    alpha: float = 0.6,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, float]:
+    """BLEU and chrF by sacrebleu with its defaults, 0 to 1: cased, and of plain text."""
+    said = [one.text for one in model.translate(pairs.sources, width, alpha, dtype=dtype)]
+    right = [list(pairs.targets)]
+    return {
+        "bleu": sacrebleu.corpus_bleu(said, right).score / 100,
+        "chrf": sacrebleu.corpus_chrf(said, right).score / 100,
+    }
+
+
+def signatures() -> dict[str, str]:
+    """How sacrebleu computes, in the words that papers cite."""
+    said, right = ["a"], [["a"]]
+    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+    bleu.corpus_score(said, right), chrf.corpus_score(said, right)
+    return {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}

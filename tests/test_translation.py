@@ -1,0 +1,509 @@
+"""A translator: reading pairs, files, teacher forcing, learning to copy, and the commands."""
+
+import dataclasses
+import itertools
+import json
+import random
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from minibert.config import BertConfig, CheckpointError
+from minibert.data.batches import collate
+from minibert.data.parallel import Pairs, read_pairs
+from minibert.data.tables import DataError
+from minibert.data.tokenizer import Tokenizer
+from minibert.decoder import decode, empty_memory
+from minibert.encoder import encode
+from minibert.functional import log_softmax
+from minibert.kernels import decoder as kernels
+from minibert.kernels.products import arithmetic
+from minibert.laws.measure import distance
+from minibert.losses import smoothed_cross_entropy
+from minibert.parameters import named_tensors, views_of, with_tensors
+from minibert.training.loop import TrainingOptions, accumulate_gradient
+from minibert.training.progress import Display
+from minibert.training.trainable import Trainable
+from minibert.training.translation import (
+    Beginning,
+    TranslationObjective,
+    learn_to_translate,
+    new_translator,
+    scores,
+    signatures,
+)
+from minibert.translator import Translator, decoder_of
+from minibert.wordpiece import SPECIALS
+
+LETTERS = "abcdef"
+
+
+def config(pieces: int, **changes: object) -> BertConfig:
+    sizes = BertConfig(
+        vocab_size=pieces,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=24,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.3,
+    )
+    return dataclasses.replace(sizes, **changes)  # type: ignore[arg-type]
+
+
+def tokenizer(letters: str = LETTERS) -> Tokenizer:
+    return Tokenizer([*SPECIALS, *letters], lowercase=False, words="spaces")
+
+
+def translator(shared: bool = True, **changes: object) -> Translator:
+    source = tokenizer()
+    target = source if shared else tokenizer(LETTERS + "xyz")
+    sizes = [config(len(one.pieces), **changes) for one in (source, target)]
+    return Translator.from_config(sizes[0], sizes[1], source, target, ("up", "down"), seed=3)
+
+
+def copies(count: int, seed: int, least: int = 1, most: int = 5) -> Pairs:
+    draw = random.Random(seed)
+    texts = [" ".join(draw.choices(LETTERS, k=draw.randint(least, most))) for _ in range(count)]
+    return Pairs(Path("copies"), tuple(texts), tuple(texts))
+
+
+def write_pairs(folder: Path, train: Pairs, dev: Pairs) -> Path:
+    folder.mkdir()
+    for name, pairs in (("train", train), ("val", dev)):
+        for ending, texts in (("up", pairs.sources), ("down", pairs.targets)):
+            (folder / f"{name}.{ending}").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return folder
+
+
+# ---------------------------------------------------------------------------------- reading pairs
+
+
+def test_a_folder_of_two_languages_is_read_line_by_line(tmp_path):
+    folder = write_pairs(tmp_path / "data", copies(5, 1), copies(3, 2))
+    assert read_pairs(folder, "train", ("up", "down"))[1:] == copies(5, 1)[1:]
+    assert len(read_pairs(folder, "dev", ("down", "up"))) == 3
+    assert len(read_pairs(folder, "train", ("up", "down"), limit=2)) == 2
+
+
+def test_a_table_names_its_languages_and_may_turn_them_round(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("de\ten\nein Haus\ta house\nein Tisch\ta table\n", encoding="utf-8")
+    for where in (path, tmp_path):
+        pairs = read_pairs(where, "train", ("en", "de"))
+        assert pairs.sources == ("a house", "a table")
+        assert pairs.targets == ("ein Haus", "ein Tisch")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"train.down": "a\nb\n"}, r"train\.up has 3 lines, but .*train\.down has 2"),
+        ({"train.down": "a\n \nb\n"}, r"train\.down, line 2: the text is empty"),
+        ({"train.down": b"a\n\xff\nb\n"}, r"train\.down, line 2: byte 0xff is not UTF-8"),
+        ({"train.down": None}, r"no train texts; need train\.up and train\.down, or train\.tsv"),
+        ({"train.down": None, "train.tsv": "up\tside\na\tb\n"}, r"no column 'down'; the columns"),
+        ({"train.down": None, "train.tsv": "up\tdown\na\tb\nc\n"}, r"line 3: 1 column, but 2"),
+        ({"train.down": None, "train.tsv": "up\tdown\na\t\n"}, r"line 2: a text is empty"),
+        ({"train.down": None, "train.tsv": "up\tdown\n"}, r"holds a header and no row"),
+    ],
+)
+def test_bad_pairs_are_refused_with_file_and_line(change, reason, tmp_path):
+    folder = write_pairs(tmp_path / "data", copies(3, 1), copies(2, 2))
+    for name, content in change.items():
+        if content is None:
+            (folder / name).unlink()
+        else:
+            data = content if isinstance(content, bytes) else content.encode()
+            (folder / name).write_bytes(data)
+    with pytest.raises(DataError, match=reason):
+        read_pairs(folder, "train", ("up", "down"))
+
+
+# ------------------------------------------------------------------------------- whole-word pieces
+
+
+@given(st.lists(st.text("aAbcß,.-!'\"", min_size=1, max_size=6), min_size=1, max_size=6))
+def test_words_at_spaces_come_back_as_they_were(words):
+    """Punctuation is a piece of its word, so nothing is lost, not even a hyphen's missing space."""
+    alphabet = "aAbcß,.-!'\""
+    own = Tokenizer([*SPECIALS, *alphabet, *(f"##{c}" for c in alphabet)], False, words="spaces")
+    text = " ".join(words)
+    assert own.decode(own.encode([text])[0].ids) == text
+
+
+def test_a_vocabulary_is_trained_from_texts_and_kept_in_files(tmp_path):
+    texts = ["der Hund, der Hund", "ein Hund-Haus", "der Hund im Haus."] * 4
+    own = Tokenizer.trained(texts, 60)
+    assert own.pieces[:5] == SPECIALS
+    assert len(own.pieces) <= 60
+    assert {"Hund", "der"} <= set(own.pieces), "what is frequent is one piece"
+    own.save(tmp_path)
+    again = Tokenizer.from_folder(tmp_path)
+    assert (again.pieces, again.words, again.lowercase) == (own.pieces, "spaces", False)
+    for text in texts:
+        assert again.encode([text]) == own.encode([text])
+        assert again.decode(again.encode([text])[0].ids) == text
+
+
+def test_words_are_parted_in_one_of_two_ways():
+    with pytest.raises(ValueError, match=r"^words is 'none', but must be one of \('bert', 'spa"):
+        Tokenizer(SPECIALS, words="none")
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_is_saved_comes_back_bit_for_bit(shared, tmp_path):
+    model = translator(shared)
+    model.save_pretrained(tmp_path)
+    again = Translator.from_pretrained(tmp_path)
+    assert again.shared == shared
+    assert again.languages == ("up", "down")
+    for config_of in (attrgetter("encoder"), attrgetter("decoder")):
+        sizes = [config_of(one).to_dict() for one in (model, again)]
+        for one in sizes:
+            one.pop("architectures")  # of two BERTs alone, and of the halves of one model
+        assert sizes[1].items() >= sizes[0].items()
+    pairs = zip(named_tensors(model.weights), named_tensors(again.weights), strict=True)
+    for (path, tensor), (other_path, other) in pairs:
+        assert path == other_path
+        assert torch.equal(tensor, other), path
+    texts = list(copies(4, 5).sources)
+    assert again.translate(texts) == model.translate(texts)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_transformers_opens_it_and_agrees(shared, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = translator(shared)
+    model.save_pretrained(tmp_path)
+    theirs = transformers.EncoderDecoderModel.from_pretrained(tmp_path).double().eval()
+    doubled = {path: x.double() for path, x in named_tensors(model.weights)}
+    weights = with_tensors(model.weights, doubled)
+    source = collate(model.source.encode(["a b c d", "e"]), None, [0, 1], 0)
+    ids_BT = torch.tensor([[2, 5, 6, 7], [2, 9, 8, 3]])
+    expected = theirs(
+        input_ids=source.ids_BS, attention_mask=source.keep_BS.long(), decoder_input_ids=ids_BT
+    ).logits
+    decoder = decoder_of(weights)
+    encoded = encode(*source[:3], weights.encoder, model.encoder)
+    memory = empty_memory(encoded, source.keep_BS, decoder, model.decoder)
+    found, _ = decode(ids_BT, memory, decoder, model.decoder)
+    assert distance(found, expected.detach(), expected.abs().max()) <= 1e-12
+    theirs.float().save_pretrained(tmp_path / "theirs")
+    if shared:  # their folder in ours; their pooler was drawn and is not part of a translator
+        model.source.save(tmp_path / "theirs")
+        tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+        kept = {key: x for key, x in tensors.items() if ".pooler." not in key}
+        words = "embeddings.word_embeddings.weight"
+        kept[f"decoder.bert.{words}"] = kept[f"encoder.{words}"].clone()
+        save_file(kept, tmp_path / "theirs" / "model.safetensors")
+        again = Translator.from_pretrained(tmp_path / "theirs")
+        assert again.translate(["a b"]) == model.translate(["a b"])
+
+
+def damaged(folder: Path, change: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    values = json.loads((folder / "config.json").read_text())
+    words = "embeddings.word_embeddings.weight"
+    match change:
+        case "missing":
+            del tensors["decoder.bert.encoder.layer.1.crossattention.self.key.bias"]
+        case "strange":
+            tensors["enc_to_dec_proj.weight"] = torch.ones(2)
+        case "unequal":
+            tensors[f"decoder.bert.{words}"][0, 0] += 1
+        case "nan":
+            tensors[f"encoder.{words}"][0, 0] = torch.nan
+        case "other":
+            values["model_type"] = "t5"
+        case "half":
+            del values["decoder"]
+        case "act":
+            values["encoder"]["hidden_act"] = "relu"
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("missing", "decoder's cross-attention: missing: .*layer.1.*key.bias"),
+        ("strange", "enc_to_dec_proj.weight is of neither encoder nor decoder"),
+        ("unequal", "there is one vocabulary, but the two word tables differ"),
+        ("nan", r"encoder: not finite \(NaN or infinity\)"),
+        ("other", "model_type is 't5', but a translator's is 'encoder-decoder'"),
+        ("half", "the config has no decoder"),
+        ("act", "encoder: config: hidden_act is 'relu'"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_one_sentence(change, reason, tmp_path):
+    translator().save_pretrained(tmp_path)
+    damaged(tmp_path, change)
+    with pytest.raises(CheckpointError, match=reason):
+        Translator.from_pretrained(tmp_path)
+
+
+def test_two_widths_are_refused():
+    one = tokenizer()
+    with pytest.raises(CheckpointError, match=r"encoder is 16 wide and the decoder 8"):
+        Translator.from_config(config(11), config(11, hidden_size=8), one, one)
+
+
+# ------------------------------------------------------------------------------- teacher forcing
+
+
+def objective(model: Translator, pairs: Pairs, smoothing: float = 0.1) -> TranslationObjective:
+    encoded = model.source.encode(pairs.sources), model.target.encode(pairs.targets)
+    pads = (model.source.pad_id, model.target.pad_id)
+    return TranslationObjective(
+        *encoded, 4, 0, pads, torch.device("cpu"), model.encoder, model.decoder, smoothing
+    )
+
+
+def loss_one_by_one(model: Translator, pairs: Pairs, smoothing: float) -> Tensor:
+    """By the book, a pair at a time and a word at a time: nothing is padded, nothing is masked."""
+    losses = []
+    decoder = decoder_of(model.weights)
+    for source, target in zip(pairs.sources, pairs.targets, strict=True):
+        batch = collate(model.source.encode([source]), None, [0], 0)
+        encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
+        memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
+        ids = model.target.encode([target])[0].ids
+        for given_id, wanted in itertools.pairwise(ids):
+            logits, memory = decode(torch.tensor([[given_id]]), memory, decoder, model.decoder)
+            losses.append(smoothed_cross_entropy(logits[0], torch.tensor([wanted]), smoothing))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("way", ["book", "torch", "onednn"])
+def test_the_loss_is_the_mean_over_the_words_one_by_one(way, shared):
+    model, pairs = translator(shared), copies(6, 7)
+    with arithmetic(way):
+        (loss,) = objective(model, pairs).terms(range(6), model.weights, None).values()
+    assert float(loss - loss_one_by_one(model, pairs, 0.1)) == pytest.approx(0, abs=2e-6)
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient():
+    """What counts are words, so parts with few of them weigh little."""
+    model, pairs = translator(), copies(7, 8)
+    gradients = []
+    for accumulate in (1, 3):
+        trainable = Trainable(model.weights)
+        options = TrainingOptions(accumulate=accumulate)
+        accumulate_gradient(objective(model, pairs), range(7), trainable, options, None)
+        gradients.append(trainable.gradient_P.clone())
+    assert distance(gradients[1], gradients[0], gradients[0].abs().max()) <= 1e-5
+
+
+def test_a_shared_table_learns_from_all_three_of_its_uses():
+    """The gradient of one table is the sum of those that two tables, of equal words, would get."""
+    shared, pairs = translator(), copies(5, 9)
+    words = shared.weights.encoder.embeddings.word_VD
+    tables = shared.weights.decoder.bert.embeddings._replace(word_VD=words.clone())
+    apart = shared.weights._replace(
+        decoder=shared.weights.decoder._replace(
+            bert=shared.weights.decoder.bert._replace(embeddings=tables)
+        )
+    )
+    found = {}
+    for name, weights in (("shared", shared.weights), ("apart", apart)):
+        trainable = Trainable(weights)
+        accumulate_gradient(objective(shared, pairs), range(5), trainable, TrainingOptions(), None)
+        found[name] = views_of(trainable.gradient_P, trainable.shapes)
+    both = found["apart"].encoder.embeddings.word_VD
+    both = both + found["apart"].decoder.bert.embeddings.word_VD
+    one = found["shared"].encoder.embeddings.word_VD
+    assert distance(one, both, both.abs().max()) <= 1e-5
+    assert float(found["apart"].encoder.embeddings.word_VD.abs().max()) > 0
+
+
+def test_in_half_precision_the_kernel_decodes_nearly_as_the_book_does():
+    """That it is the book's in float32 is a matter of laws: test_kernels_decoder.py."""
+    model = translator()
+    decoder = decoder_of(model.weights)
+    source = collate(model.source.encode(["a b c d e", "f"]), None, [0, 1], 0)
+    encoded = encode(*source[:3], model.weights.encoder, model.encoder)
+    memory = empty_memory(encoded, source.keep_BS, decoder, model.decoder)
+    ids_BS = torch.tensor([[2, 5, 6], [2, 7, 3]])
+    exact, _ = decode(ids_BS, memory, decoder, model.decoder)
+    rounded = kernels.prepared(decoder, torch.bfloat16)
+    memory = kernels.empty_memory(encoded.bfloat16(), source.keep_BS, rounded, model.decoder)
+    found, _ = kernels.decode(ids_BS, memory, rounded, model.decoder)
+    assert found.dtype == torch.bfloat16
+    assert distance(found.float(), exact, exact.abs().max()) <= 0.2
+
+
+# --------------------------------------------------------------------------------------- learning
+
+
+def test_scores_are_those_of_the_words_that_were_written():
+    """The score of a translation is its teacher-forced log-probability, over the penalty."""
+    model = translator()
+    (found,) = model.translate(["a b c"], width=3, alpha=0.0)
+    pair = Pairs(Path("one"), ("a b c",), (found.text,))
+    ids = model.target.encode([found.text])[0].ids
+    decoder = decoder_of(model.weights)
+    batch = collate(model.source.encode(pair.sources), None, [0], 0)
+    encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
+    memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
+    logits, _ = decode(torch.tensor([ids[:-1]]), memory, decoder, model.decoder)
+    log_p = log_softmax(logits[0])[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+    if len(ids) - 1 <= 2 * 5 + 9:  # or it was cut, and has no end
+        assert found.score == pytest.approx(float(log_p.sum()), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def copier(tmp_path_factory) -> Path:
+    """A folder with a translator that has learned to copy."""
+    folder = tmp_path_factory.mktemp("copier")
+    model = translator(hidden_size=32, intermediate_size=64, initializer_range=0.05)
+    options = TrainingOptions(epochs=8, lr=5e-3)
+    train_set, dev_set = copies(1500, 11), copies(60, 12)
+    learn_to_translate(
+        model, train_set, dev_set, folder, options, 32, 24, 0.0, Display(quiet=True)
+    )
+    return folder
+
+
+def test_a_small_one_learns_to_copy_without_a_mistake(copier):
+    model, unseen = Translator.from_pretrained(copier), copies(100, 13)
+    for width in (1, 4):
+        assert [one.text for one in model.translate(unseen.sources, width)] == list(unseen.targets)
+    assert scores(model, unseen)["bleu"] == pytest.approx(1.0)
+
+
+def test_a_batch_translates_as_each_text_alone(copier):
+    model, unseen = Translator.from_pretrained(copier), copies(9, 14)
+    together = model.translate(unseen.sources)
+    for text, found in zip(unseen.sources, together, strict=True):
+        (alone,) = model.translate([text])
+        assert alone.text == found.text
+        assert alone.score == pytest.approx(found.score, abs=1e-4)
+
+
+def test_each_word_asks_the_word_that_it_copies(copier):
+    asked = Translator.from_pretrained(copier).asked("a b c d", "a b c d")
+    assert asked.source == ["[CLS]", "a", "b", "c", "d", "[SEP]"]
+    assert asked.target == ["a", "b", "c", "d", "[SEP]"]
+    assert asked.shares_LNTS.shape == (2, 2, 5, 6)
+    assert distance(asked.shares_LNTS.sum(-1), torch.ones(2, 2, 5)) <= 1e-5
+
+
+def test_the_signatures_say_how_bleu_was_computed():
+    assert "tok:13a" in signatures()["bleu"]
+    assert "case:mixed" in signatures()["bleu"]
+    assert "nc:6" in signatures()["chrf"]
+
+
+# --------------------------------------------------------------------------------------- starting
+
+
+def test_a_bert_can_begin_the_encoder_and_the_decoder(tmp_path):
+    import tiny
+
+    bert = tiny.classifier()
+    bert.save_pretrained(tmp_path)
+    pairs = Pairs(Path("some"), ("the film was good", "the plot"), ("der Film", "die Handlung"))
+    beginning = Beginning(str(tmp_path), None, 60, "separate", True, None, 20, 1)
+    model = new_translator(beginning, pairs, ("en", "de"))
+    own, written = model.weights.encoder, model.weights.decoder.bert
+    assert torch.equal(own.embeddings.word_VD, bert.weights.embeddings.word_VD)
+    assert own.pooler is None
+    for mine, theirs in zip(named_tensors(written.blocks), named_tensors(bert.weights.blocks),
+                            strict=True):  # fmt: skip
+        assert torch.equal(mine[1], theirs[1]), mine[0]
+    assert not model.shared
+    assert model.encoder.hidden_dropout_prob == bert.config.hidden_dropout_prob
+    fresh = new_translator(dataclasses.replace(beginning, as_encoder=False), pairs, ("en", "de"))
+    assert not torch.equal(
+        fresh.weights.decoder.bert.blocks[0].output.weight_OI,
+        bert.weights.blocks[0].output.weight_OI,
+    )
+    with pytest.raises(CheckpointError, match="to start with its layers it must be the same"):
+        new_translator(dataclasses.replace(beginning, shape="1x12x3"), pairs, ("en", "de"))
+    with pytest.raises(CheckpointError, match="encoder is 12 wide and the decoder 8"):
+        new_translator(
+            dataclasses.replace(beginning, shape="1x8x2", as_encoder=False), pairs, ("en", "de")
+        )
+
+
+# --------------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def pairs_folder(tmp_path) -> Path:
+    return write_pairs(tmp_path / "data", copies(40, 1), copies(8, 2))
+
+
+LEARN = (
+    "--task translation --languages up-down --shape 1x16x2 --vocab-size 100 --epochs 1 --lr 0.01"
+)
+
+
+def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_path):
+    out = tmp_path / "run"
+    answer = minibert(f"finetune {LEARN} --data {pairs_folder} --out {out} --json")
+    assert answer.code == 0, answer.err
+    assert answer.document["task"] == "translation"
+    assert set(answer.document["metrics"]) == {"bleu", "chrf"}
+    again = minibert(f"finetune {LEARN} --data {pairs_folder} --out {out} --json --resume")
+    assert again.document == answer.document
+    measured = minibert(
+        f"evaluate --task translation --languages up-down --data {pairs_folder} --model {out} "
+        "--beam 1 --json"
+    )
+    assert measured.document["metrics"] == answer.document["metrics"]
+    assert "version" in measured.document["signatures"]["bleu"]
+    said = minibert(f"translate --model {out} --json", "a b", "c d e")
+    assert [row["text"] for row in said.document["translations"]] == ["a b", "c d e"]
+    (tmp_path / "texts").write_text("a b\nc d e\n")
+    lines = minibert(f"translate --model {out} --file {tmp_path / 'texts'}").out.splitlines()
+    assert lines == [row["translation"] for row in said.document["translations"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "reason"),
+    [
+        ("finetune --task translation --data D", 2, "needs --languages FROM-TO"),
+        ("finetune --task translation --data D --languages en", 2, "needs --languages FROM-TO"),
+        ("finetune --task translation --data D --languages en-en", 2, "needs --languages FROM-TO"),
+        ("finetune --data D", 2, "name the model to train with --model"),
+        ("finetune --data D --model M --shape 1x8", 2, "--shape goes with --task translation"),
+        (f"finetune {LEARN} --data D --decoder encoder", 2, "--decoder encoder needs --model"),
+        (f"finetune {LEARN} --data D --model M --vocabulary shared", 2, "does not go with --model"),
+        (f"finetune {LEARN} --data nowhere", 3, "nowhere"),
+        ("translate --model nowhere x", 3, "nowhere"),
+        ("translate --model nowhere", 2, "give texts as arguments, or --file"),
+        ("translate --model M x --attention a.gif", 2, "must end in .svg or .png"),
+        ("translate --model M x y --attention a.svg", 2, "--attention draws one text"),
+        ("translate --model M x --attention no/such/a.svg", 2, "there is no such folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said(line, code, reason, minibert, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    answer = minibert(line)
+    assert answer.code == code
+    assert reason in answer.said
+
+
+def test_attention_is_drawn(minibert, copier, tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in ("picture.svg", "picture.png"):
+        answer = minibert(f"translate --model {copier} --attention {tmp_path / name}", "a b c")
+        assert (answer.code, answer.out) == (0, "a b c\n")
+    text = (tmp_path / "picture.svg").read_text()
+    for written in ("layer 1", "layer 2", "[CLS]", "share, mean over the heads"):
+        assert written in text
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
