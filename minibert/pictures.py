@@ -24,7 +24,7 @@ def draw_cross_attention(asked: Asked, path: Path) -> None:
     FigureCanvasAgg(figure)
     fields = figure.subplots(1, n_layers, sharey=True, squeeze=False)[0]
     for layer, (axes, shares_TS) in enumerate(zip(fields, shares_LTS, strict=True), start=1):
-        image = axes.imshow(shares_TS, cmap="cividis", vmin=0, vmax=1, aspect="equal")
+        image = axes.imshow(shares_TS.numpy(), cmap="cividis", vmin=0, vmax=1, aspect="equal")
         axes.set_title(f"layer {layer}", fontsize=10)
         axes.set_xticks(range(n_read), asked.source, rotation=90, fontsize=8)
         axes.set_yticks(range(n_written), asked.target, fontsize=8)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import documented, shape_of
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -465,8 +466,10 @@ def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_
         "--beam 1 --json"
     )
     assert measured.document["metrics"] == answer.document["metrics"]
+    assert shape_of(measured.document) == shape_of(documented("evaluate", 1))
     assert "version" in measured.document["signatures"]["bleu"]
     said = minibert(f"translate --model {out} --json", "a b", "c d e")
+    assert shape_of(said.document) == shape_of(documented("translate"))
     assert [row["text"] for row in said.document["translations"]] == ["a b", "c d e"]
     (tmp_path / "texts").write_text("a b\nc d e\n")
     lines = minibert(f"translate --model {out} --file {tmp_path / 'texts'}").out.splitlines()
