@@ -5,17 +5,21 @@ from typing import Any
 
 import click
 
+from minibert.cli.options import check_sparsity
+
 # What an experiment on a task alone looks at, and what the demo looks at.
 OF_A_TASK = frozenset(
     "dev join augment augment_by augment_probability augment_candidates augment_vectors "
     "augment_model augment_seed epochs steps lr intermediate_on prediction_weight label_weight "
-    "temperature temperature_squared labels_too seeds results name baseline task limit".split()
+    "temperature temperature_squared labels_too seeds results name baseline task limit "
+    "sparsity pattern sparsity_by l1".split()
 )
 OF_THE_DEMO = frozenset("out resume overwrite seed device threads arithmetic as_json".split())
 
 
 def check_usage(chosen: Any) -> None:
     """Refuse options that contradict each other, or leave nothing to learn."""
+    check_sparsity(chosen)
     if chosen.teacher is None and (chosen.data or chosen.corpus):
         raise click.UsageError("give --teacher as well, or nothing at all for the demo")
     if chosen.teacher is not None and not (chosen.data or chosen.corpus):

@@ -11,6 +11,7 @@ import click
 from minibert.cli.options import (
     TRANSLATION,
     Number,
+    check_sparsity,
     compute_options,
     data_and_translation_options,
     language_pair,
@@ -80,6 +81,7 @@ def finetune(**options: Any) -> None:
     chosen = SimpleNamespace(**options)
     translates = chosen.task == TRANSLATION
     _check(chosen, translates)
+    check_sparsity(chosen)
     place, precision = prepare(chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic)
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 Command = Callable[..., Any]
+PATTERNS = ("unstructured", "row", "2:4")
+SPARSITY_METHODS = ("magnitude", "movement", "l1")
 SCHEDULES = ("linear", "google", "constant", "cosine", "inverse_sqrt")
 ADAM_FORMS = ("adamw", "momentum", "google", "kingma", "adam_l2")
 # Where a run lies, how often it is saved, and which runs stand beside it.
@@ -177,6 +179,34 @@ def training_options(command: Command) -> Command:
                 help="λ of the penalty λ‖θ‖² that is added to the loss",
             ),
             click.option(
+                "--sparsity",
+                type=Number(0, 1),
+                help="share of the weights in the maps of the blocks that ends as 0; of a "
+                "distillation in the second stage  [default: none]",
+            ),
+            click.option(
+                "--pattern",
+                type=click.Choice(PATTERNS),
+                default="unstructured",
+                show_default=True,
+                help="of the zeros: anywhere, as many in each row, or two of every four",
+            ),
+            click.option(
+                "--sparsity-by",
+                type=click.Choice(SPARSITY_METHODS),
+                default="magnitude",
+                show_default=True,
+                help="which go: the small, those that training moves towards 0, or the small "
+                "after an L1 penalty",
+            ),
+            click.option(
+                "--l1",
+                type=Number(0),
+                default=1e-4,
+                show_default=True,
+                help="λ of that penalty λ|θ|₁",
+            ),
+            click.option(
                 "--max-norm",
                 type=Number(0, min_open=True),
                 default=1.0,
@@ -191,6 +221,19 @@ def training_options(command: Command) -> Command:
             ),
         ),
     )
+
+
+def check_sparsity(chosen: Any) -> None:
+    """Two of every four are half of all.
+
+    Raises
+        click.UsageError  another share was asked for.
+    """
+    if chosen.pattern == "2:4" and chosen.sparsity not in (None, 0, 0.5):
+        raise click.UsageError(
+            f"--pattern 2:4 makes half of the weights 0, not {chosen.sparsity:g}; give "
+            "--sparsity 0.5"
+        )
 
 
 def training_files(data: str, dev: str | None) -> tuple[Path, Path]:

@@ -34,6 +34,7 @@ from minibert.training.objectives import (
 )
 from minibert.training.progress import Display
 from minibert.training.runs import STATE_ENDING
+from minibert.training.sparse import trainable_for
 from minibert.training.state_plan import StateSource, state_plan
 from minibert.training.states import decided, kept_states
 from minibert.training.students import Start, new_student
@@ -239,25 +240,28 @@ def distil(
         model = dataclasses.replace(teacher, config=student, weights=weights)
         model.save_pretrained(out)
 
-    progress = train(
-        PredictionObjective(
-            texts.encodings,
-            options.batch_size,
-            options.prediction.seed,
-            student.pad_token_id,
-            torch.device(device),
-            student,
-            teacher_answers(
-                options.cache or out, texts.encodings, teacher, options.teacher_dtype, display
-            ),
-            texts.labels_X,
-            options.term_weights,
-            options.temperature,
-            options.temperature_squared,
-            options.mode,
+    answering = PredictionObjective(
+        texts.encodings,
+        options.batch_size,
+        options.prediction.seed,
+        student.pad_token_id,
+        torch.device(device),
+        student,
+        teacher_answers(
+            options.cache or out, texts.encodings, teacher, options.teacher_dtype, display
         ),
-        # The projection has done its work; the student that is kept does not carry it.
-        Trainable(weights._replace(fit_dense=None), device),
+        texts.labels_X,
+        options.term_weights,
+        options.temperature,
+        options.temperature_squared,
+        options.mode,
+    )
+    # The projection has done its work; the student that is kept does not carry it.
+    weights = weights._replace(fit_dense=None)
+    total = options.prediction.total(len(answering.order(0)))
+    progress = train(
+        answering,
+        trainable_for(weights, device, options.prediction.sparsity, total),
         options.prediction,
         out,
         "prediction",

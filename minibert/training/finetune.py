@@ -15,7 +15,7 @@ from minibert.training.evaluation import all_logits, encodings_of, labels_of, me
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.objectives import LabelObjective
 from minibert.training.progress import Display
-from minibert.training.trainable import Trainable
+from minibert.training.sparse import trainable_for
 
 
 def starting_model(name: str, task: Task, seed: int, display: Display) -> Bert:
@@ -73,9 +73,10 @@ def finetune(
     def keep(weights: BertWeights) -> None:
         dataclasses.replace(model, weights=weights).save_pretrained(out)
 
+    total = options.total(len(objective.order(0)))
     progress = train(
         objective,
-        Trainable(model.weights, device),
+        trainable_for(model.weights, device, options.sparsity, total),
         options,
         out,
         phase,

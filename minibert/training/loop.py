@@ -31,6 +31,7 @@ from minibert.training.runs import (
     save_state,
     trim_metrics,
 )
+from minibert.training.sparse import Sparsity
 from minibert.training.stopwatch import Stopwatch, running
 from minibert.training.trainable import Trainable, Weights
 
@@ -89,6 +90,7 @@ class TrainingOptions:
     dtype: torch.dtype = torch.float32
     evaluate_every: int | None = None
     save_every: int | None = None
+    sparsity: Sparsity | None = None
 
     def total(self, steps_per_epoch: int) -> int:
         """How many steps the run has."""
@@ -229,7 +231,8 @@ def train(
             weights = trainable.finished_weights()
             row["dev"] = evaluate(weights)
             score = row["dev"][select_by]
-            if progress.best_score is None or score > progress.best_score:
+            better = progress.best_score is None or score > progress.best_score
+            if better and trainable.complete:
                 progress.best_score, progress.best_metrics = score, row["dev"]
                 progress.best_epoch = epoch + 1
                 if keep is not None:
@@ -293,11 +296,15 @@ def due(every: int | None, step: int) -> bool:
 
 
 def training_options_from(chosen: dict[str, Any], **more: Any) -> TrainingOptions:
-    """The options of a command line: Adam by the name of its form, and a decay of one's own."""
+    """The options of a command line: Adam by the name of its form, a decay of one's own, zeros."""
     adam = adam_form(chosen["adam"])
     if chosen["weight_decay"] is not None:
         adam = adam._replace(weight_decay=chosen["weight_decay"])
-    fields = TrainingOptions.__dataclass_fields__.keys() - {"adam"}
-    return TrainingOptions(
-        adam=adam, **{key: value for key, value in chosen.items() if key in fields}, **more
-    )
+    sparsity = None
+    if chosen.get("sparsity"):
+        sparsity = Sparsity(
+            chosen["sparsity"], chosen["pattern"], chosen["sparsity_by"], chosen["l1"]
+        )
+    fields = TrainingOptions.__dataclass_fields__.keys() - {"adam", "sparsity"}
+    plain = {key: value for key, value in chosen.items() if key in fields}
+    return TrainingOptions(adam=adam, sparsity=sparsity, **plain, **more)

@@ -39,7 +39,7 @@ class Trainable(Generic[Weights]):
         self.n_decayed = decayed_length(flat_layout(weights))
         self.leaves = self._leaves()
         self.lower: dict[str, Tensor] = {}
-        self.extra: dict[str, Tensor] = {}  # what else a step depends on
+        self.extra: dict[str, Tensor] = {}  # what else the next step depends on
 
     def _leaves(self) -> Weights:
         # Detached views made once: a slice of a tensor that itself requires gradients would
@@ -75,6 +75,11 @@ class Trainable(Generic[Weights]):
             if copy.grad is not None:
                 leaves[name].grad.add_(copy.grad)  # type: ignore[union-attr]
                 copy.grad = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model is already of the kind that the run is to end with."""
+        return True
 
     def finished_weights(self) -> Weights:
         """A copy of the weights as they are now, without gradients."""

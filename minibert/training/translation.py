@@ -24,8 +24,8 @@ from minibert.model import Bert
 from minibert.training.evaluation import check_lengths
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.progress import Display
+from minibert.training.sparse import trainable_for
 from minibert.training.students import student_config
-from minibert.training.trainable import Trainable
 from minibert.translator import Translator, TranslatorWeights, decoder_of
 
 IGNORED = -100  # the label of padding
@@ -192,9 +192,10 @@ def learn_to_translate(
     def keep(weights: TranslatorWeights) -> None:
         dataclasses.replace(model, weights=weights).save_pretrained(out)
 
+    total = options.total(len(objective.order(0)))
     progress = train(
         objective,
-        Trainable(model.weights, device),
+        trainable_for(model.weights, device, options.sparsity, total),
         options,
         out,
         "finetune",

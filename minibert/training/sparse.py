@@ -1,0 +1,131 @@
+"""Training that ends with weights that are 0: which weights, how many, and when.
+
+P parameters of the model in the order of the flat tensor · O, I the sides of one matrix.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minibert.optim import AdamOptions
+from minibert.parameters import named_tensors, views_of
+from minibert.sparsity import (
+    cubic_sparsity,
+    keep_largest,
+    keep_largest_of_rows,
+    keep_n_of_m,
+    movement_scores,
+    soft_threshold,
+)
+from minibert.training.trainable import Trainable, Weights
+
+# From scores [O, I] and the share that is to go, which weights stay.
+Pattern = Callable[[Tensor, float], Tensor]
+PATTERNS: dict[str, Pattern] = {
+    "unstructured": keep_largest,
+    "row": keep_largest_of_rows,
+    "2:4": lambda score_OI, sparsity: keep_n_of_m(score_OI, 2, 4),
+}
+METHODS = ("magnitude", "movement", "l1")
+EVERY = 25  # steps between two choices; ranking all weights costs about as much as one step
+
+
+class Sparsity(NamedTuple):
+    """How sparse the maps of the blocks are to end, and how they come there.
+
+    The share of zeros grows by Zhu and Gupta's cubic rule over the middle of the run: it begins
+    after `begin` of the steps and is complete after `end` of them, and what is left adapts.
+    `strength` is λ of the L1 penalty.
+    """
+
+    share: float
+    pattern: str = "unstructured"
+    method: str = "magnitude"
+    strength: float = 1e-4
+    begin: float = 0.1
+    end: float = 0.7
+
+
+class SparseTrainable(Trainable[Weights]):
+    """A model whose block maps become sparse while it learns.
+
+    Magnitude: what is small when the choice is made becomes 0 and stays so. Movement: the whole
+    weights are kept beside those that are used, and one that is left out can come back. L1: every
+    step draws all weights towards 0, and then the smallest go, as by magnitude.
+    """
+
+    def __init__(
+        self, weights: Weights, device: str, sparsity: Sparsity, total_steps: int
+    ) -> None:
+        super().__init__(weights, device)
+        self.sparsity = sparsity
+        self.begin, self.end = (round(x * total_steps) for x in (sparsity.begin, sparsity.end))
+        self.extra["keep"] = torch.ones_like(self.parameters_P, dtype=torch.bool)
+        if sparsity.method == "movement":
+            self.extra["scores"] = torch.zeros_like(self.parameters_P)
+            self.extra["whole"] = self.parameters_P.clone()
+
+    def update(self, learning_rate: float, options: AdamOptions) -> None:
+        """One step of Adam on the whole weights; then those that are left out are 0 again."""
+        moving, keep_P = self.sparsity.method == "movement", self.extra["keep"]
+        if moving:
+            whole_P, scores_P = self.extra["whole"], self.extra["scores"]
+            scores_P.copy_(movement_scores(scores_P, whole_P, self.gradient_P, learning_rate))
+            self.gradient_P.mul_(keep_P)  # of the weights that were used
+            self.parameters_P.copy_(whole_P)
+        super().update(learning_rate, options)
+        if self.sparsity.method == "l1":
+            for weight_OI in self._pruned(self.parameters_P):
+                threshold = learning_rate * self.sparsity.strength
+                weight_OI.copy_(soft_threshold(weight_OI, threshold))
+        if moving:
+            whole_P.copy_(self.parameters_P)
+        steps = self.adam.steps
+        if steps <= self.end and (steps % EVERY == 0 or steps == self.end):
+            self._choose(cubic_sparsity(steps, self.begin, self.end, self.sparsity.share))
+        self.parameters_P.mul_(keep_P)
+
+    @property
+    def complete(self) -> bool:
+        """Whether as much is 0 as shall be."""
+        return self.adam.steps >= self.end
+
+    def _choose(self, share: float) -> None:
+        """Leave out this share of the weights, those of the smallest scores."""
+        if share == 0:
+            return
+        scores_P = self.extra.get("scores", self.parameters_P.abs())
+        kept = zip(self._pruned(self.extra["keep"]), self._pruned(scores_P), strict=True)
+        for keep_OI, score_OI in kept:
+            keep_OI.copy_(PATTERNS[self.sparsity.pattern](score_OI, share))
+
+    def _pruned(self, flat_P: Tensor) -> list[Tensor]:
+        """The views of a flat tensor that are maps of blocks."""
+        views = named_tensors(views_of(flat_P, self.shapes))
+        return [view for name, view in views if is_pruned(name)]
+
+
+def trainable_for(
+    weights: Weights, device: str, sparsity: Sparsity | None, total_steps: int
+) -> Trainable[Weights]:
+    """A model that learns, and becomes sparse if that is wanted."""
+    if sparsity is None:
+        return Trainable(weights, device)
+    return SparseTrainable(weights, device, sparsity, total_steps)
+
+
+def is_pruned(name: str) -> bool:
+    """Whether the weight at this path is a map of a block; tables, norms, biases, heads stay.
+
+    >>> is_pruned("blocks.0.attention.query.weight_OI"), is_pruned("classifier.weight_OI")
+    (True, False)
+    """
+    return "blocks." in name and name.endswith("weight_OI")
+
+
+def zeros_of(weights: Weights) -> tuple[int, int]:
+    """How many weights of the maps of blocks are 0, and how many there are."""
+    maps = [tensor for name, tensor in named_tensors(weights) if is_pruned(name)]
+    return sum(int((x == 0).sum()) for x in maps), sum(x.numel() for x in maps)

@@ -1,0 +1,242 @@
+"""Training that ends with zeros: how many, where, which come back, and exact resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from test_training import Watched, stop_after
+from torch import Tensor
+
+from minibert.laws.measure import distance
+from minibert.model import Bert
+from minibert.optim import adam_form, adam_step, initial_adam_state
+from minibert.parameters import named_tensors, views_of
+from minibert.sparsity import soft_threshold
+from minibert.training.finetune import finetune
+from minibert.training.loop import Interrupted, TrainingOptions
+from minibert.training.progress import Display
+from minibert.training.runs import read_metrics
+from minibert.training.sparse import (
+    EVERY,
+    SparseTrainable,
+    Sparsity,
+    is_pruned,
+    trainable_for,
+    zeros_of,
+)
+from minibert.training.trainable import Trainable
+
+ADAM = adam_form("adamw")
+STEPS = 4 * EVERY
+METHODS = ["magnitude", "movement", "l1"]
+
+
+def learner(sparsity: Sparsity, steps: int = STEPS, **changes: Any) -> SparseTrainable[Any]:
+    found = trainable_for(tiny.classifier(**changes).weights, "cpu", sparsity, steps)
+    assert isinstance(found, SparseTrainable)
+    return found
+
+
+def stepped(trainable: Trainable[Any], count: int, seed: int = 0) -> None:
+    """Steps with random gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        trainable.gradient_P.copy_(torch.randn(trainable.gradient_P.shape, generator=generator))
+        trainable.update(1e-3, ADAM)
+
+
+def maps_of(flat_P: Tensor, trainable: Trainable[Any]) -> dict[str, Tensor]:
+    views = named_tensors(views_of(flat_P, trainable.shapes))
+    return {name: view for name, view in views if is_pruned(name)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("share", [0.3, 0.8, 1.0])
+def test_every_map_of_a_block_ends_with_its_share_of_zeros_and_nothing_else_does(method, share):
+    trainable = learner(Sparsity(share, method=method))
+    before = trainable.parameters_P.clone()
+    stepped(trainable, STEPS)
+    for name, weight in named_tensors(trainable.finished_weights()):
+        zeros = int((weight == 0).sum())
+        assert zeros == (round(share * weight.numel()) if is_pruned(name) else 0), name
+    assert not torch.equal(trainable.parameters_P, before)
+    count, total = zeros_of(trainable.finished_weights())
+    assert count / total == pytest.approx(share, abs=0.01)
+
+
+def test_rows_and_groups_of_four_keep_alike():
+    shape = {"hidden_size": 24, "intermediate_size": 16}
+    for pattern, length, kept in (("row", None, None), ("2:4", 4, 2)):
+        trainable = learner(Sparsity(0.5, pattern), **shape)
+        stepped(trainable, STEPS)
+        for weight_OI in maps_of(trainable.parameters_P, trainable).values():
+            rows = weight_OI if length is None else weight_OI.reshape(-1, length)
+            counts = (rows != 0).sum(-1)
+            assert set(counts.tolist()) == {kept or rows.shape[-1] // 2}
+
+
+def test_the_share_grows_by_the_cubic_rule():
+    """Half-way from begin to end, 7/8 of the way is made."""
+    trainable = learner(Sparsity(0.8, begin=0.0, end=1.0), steps=4 * EVERY)
+    shares = []
+    for _ in range(4):
+        stepped(trainable, EVERY)
+        count, total = zeros_of(trainable.finished_weights())
+        shares.append(count / total)
+    expected = [0.8 * (1 - (1 - t) ** 3) for t in (0.25, 0.5, 0.75, 1.0)]
+    assert shares == pytest.approx(expected, abs=0.01)
+
+
+def test_what_is_small_goes_and_never_comes_back():
+    trainable = learner(Sparsity(0.8, begin=0.0, end=1.0))
+    gone: dict[str, Tensor] = {}
+    for _ in range(4):
+        stepped(trainable, EVERY - 1)
+        sizes = {name: x.abs().clone() for name, x in
+                 maps_of(trainable.parameters_P, trainable).items()}  # fmt: skip
+        trainable.gradient_P.zero_()
+        trainable.update(0.0, ADAM)  # the choice, and no step
+        for name, weight in maps_of(trainable.parameters_P, trainable).items():
+            zero = weight == 0
+            assert float(sizes[name][zero].max()) <= float(sizes[name][~zero].min())
+            assert bool((zero | ~gone.get(name, torch.zeros_like(zero))).all())
+            gone[name] = zero.clone()
+
+
+def test_movement_brings_back_what_training_moves_away_from_zero():
+    trainable = learner(Sparsity(0.5, method="movement", begin=0.0, end=1.0))
+    weight = maps_of(trainable.parameters_P, trainable)["blocks.0.output.weight_OI"]
+    whole = maps_of(trainable.extra["whole"], trainable)["blocks.0.output.weight_OI"]
+    gradient = maps_of(trainable.gradient_P, trainable)["blocks.0.output.weight_OI"]
+    first_half = torch.arange(weight.numel()).view_as(weight) < weight.numel() // 2
+
+    def push(here: Tensor, count: int) -> None:
+        for _ in range(count):
+            trainable.gradient_P.zero_()
+            gradient.copy_(torch.where(here, whole, -whole))  # towards 0 here, away from it there
+            trainable.update(1e-3, ADAM)
+
+    push(first_half, EVERY)
+    assert bool((weight[~first_half] != 0).all())
+    left_out = (weight == 0) & first_half
+    assert bool(left_out.any())
+    assert bool((whole[left_out] != 0).all()), "it is kept beside"
+    push(~first_half, 3 * EVERY)
+    assert bool((weight[first_half] != 0).all()), "and has come back"
+    assert int((weight == 0).sum()) == round(0.5 * weight.numel())
+
+
+def test_what_is_left_out_is_not_trained_but_keeps_its_score():
+    trainable = learner(Sparsity(0.5, method="movement", begin=0.0, end=0.25))
+    stepped(trainable, EVERY)
+    keep = trainable.extra["keep"].clone()
+    whole, scores = (trainable.extra[name].clone() for name in ("whole", "scores"))
+    trainable.adam = initial_adam_state(trainable.parameters_P)  # without momentum of before
+    trainable.gradient_P.fill_(1.0)
+    trainable.update(1e-3, ADAM._replace(weight_decay=0.0))
+    moved = trainable.extra["whole"] != whole
+    assert not bool(moved[~keep].any())
+    assert bool(moved[keep].all())
+    expected = scores - 1e-3 * whole
+    assert distance(trainable.extra["scores"], expected, 1) <= 1e-6
+
+
+def test_l1_is_a_step_of_adam_and_a_soft_threshold():
+    trainable = learner(Sparsity(0.5, method="l1", strength=3.0, begin=0.5), steps=1000)
+    before = {name: x.clone() for name, x in named_tensors(trainable.finished_weights())}
+    trainable.gradient_P.fill_(0.5)
+    trainable.update(1e-2, ADAM)
+    for name, found in named_tensors(trainable.finished_weights()):
+        options = ADAM if name.rpartition(".")[2] in (
+            "weight_OI", "word_VD", "position_PD", "type_TD"
+        ) else ADAM._replace(weight_decay=0.0)  # fmt: skip
+        state = initial_adam_state(before[name])
+        gradient = torch.full_like(before[name], 0.5)
+        expected = adam_step(before[name], gradient, state, 1e-2, options)[0]
+        if is_pruned(name):
+            expected = soft_threshold(expected, 1e-2 * 3.0)
+        assert distance(found, expected, 1) <= 1e-6, name
+    assert zeros_of(trainable.finished_weights())[0] > 0, "some are 0 by the penalty alone"
+
+
+# ------------------------------------------------------------------------------------- whole runs
+
+
+def run(folder: Path, sparsity: Sparsity | None, stop_at: int = 0) -> dict[str, Any]:
+    """Fine-tune a tiny model; at a step, Ctrl-C."""
+    options = TrainingOptions(epochs=4, lr=1e-2, evaluate_every=7, sparsity=sparsity)
+    return finetune(
+        tiny.classifier(), tiny.dataset(80, 1), tiny.dataset(20, 2), folder, options, 8, 20,
+        Watched(stop_after(stop_at)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_stopped_ends_bit_for_bit_where_it_would_have(method, tmp_path):
+    sparsity = Sparsity(0.6, method=method, begin=0.0, end=0.9)
+    expected = run(tmp_path / "whole", sparsity)
+    for stop_at in (13, 30):  # before the second choice, and after it
+        folder = tmp_path / str(stop_at)
+        with pytest.raises(Interrupted):
+            run(folder, sparsity, stop_at)
+        found = run(folder, sparsity)
+        assert found["metrics"] == expected["metrics"]
+        for name in ("model.safetensors", "finetune.state.safetensors"):
+            assert (folder / name).exists()
+        ours, theirs = (Bert.from_pretrained(one).weights for one in (folder, tmp_path / "whole"))
+        for (path, one), (_, other) in zip(named_tensors(ours), named_tensors(theirs), strict=True):
+            assert torch.equal(one, other), path
+
+
+def test_only_a_model_that_is_sparse_enough_is_kept(tmp_path):
+    """The best of all is often one of the first, which is not sparse yet."""
+    run(tmp_path, Sparsity(0.9, begin=0.0, end=0.9))
+    rows = read_metrics(tmp_path)
+    assert any(row["step"] < 36 for row in rows), "measured before as well"
+    weights = Bert.from_pretrained(tmp_path).weights
+    for name, weight in named_tensors(weights):
+        if is_pruned(name):
+            assert int((weight == 0).sum()) == round(0.9 * weight.numel())
+
+
+def test_without_sparsity_nothing_changes(tmp_path):
+    assert type(trainable_for(tiny.classifier().weights, "cpu", None, 9)) is Trainable
+    run(tmp_path, None)
+    assert zeros_of(Bert.from_pretrained(tmp_path).weights)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """A folder with a model that has learned, and `data` beside it."""
+    folder = tmp_path_factory.mktemp("sparse")
+    tiny.write_data(folder / "data", n_train=30, n_dev=16)
+    finetune(
+        tiny.classifier(), tiny.dataset(200, 1), tiny.dataset(40, 2), folder / "teacher",
+        TrainingOptions(epochs=6, lr=2e-2), 16, 20, Display(quiet=True),
+    )  # fmt: skip
+    return folder / "teacher"
+
+
+@pytest.mark.parametrize(
+    "more", ["", "--pattern row", "--sparsity-by movement", "--sparsity-by l1"]
+)
+def test_the_commands_make_zeros(more, minibert, teacher, tmp_path):
+    data = f"--data {teacher.parent}/data --epochs 2 --batch-size 8 --lr 0.02 --max-length 20"
+    for command in (
+        f"finetune --model {teacher}",
+        f"distill --teacher {teacher} --init-student {teacher} --intermediate-epochs 1",
+    ):
+        out = tmp_path / command.partition(" ")[0]
+        answer = minibert(f"{command} {data} --sparsity 0.5 {more} --out {out}")
+        assert answer.code == 0, answer.err
+        count, total = zeros_of(Bert.from_pretrained(out).weights)
+        assert count / total == pytest.approx(0.5, abs=0.03)
+
+
+def test_two_of_four_are_half(minibert):
+    answer = minibert("finetune --model M --data D --pattern 2:4 --sparsity 0.8")
+    assert (answer.code, answer.said) == (
+        2, "--pattern 2:4 makes half of the weights 0, not 0.8; give --sparsity 0.5"
+    )  # fmt: skip
