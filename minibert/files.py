@@ -23,6 +23,7 @@ from torch import Tensor
 
 from minibert.checkpoint import Stored, save_weights, shortened, stored_tensors
 from minibert.config import BertConfig, CheckpointError
+from minibert.packed import packed_file, with_unpacked
 from minibert.parameters import BertWeights
 
 CONFIG_FILE = "config.json"
@@ -88,7 +89,7 @@ def stored_in(folder: Path) -> dict[str, Stored]:
         CheckpointError  there are no weights in the folder, or they are damaged.
     """
     if (folder / WEIGHTS_FILE).exists():
-        return stored_tensors(folder / WEIGHTS_FILE)
+        return with_unpacked(stored_tensors(folder / WEIGHTS_FILE))
     if (folder / INDEX_FILE).exists():
         return _stored_in_shards(folder / INDEX_FILE)
     if (folder / PICKLE_FILE).exists():
@@ -152,13 +153,21 @@ def save_folder(
     config: BertConfig,
     weights: BertWeights,
     add_files: Callable[[Path], None] = lambda staged: None,
+    packed: bool = False,
 ) -> None:
     """Write a BERT to a folder, with what `add_files` writes to the folder that it is handed.
+
+    `packed` writes sparse tensors as `minibert.packed` tells.
 
     Raises
         OSError  the disk is full or forbids it; the model that was there is untouched.
     """
-    write = partial(save_weights, weights=weights)
+
+    def write(path: Path) -> None:
+        save_weights(path, weights)
+        if packed:
+            save_tensors(path, packed_file(path))
+
     save_whole(folder, _stored_config(config, weights), write, add_files)
 
 

@@ -118,8 +118,11 @@ class Bert:
         report = report._replace(notes=(*report.notes, *notes))
         return cls(config, weights, head, tokenizer, report, arithmetic)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, packed: bool = False) -> None:
         """Write config, weights and vocabulary so that minibert and `transformers` open them.
+
+        `packed` writes a sparse model to a smaller file, see `minibert.packed`, which minibert
+        alone opens.
 
         Raises
             OSError  the disk is full or forbids it; a model that was there is untouched.
@@ -129,7 +132,7 @@ class Bert:
             if self.tokenizer is not None:
                 self.tokenizer.save(staged, self.config.max_position_embeddings)
 
-        save_folder(Path(folder), self.config, self.weights, add_vocabulary)
+        save_folder(Path(folder), self.config, self.weights, add_vocabulary, packed)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Bert":
         """The same model on another device, or in another precision."""

@@ -1,17 +1,25 @@
-"""Training that ends with zeros: how many, where, which come back, and exact resume."""
+"""Training that ends with zeros: how many, where, which come back, resume; and their files."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from command import documented, shape_of
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from test_training import Watched, stop_after
 from torch import Tensor
 
+from minibert.checkpoint import stored_tensors
+from minibert.config import CheckpointError
 from minibert.laws.measure import distance
 from minibert.model import Bert
 from minibert.optim import adam_form, adam_step, initial_adam_state
+from minibert.packed import packed_file, size_of, with_unpacked
 from minibert.parameters import named_tensors, views_of
 from minibert.sparsity import soft_threshold
 from minibert.training.finetune import finetune
@@ -240,3 +248,100 @@ def test_two_of_four_are_half(minibert):
     assert (answer.code, answer.said) == (
         2, "--pattern 2:4 makes half of the weights 0, not 0.8; give --sparsity 0.5"
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+@pytest.fixture
+def sparse(tmp_path) -> Path:
+    """A folder with a packed model, four of five weights of its maps 0."""
+    trainable = learner(Sparsity(0.8), hidden_size=24, intermediate_size=40)
+    stepped(trainable, STEPS)
+    bert = tiny.classifier(hidden_size=24, intermediate_size=40)
+    bert.weights = trainable.finished_weights()
+    bert.save_pretrained(tmp_path / "full")
+    bert.save_pretrained(tmp_path / "packed", packed=True)
+    return tmp_path / "packed"
+
+
+def test_a_packed_model_comes_back_bit_for_bit_and_is_smaller(sparse):
+    packed, full = (Bert.from_pretrained(folder) for folder in (sparse, sparse.parent / "full"))
+    for (path, one), (_, other) in zip(
+        named_tensors(packed.weights), named_tensors(full.weights), strict=True
+    ):
+        assert torch.equal(one, other), path
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (sparse, sparse.parent /
+             "full")]  # fmt: skip
+    count, total = zeros_of(full.weights)
+    saved = 4 * count - total / 8  # and three names instead of one
+    assert sizes[0] <= sizes[1] - saved + 200 * 24
+    found = size_of(dict(named_tensors(full.weights)))
+    assert (found.zeros, found.full) == (count, 4 * total)
+    assert found.least < found.packed < found.full
+
+
+@given(st.lists(st.sampled_from([0.0, -0.0, 1.5, -2.0, 1e-45]), min_size=0, max_size=40))
+def test_every_number_comes_back_the_sign_of_zero_too(numbers):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "one.safetensors"
+        tensor = torch.tensor(numbers, dtype=torch.float32).view(-1, 1)
+        save_file({"x": tensor}, path)
+        save_file(packed_file(path), path)
+        stored = with_unpacked(stored_tensors(path))["x"]
+        again = stored.read()
+        assert (stored.shape, stored.dtype) == (tuple(tensor.shape), "float32")
+        assert torch.equal(again.view(torch.int32), tensor.view(torch.int32))
+
+
+def spoiled(tensors: dict[str, Tensor], change: str) -> None:
+    key = "bert.encoder.layer.0.output.dense.weight"
+    match change:
+        case "mask missing":
+            del tensors[f"{key}.values"]
+        case "a bit":
+            tensors[f"{key}.mask"][0] ^= 1
+        case "a value":
+            tensors[f"{key}.values"] = tensors[f"{key}.values"][1:].clone()
+        case "the shape":
+            tensors[f"{key}.shape"] = torch.tensor([24, 39])
+        case "negative":
+            tensors[f"{key}.shape"] = torch.tensor([-24, -40])
+        case "its type":
+            tensors[f"{key}.mask"] = tensors[f"{key}.mask"].int()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("mask missing", r"is packed, but its part .*dense\.weight\.values is missing"),
+        ("a bit", "is packed, but its mask does not fit its values"),
+        ("a value", "is packed, but its mask does not fit its values"),
+        ("the shape", r"is packed, but its mask does not fit its shape \(24, 39\)"),
+        ("negative", r"is packed, but its mask does not fit its shape \(-24, -40\)"),
+        ("its type", "is packed, but its shape or mask has another type"),
+    ],
+)
+def test_a_damaged_packed_tensor_is_refused_in_one_sentence(change, reason, sparse):
+    path = sparse / "model.safetensors"
+    tensors = load_file(path)
+    spoiled(tensors, change)
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=reason):
+        Bert.from_pretrained(sparse)
+
+
+def test_export_writes_either_form_from_the_other(minibert, sparse, tmp_path):
+    answer = minibert(f"export --model {sparse} --out {tmp_path}/again --json")
+    assert shape_of(answer.document) == shape_of(documented("export"))
+    full = (sparse.parent / "full" / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == full
+    answer = minibert(f"export --model {tmp_path}/again --out {tmp_path}/small --packed")
+    assert (tmp_path / "small" / "model.safetensors").read_bytes() == (
+        sparse / "model.safetensors"
+    ).read_bytes()
+    assert "bytes in full" in answer.out
+    text = "a good film"
+    said = [minibert(f"predict --model {folder} --json", text).document["predictions"]
+            for folder in (sparse, tmp_path / "again")]  # fmt: skip
+    assert said[0] == said[1]

@@ -15,6 +15,7 @@ import click
 from minibert.cli.bench import bench
 from minibert.cli.distill import distill
 from minibert.cli.evaluate import evaluate
+from minibert.cli.export import export
 from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
@@ -35,7 +36,9 @@ def cli() -> None:
     """BERT and TinyBERT from scratch: read it, check it, distil with it."""
 
 
-COMMANDS = (distill, finetune, evaluate, predict, fill_mask, translate, inspect, verify, bench)
+COMMANDS = (
+    distill, finetune, evaluate, predict, fill_mask, translate, inspect, export, verify, bench,
+)  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
 

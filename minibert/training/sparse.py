@@ -85,7 +85,7 @@ class SparseTrainable(Trainable[Weights]):
         steps = self.adam.steps
         if steps <= self.end and (steps % EVERY == 0 or steps == self.end):
             self._choose(cubic_sparsity(steps, self.begin, self.end, self.sparsity.share))
-        self.parameters_P.mul_(keep_P)
+        self.parameters_P.masked_fill_(~keep_P, 0.0)  # a product with 0 could be -0
 
     @property
     def complete(self) -> bool:

@@ -1,0 +1,104 @@
+"""Sparse tensors in a file: one bit for each weight says whether it is 0; only the others follow.
+
+A tensor KEY becomes three: `KEY.shape`, `KEY.mask` with eight weights in each byte, the first in
+the lowest bit, and `KEY.values`. minibert reads such a file like any other; `transformers` does
+not, so `minibert export` writes either form from the other.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from minibert.checkpoint import Stored
+from minibert.config import CheckpointError
+from minibert.sparsity import fewest_bits
+
+PARTS = ("shape", "mask", "values")
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # a float as the whole number of its bits
+
+
+class Size(NamedTuple):
+    """What sparse tensors take: weights and zeros, bytes in full, packed, and at the very least.
+
+    The least is that of the values that are not 0 and of `sparsity.fewest_bits`, where they stand.
+    """
+
+    weights: int
+    zeros: int
+    full: int
+    packed: int
+    least: float
+
+
+def packed_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, each packed if that makes it smaller."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in load_file(path).items():
+        parts = {f"{key}.{name}": part for name, part in zip(PARTS, _parts(tensor), strict=True)}
+        found |= parts if _bytes(parts) < _bytes({key: tensor}) else {key: tensor}
+    return found
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shape, mask and values. What is 0 is told by its bits, for -0 is another number."""
+    keep = tensor.reshape(-1).view(BITS[tensor.element_size()]) != 0
+    mask = numpy.packbits(keep.numpy(), bitorder="little")
+    return torch.tensor(tensor.shape), torch.from_numpy(mask), tensor.reshape(-1)[keep]
+
+
+def with_unpacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors of a file by their own names, however they are kept.
+
+    Raises
+        CheckpointError  a part of a packed tensor is missing, or its parts do not fit each other.
+    """
+    found = dict(stored)
+    for mask_key in [key for key in stored if key.endswith(".mask")]:
+        key = mask_key.removesuffix(".mask")
+        parts = []
+        for name in PARTS:
+            if f"{key}.{name}" not in found:
+                raise CheckpointError(f"{key} is packed, but its part {key}.{name} is missing")
+            parts.append(found.pop(f"{key}.{name}"))
+        shape, mask, values = parts
+        if shape.dtype != "int64" or len(shape.shape) != 1 or mask.dtype != "uint8":
+            raise CheckpointError(f"{key} is packed, but its shape or mask has another type")
+        size = tuple(shape.read().tolist())
+        if min(size, default=0) < 0 or mask.shape != (-(-math.prod(size) // 8),):
+            raise CheckpointError(f"{key} is packed, but its mask does not fit its shape {size}")
+        found[key] = Stored(size, values.dtype, partial(_unpacked, key, size, mask, values))
+    return found
+
+
+def _unpacked(key: str, size: tuple[int, ...], mask: Stored, values: Stored) -> Tensor:
+    bits = numpy.unpackbits(mask.read().numpy(), bitorder="little").astype(bool)
+    count, kept = math.prod(size), values.read()
+    if bits[count:].any() or int(bits.sum()) != kept.numel() or kept.dim() != 1:
+        raise CheckpointError(f"{key} is packed, but its mask does not fit its values")
+    full = torch.zeros(count, dtype=kept.dtype)
+    full[torch.from_numpy(bits[:count])] = kept
+    return full.view(size)
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> Size:
+    """What those tensors take that packing makes smaller."""
+    sizes = []
+    for tensor in tensors.values():
+        packed = _bytes(dict(zip(PARTS, _parts(tensor), strict=True)))
+        full, n = _bytes({"": tensor}), tensor.numel()
+        zeros = n - len(_parts(tensor)[2])
+        least = (n - zeros) * tensor.element_size() + fewest_bits(n, zeros) / 8
+        if packed < full:
+            sizes.append(Size(n, zeros, full, packed, least))
+    return Size(*(sum(column) for column in zip(*sizes, strict=True))) if sizes else Size(*[0] * 5)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors.values())
