@@ -1,0 +1,89 @@
+#!/bin/sh
+# Every experiment behind the README's results. What is finished is skipped, and what was stopped goes on.
+#
+#   MINILM=DIR GLUE=DIR TEXTS=DIR sh examples/experiments.sh PART...
+#
+# MINILM  all-MiniLM-L6-v2, the bare encoder · GLUE  a folder with sst2/, mrpc/, stsb/, cola/ · TEXTS  raw text
+# PART    teachers, general, ladder, ablation, wide
+# Models go to runs/, rows to examples/results.jsonl. One core each; run parts beside each other on several.
+set -eu
+RECIPES=$(dirname "$0")/recipes
+ROWS="--results $(dirname "$0")/results.jsonl --cache runs/cache --threads 1 --resume"
+
+# task, seed, learning rate, epochs
+finetuned() {
+  minibert finetune --model "$MINILM" --data "$GLUE/$1" --task "$1" --seed "$2" --lr "$3" --epochs "$4" \
+    --dtype bfloat16 --evaluate-every 50 --threads 1 --out "runs/teachers/$1-$2" --resume
+}
+
+# recipe, folder
+general() {
+  minibert distill --recipe "$RECIPES/$1" --teacher "$MINILM" --corpus "$TEXTS" --threads 1 --out "$2" --resume
+}
+
+# recipe, seeds, more options
+student() {
+  recipe=$1 seeds=$2
+  shift 2
+  minibert distill --recipe "$RECIPES/$recipe.toml" --seeds "$seeds" --out "runs/$recipe" $ROWS "$@"
+}
+
+on_sst2() {
+  student "$@" --teacher runs/teacher-sst2 --data "$GLUE/sst2"
+}
+
+# name, more options: one row of the ablation
+row() {
+  name=$1
+  shift
+  on_sst2 ablation 3 --baseline "ablation: full" --name "ablation: $name" --out "runs/ablation/$name" "$@"
+}
+
+for part in "$@"; do
+  case $part in
+  teachers) # the best on dev becomes runs/teacher-TASK, by hand
+    for seed in 6 7; do finetuned sst2 $seed 3e-5 3; done
+    for seed in 0 1 2; do finetuned mrpc $seed 5e-5 5; finetuned cola $seed 5e-5 4; done
+    for seed in 0 1; do finetuned stsb $seed 5e-5 4; done
+    ;;
+  general)
+    general general.toml runs/general
+    ;;
+  ladder) # needs general and a teacher
+    on_sst2 sst2-1-labels 5
+    on_sst2 sst2-2-pca 5
+    on_sst2 sst2-3-logits 5
+    on_sst2 sst2-4-two-stages 3
+    on_sst2 sst2-5-augmentation 3
+    on_sst2 sst2-6-general 3 --init-student runs/general
+    on_sst2 sst2-7-best 3 --init-student runs/general
+    ;;
+  ablation) # needs general and a teacher; without a first stage all the time goes to the second
+    general="--init-student runs/general"
+    row full $general
+    row "without general distillation"
+    row "without the task's first stage" $general --intermediate-epochs 0 --steps 6200 --epochs 4
+    row "without task distillation" $general --intermediate-epochs 0 --steps 6200 --epochs 7 \
+      --join 0 --prediction-weight 0 --label-weight 1
+    row "without more texts" $general --join 0
+    row "without embeddings" $general --embedding-weight 0
+    row "without the teacher's answers" $general --prediction-weight 0 --label-weight 1
+    row "without attention" $general --attention-weight 0
+    row "without hidden states" $general --hidden-weight 0
+    row "without attention and hidden states" $general --attention-weight 0 --hidden-weight 0
+    row "layers from the top" $general --layer-map top
+    row "layers from the bottom" $general --layer-map bottom
+    ;;
+  wide) # TinyBERT4's own shape; needs the teachers
+    general general-4x312.toml runs/general-4x312
+    for task in sst2 mrpc stsb cola; do
+      student "4x312-$task" $([ $task = sst2 ] && echo 2 || echo 3) --init-student runs/general-4x312 \
+        --teacher "runs/teacher-$task" --data "$GLUE/$task"
+    done
+    ;;
+  *)
+    echo "there is no part $part" >&2
+    exit 2
+    ;;
+  esac
+done
