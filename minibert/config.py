@@ -141,7 +141,7 @@ def _refuse_other_models(values: Mapping[str, Any]) -> None:
     for key, choices in accepted.items():
         if values.get(key) not in choices:
             raise CheckpointError(
-                f"config: {key} is {values[key]!r}, but minibert computes only {choices[0]!r}"
+                f"config: {key} is {values[key]!r}, but that of a BERT is {choices[0]!r}"
             )
 
 

@@ -62,7 +62,7 @@ class Bert:
         check_head(self.head)
         architectures = (HEADS[self.head].architecture,)  # what a saved folder will say it is
         self.config = dataclasses.replace(self.config, architectures=architectures)
-        _check_vocabulary(self.tokenizer, self.config)
+        check_vocabulary(self.tokenizer, self.config)
 
     @classmethod
     def from_config(
@@ -312,7 +312,7 @@ class Bert:
         return [results[row] for row in range(len(encodings))]
 
 
-def _check_vocabulary(tokenizer: Tokenizer | None, config: BertConfig) -> None:
+def check_vocabulary(tokenizer: Tokenizer | None, config: BertConfig) -> None:
     if tokenizer is not None and len(tokenizer.pieces) > config.vocab_size:
         raise CheckpointError(
             f"the vocabulary has {len(tokenizer.pieces)} pieces, but the model has only "

@@ -11,7 +11,7 @@ def draw_cross_attention(asked: Asked, path: Path) -> None:
     The ending of the path, .svg or .png, decides the format.
 
     Raises
-        OSError  the file cannot be written.
+        OSError  the file cannot be written; what was there is untouched.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,5 +29,10 @@ def draw_cross_attention(asked: Asked, path: Path) -> None:
         axes.set_xticks(range(n_read), asked.source, rotation=90, fontsize=8)
         axes.set_yticks(range(n_written), asked.target, fontsize=8)
     figure.colorbar(image, ax=fields, shrink=0.6, label="share, mean over the heads")
-    with rc_context({"svg.fonttype": "none"}):  # letters as text, not as drawings of letters
-        figure.savefig(path, dpi=120)
+    staged = path.with_name(f".{path.name}.part")
+    try:
+        with rc_context({"svg.fonttype": "none"}):  # letters as text, not as drawings of letters
+            figure.savefig(staged, dpi=120, format=path.suffix[1:])
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)

@@ -30,6 +30,7 @@ from minibert.files import CONFIG_FILE, read_json, save_tensors, save_whole, sto
 from minibert.functional import log_softmax
 from minibert.kernels import decoder as kernels
 from minibert.kernels.encoder import AnyWeights, encode, prepared
+from minibert.model import check_vocabulary
 from minibert.parameters import (
     BertWeights,
     BlockWeights,
@@ -54,10 +55,11 @@ class TranslatorWeights(NamedTuple):
 
 
 class Translation(NamedTuple):
-    """A text, and its log-probability divided by the length penalty."""
+    """A text, its log-probability divided by the length penalty, and its pieces without the end."""
 
     text: str
     score: float
+    ids: list[int]
 
 
 class Asked(NamedTuple):
@@ -160,7 +162,11 @@ class Translator:
         try:
             encoder, decoder = configs_of(values)
             languages = values.get("languages", ["source", "target"])
-            source, target = _tokenizers(folder)
+            if not (isinstance(languages, list) and [type(x) for x in languages] == [str, str]):
+                raise CheckpointError(f"languages is {languages!r}, but must be two names")
+            source, target = _tokenizers(folder, values.get("vocabulary"))
+            for tokenizer, config in ((source, encoder), (target, decoder)):
+                check_vocabulary(tokenizer, config)
             weights = _loaded(stored_in(folder), encoder, decoder, source is target)
         except CheckpointError as error:
             raise CheckpointError(f"{folder}: {error}") from None
@@ -184,6 +190,7 @@ class Translator:
             "pad_token_id": self.target.pad_id,
             "vocab_size": self.decoder.vocab_size,
             "languages": list(self.languages),
+            "vocabulary": "shared" if self.shared else "separate",
         }
 
         def add_vocabularies(staged: Path) -> None:
@@ -208,13 +215,16 @@ class Translator:
         alpha: float = 0.6,
         batch_size: int = 32,
         dtype: torch.dtype = torch.float32,
+        max_length: int | None = None,
     ) -> list[Translation]:
         """The best text that a beam of `width` finds for each; a width of 1 is greedy.
 
-        A translation has at most twice as many tokens as the text, and ten more.
+        Texts are cut after `max_length` tokens, and after as many as the encoder has positions;
+        a translation has at most as many as the decoder has.
         """
         positions = self.encoder.max_position_embeddings
-        encodings = self.source.encode(texts, max_length=positions)
+        longest = positions if max_length is None else min(positions, max_length)
+        encodings = self.source.encode(texts, max_length=longest)
         found: dict[int, Translation] = {}
         encoder, decoder = self.ready(dtype)
         for rows in sorted_order([len(one.ids) for one in encodings], batch_size):
@@ -224,14 +234,13 @@ class Translator:
         return [found[row] for row in range(len(encodings))]
 
     @torch.no_grad()
-    def asked(self, text: str, translation: str) -> "Asked":
-        """What each piece of a translation took from each piece of the text."""
+    def asked(self, text: str, written: Sequence[int]) -> "Asked":
+        """What each piece of a translation, given by its ids, took from each piece of the text."""
         (source,) = self.source.encode([text], max_length=self.encoder.max_position_embeddings)
-        (target,) = self.target.encode(
-            [translation], max_length=self.decoder.max_position_embeddings
-        )
         batch = collate([source], None, [0], self.source.pad_id)
-        ids_1T = torch.tensor([target.ids[:-1]])  # the last, [SEP], asks nothing
+        ids = [self.target.cls_id, *written, self.target.sep_id]
+        ids = ids[: self.decoder.max_position_embeddings + 1]  # what was cut has no end
+        ids_1T = torch.tensor([ids[:-1]])  # each asks in order to write the next
         here = self.to("cpu")
         encoded_1SD = encode(*batch[:3], here.weights.encoder, self.encoder)
         decoder = decoder_of(here.weights)
@@ -239,7 +248,7 @@ class Translator:
         traces, _ = decode_traced(ids_1T, memory, decoder, self.decoder)
         return Asked(
             [self.source.pieces[i] for i in source.ids],
-            [self.target.pieces[i] for i in target.ids[1:]],
+            [self.target.pieces[i] for i in ids[1:]],
             torch.stack([trace.cross.probabilities_BNSR[0] for trace in traces]),
         )
 
@@ -267,11 +276,15 @@ class Translator:
             logits_H1V, memory = kernels.decode(last_H1, memory, decoder, self.decoder)
             return log_softmax(logits_H1V[:, -1].float()), memory
 
-        longest = min(2 * batch.ids_BS.shape[1] + 10, self.decoder.max_position_embeddings)
+        longest = self.decoder.max_position_embeddings
         start, end = self.target.cls_id, self.target.sep_id
         texts = beam_search(step, memory, start, end, longest, width, alpha)
         best = zip(texts.ids_BWS[:, 0].tolist(), texts.scores_BW[:, 0].tolist(), strict=True)
-        return [Translation(self.target.decode(ids), score) for ids, score in best]
+        found = []
+        for ids, score in best:
+            ids = ids[: ids.index(end)] if end in ids else ids
+            found.append(Translation(self.target.decode(ids), score, ids))
+        return found
 
 
 # --- Files -----------------------------------------------------------------------------------
@@ -301,8 +314,9 @@ def configs_of(values: Mapping[str, Any]) -> tuple[BertConfig, BertConfig]:
     return found[0], found[1]
 
 
-def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
-    if (folder / "source").is_dir():
+def _tokenizers(folder: Path, kind: str | None) -> tuple[Tokenizer, Tokenizer]:
+    """Of two vocabularies or one, as the config says: an older run may have left the other kind."""
+    if kind == "separate" or (kind is None and (folder / "source").is_dir()):
         return Tokenizer.from_folder(folder / "source"), Tokenizer.from_folder(folder / "target")
     both = Tokenizer.from_folder(folder)
     return both, both

@@ -333,7 +333,7 @@ def test_missing_architectures_mean_a_bare_model(names):
     ],
 )
 def test_other_models_are_refused(key, value, wanted):
-    message = f"config: {key} is {value!r}, but minibert computes only {wanted!r}"
+    message = f"config: {key} is {value!r}, but that of a BERT is {wanted!r}"
     with pytest.raises(CheckpointError, match=whole(message)):
         BertConfig.from_dict({key: value})
 

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import random
+import subprocess
+import sys
 from operator import attrgetter
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from minibert.kernels.products import arithmetic
 from minibert.laws.measure import distance
 from minibert.losses import smoothed_cross_entropy
 from minibert.parameters import named_tensors, views_of, with_tensors
+from minibert.search import length_penalty
 from minibert.training.loop import TrainingOptions, accumulate_gradient
 from minibert.training.progress import Display
 from minibert.training.trainable import Trainable
@@ -114,6 +117,7 @@ def test_a_table_names_its_languages_and_may_turn_them_round(tmp_path):
         ({"train.down": None, "train.tsv": "up\tside\na\tb\n"}, r"no column 'down'; the columns"),
         ({"train.down": None, "train.tsv": "up\tdown\na\tb\nc\n"}, r"line 3: 1 column, but 2"),
         ({"train.down": None, "train.tsv": "up\tdown\na\t\n"}, r"line 2: a text is empty"),
+        ({"train.down": None, "train.tsv": "up\tup\tdown\na\tb\tc\n"}, "two columns are called"),
         ({"train.down": None, "train.tsv": "up\tdown\n"}, r"holds a header and no row"),
     ],
 )
@@ -153,6 +157,20 @@ def test_a_vocabulary_is_trained_from_texts_and_kept_in_files(tmp_path):
     for text in texts:
         assert again.encode([text]) == own.encode([text])
         assert again.decode(again.encode([text])[0].ids) == text
+
+
+def test_a_vocabulary_is_the_same_in_every_process():
+    """A run that goes on makes its vocabulary anew, and its weights stand for the old one."""
+    code = (
+        "from minibert.data.tokenizer import Tokenizer\n"
+        "texts = [f'{a}{b}{c} {c}{a}' for a in 'abcd' for b in 'efgh' for c in 'ijkl']\n"
+        "print(Tokenizer.trained(texts, 60).pieces)"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout
+        for _ in range(3)
+    }
+    assert len(found) == 1
 
 
 def test_words_are_parted_in_one_of_two_ways():
@@ -213,6 +231,12 @@ def test_transformers_opens_it_and_agrees(shared, tmp_path):
         assert again.translate(["a b"]) == model.translate(["a b"])
 
 
+def test_one_vocabulary_may_be_saved_over_two(tmp_path):
+    translator(shared=False).save_pretrained(tmp_path)
+    translator().save_pretrained(tmp_path)
+    assert Translator.from_pretrained(tmp_path).shared
+
+
 def damaged(folder: Path, change: str) -> None:
     tensors = load_file(folder / "model.safetensors")
     values = json.loads((folder / "config.json").read_text())
@@ -230,6 +254,11 @@ def damaged(folder: Path, change: str) -> None:
             values["model_type"] = "t5"
         case "half":
             del values["decoder"]
+        case "names":
+            values["languages"] = ["up"]
+        case "pieces":
+            with (folder / "vocab.txt").open("a") as file:
+                file.write("more\n")
         case "act":
             values["encoder"]["hidden_act"] = "relu"
     save_file(tensors, folder / "model.safetensors")
@@ -245,6 +274,8 @@ def damaged(folder: Path, change: str) -> None:
         ("nan", r"encoder: not finite \(NaN or infinity\)"),
         ("other", "model_type is 't5', but a translator's is 'encoder-decoder'"),
         ("half", "the config has no decoder"),
+        ("names", r"languages is \['up'\], but must be two names"),
+        ("pieces", "the vocabulary has 12 pieces, but the model has only 11 word vectors"),
         ("act", "encoder: config: hidden_act is 'relu'"),
     ],
 )
@@ -349,22 +380,6 @@ def test_in_half_precision_the_kernel_decodes_nearly_as_the_book_does():
 # --------------------------------------------------------------------------------------- learning
 
 
-def test_scores_are_those_of_the_words_that_were_written():
-    """The score of a translation is its teacher-forced log-probability, over the penalty."""
-    model = translator()
-    (found,) = model.translate(["a b c"], width=3, alpha=0.0)
-    pair = Pairs(Path("one"), ("a b c",), (found.text,))
-    ids = model.target.encode([found.text])[0].ids
-    decoder = decoder_of(model.weights)
-    batch = collate(model.source.encode(pair.sources), None, [0], 0)
-    encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
-    memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
-    logits, _ = decode(torch.tensor([ids[:-1]]), memory, decoder, model.decoder)
-    log_p = log_softmax(logits[0])[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
-    if len(ids) - 1 <= 2 * 5 + 9:  # or it was cut, and has no end
-        assert found.score == pytest.approx(float(log_p.sum()), abs=1e-4)
-
-
 @pytest.fixture(scope="module")
 def copier(tmp_path_factory) -> Path:
     """A folder with a translator that has learned to copy."""
@@ -385,17 +400,37 @@ def test_a_small_one_learns_to_copy_without_a_mistake(copier):
     assert scores(model, unseen)["bleu"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_scores_are_those_of_the_words_that_were_written(copier, alpha):
+    """The score of a translation is its teacher-forced log-probability, over the penalty."""
+    model = Translator.from_pretrained(copier)
+    decoder = decoder_of(model.weights)
+    for text in copies(5, 15).sources:
+        (found,) = model.translate([text], width=3, alpha=alpha)
+        ids = [model.target.cls_id, *found.ids, model.target.sep_id]
+        batch = collate(model.source.encode([text]), None, [0], 0)
+        encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
+        memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
+        logits, _ = decode(torch.tensor([ids[:-1]]), memory, decoder, model.decoder)
+        log_p = log_softmax(logits[0])[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+        expected = float(log_p.sum()) / length_penalty(len(ids) - 1, alpha)
+        assert found.score == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_batch_translates_as_each_text_alone(copier):
-    model, unseen = Translator.from_pretrained(copier), copies(9, 14)
-    together = model.translate(unseen.sources)
-    for text, found in zip(unseen.sources, together, strict=True):
-        (alone,) = model.translate([text])
-        assert alone.text == found.text
-        assert alone.score == pytest.approx(found.score, abs=1e-4)
+    """Also an untrained one, whose texts have no end and are cut."""
+    unseen = copies(9, 14)
+    for model in (Translator.from_pretrained(copier), translator(), translator(shared=False)):
+        together = model.translate(unseen.sources)
+        for text, found in zip(unseen.sources, together, strict=True):
+            (alone,) = model.translate([text])
+            assert alone.text == found.text
+            assert alone.score == pytest.approx(found.score, abs=1e-3)
 
 
 def test_each_word_asks_the_word_that_it_copies(copier):
-    asked = Translator.from_pretrained(copier).asked("a b c d", "a b c d")
+    ids = tokenizer().encode(["a b c d"])[0].ids[1:-1]
+    asked = Translator.from_pretrained(copier).asked("a b c d", ids)
     assert asked.source == ["[CLS]", "a", "b", "c", "d", "[SEP]"]
     assert asked.target == ["a", "b", "c", "d", "[SEP]"]
     assert asked.shares_LNTS.shape == (2, 2, 5, 6)
@@ -462,7 +497,7 @@ def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_
     again = minibert(f"finetune {LEARN} --data {pairs_folder} --out {out} --json --resume")
     assert again.document == answer.document
     measured = minibert(
-        f"evaluate --task translation --languages up-down --data {pairs_folder} --model {out} "
+        f"evaluate --task translation --data {pairs_folder} --model {out} "
         "--beam 1 --json"
     )
     assert measured.document["metrics"] == answer.document["metrics"]
@@ -487,6 +522,9 @@ def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_
         (f"finetune {LEARN} --data D --decoder encoder", 2, "--decoder encoder needs --model"),
         (f"finetune {LEARN} --data D --model M --vocabulary shared", 2, "does not go with --model"),
         (f"finetune {LEARN} --data nowhere", 3, "nowhere"),
+        (f"finetune {LEARN} --data p.tsv", 2, "is one file; name the dev file with --dev"),
+        ("translate --model nowhere x --length-penalty 1000", 2, "is not in the range"),
+        ("translate --model nowhere \udcff", 2, "text 1 is not UTF-8"),
         ("translate --model nowhere x", 3, "nowhere"),
         ("translate --model nowhere", 2, "give texts as arguments, or --file"),
         ("translate --model M x --attention a.gif", 2, "must end in .svg or .png"),
@@ -496,6 +534,7 @@ def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_
 )
 def test_what_cannot_be_done_is_said(line, code, reason, minibert, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.tsv").write_text("up\tdown\na\tb\n")
     answer = minibert(line)
     assert answer.code == code
     assert reason in answer.said

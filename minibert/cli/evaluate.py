@@ -4,12 +4,12 @@ import click
 
 from minibert.cli.options import (
     TRANSLATION,
+    check_sacrebleu,
     compute_options,
-    data_and_translation_options,
-    language_pair,
     metric_lines,
     prepare,
     print_result,
+    with_translation,
 )
 
 
@@ -18,18 +18,17 @@ from minibert.cli.options import (
 @click.option("--data", required=True, type=click.Path(), help="a labelled file, or its folder")
 @click.option("--limit", type=click.IntRange(1), help="use the first N rows")
 @click.option(
-    "--beam", type=click.IntRange(1), default=4, show_default=True, help="of a translation"
+    "--beam", type=click.IntRange(1), help="of a translation, which is greedy with 1  [default: 4]"
 )
-@data_and_translation_options
+@with_translation
 @compute_options
 def evaluate(
     model: str,
     data: str,
     limit: int | None,
-    beam: int,
+    beam: int | None,
     task: str | None,
     max_length: int,
-    languages: str | None,
     seed: int,
     device: str,
     dtype: str,
@@ -45,17 +44,20 @@ def evaluate(
     Example
       minibert evaluate --model runs/distill --data glue/sst2/dev.tsv --task sst2 --json
     """
+    if beam is not None and task != TRANSLATION:
+        raise click.UsageError("--beam goes with --task translation alone")
+    if task == TRANSLATION:
+        check_sacrebleu()
     place, precision = prepare(device, threads, dtype, arithmetic)
     if task == TRANSLATION:
-        pair = language_pair(languages)
         from minibert.data.parallel import read_pairs
         from minibert.training.translation import scores, signatures
         from minibert.translator import Translator
 
         translator = Translator.from_pretrained(model).to(place)
-        pairs = read_pairs(data, "dev", pair, limit)
-        result = {"task": task, "n": len(pairs)}
-        result |= {"metrics": scores(translator, pairs, beam, dtype=precision)}
+        pairs = read_pairs(data, "dev", translator.languages, limit)
+        metrics = scores(translator, pairs, beam or 4, dtype=precision, max_length=max_length)
+        result = {"task": task, "n": len(pairs), "metrics": metrics}
         result |= {"signatures": signatures()}
         print_result(result, as_json, [*metric_lines(result), *signatures().values()])
         return

@@ -1,7 +1,6 @@
 """`minibert finetune`: teach a model a task, translation among them."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,11 +8,12 @@ from typing import Any
 import click
 
 from minibert.cli.options import (
+    ONE_FILE,
     TRANSLATION,
     Number,
+    check_sacrebleu,
     check_sparsity,
     compute_options,
-    data_and_translation_options,
     language_pair,
     metric_lines,
     prepare,
@@ -21,6 +21,7 @@ from minibert.cli.options import (
     run_record,
     training_files,
     training_options,
+    with_new_translation,
 )
 
 OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
@@ -36,7 +37,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 @click.option(
     "--lr", type=Number(0, min_open=True), default=5e-5, show_default=True
 )
-@data_and_translation_options
+@with_new_translation
 @click.option(
     "--shape",
     help="of a translation: LxD[xN[xF]] of the decoder, and of the encoder where there is no "
@@ -49,7 +50,9 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
     "[default: shared]",
 )
 @click.option(
-    "--vocab-size", type=click.IntRange(100), help="of a translation  [default: 8000 pieces]"
+    "--vocab-size",
+    type=click.IntRange(100),
+    help="pieces of a translation; every letter is one, however many there are  [default: 8000]",
 )
 @click.option(
     "--decoder",
@@ -96,22 +99,24 @@ def finetune(**options: Any) -> None:
         if done is None:
             done = prepared(folder)
             finish_run(folder, done)
-    lines = [*metric_lines(done), f"best model (epoch {done['best_epoch']}): {folder}"]
+    lines = [
+        *metric_lines(done),
+        *done.get("signatures", {}).values(),
+        f"best model (epoch {done['best_epoch']}): {folder}",
+    ]
     print_result(done, chosen.as_json, lines)
 
 
 def _check(chosen: Any, translates: bool) -> None:
     if translates:
-        if find_spec("sacrebleu") is None:
-            raise click.UsageError(
-                "--task translation needs sacrebleu; pip install 'minibert[translate]'"
-            )
+        check_sacrebleu()
         chosen.pair = language_pair(chosen.languages)
         if chosen.model is None and chosen.decoder == "encoder":
             raise click.UsageError("--decoder encoder needs --model, whose layers it takes")
         if chosen.model is not None and chosen.vocabulary == "shared":
             raise click.UsageError(
-                "--vocabulary shared does not go with --model, whose vocabulary is of one language"
+                "--vocabulary shared does not go with --model: it keeps its vocabulary, and the "
+                "language that is written gets its own"
             )
         return
     if chosen.model is None:
@@ -152,6 +157,8 @@ def _translation(chosen: Any, training: Any, display: Any, place: str) -> Run:
     from minibert.data.parallel import read_pairs
     from minibert.training.translation import Beginning, learn_to_translate, new_translator
 
+    if Path(chosen.data).is_file() and chosen.dev is None:
+        raise click.UsageError(ONE_FILE.format(chosen.data))
     train_set = read_pairs(chosen.data, "train", chosen.pair, chosen.limit)
     dev_set = read_pairs(chosen.dev or chosen.data, "dev", chosen.pair)
     beginning = Beginning(

@@ -4,7 +4,9 @@ import gc
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ ELSEWHERE = frozenset(
 )
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
 TRANSLATION = "translation"
+ONE_FILE = "--data {} is one file; name the dev file with --dev as well"
 
 
 class Number(click.FloatRange):
@@ -105,14 +108,19 @@ def data_options(command: Command, more_tasks: tuple[str, ...] = ()) -> Command:
     )
 
 
-def data_and_translation_options(command: Command) -> Command:
-    """The same, and what only a translation needs."""
+def with_translation(command: Command) -> Command:
+    """`data_options`, and the task of translating."""
+    return data_options(command, (TRANSLATION,))
+
+
+def with_new_translation(command: Command) -> Command:
+    """The same, and between which languages."""
     languages = click.option(
         "--languages",
         metavar="FROM-TO",
         help="of a translation: endings or columns of the data, such as en-de",
     )
-    return languages(data_options(command, (TRANSLATION,)))
+    return languages(with_translation(command))
 
 
 def language_pair(languages: str | None) -> tuple[str, str]:
@@ -121,13 +129,25 @@ def language_pair(languages: str | None) -> tuple[str, str]:
     Raises
         click.UsageError  there are not two.
     """
-    first, dash, second = (languages or "").partition("-")
-    if not (first and dash and second) or first == second:
+    names = re.fullmatch(r"(\w{1,40})-(\w{1,40})", languages or "")
+    if names is None or names[1] == names[2]:
         raise click.UsageError(
             "--task translation needs --languages FROM-TO, such as en-de for files train.en and "
-            "train.de"
+            "train.de; each is a word of letters, digits and _"
         )
-    return first, second
+    return names[1], names[2]
+
+
+def check_sacrebleu() -> None:
+    """What measures a translation.
+
+    Raises
+        click.UsageError  it is not installed.
+    """
+    if find_spec("sacrebleu") is None:
+        raise click.UsageError(
+            "--task translation needs sacrebleu; pip install 'minibert[translate]'"
+        )
 
 
 def training_options(command: Command) -> Command:
@@ -245,7 +265,7 @@ def training_files(data: str, dev: str | None) -> tuple[Path, Path]:
     from minibert.data.readers import find_split
 
     if Path(data).is_file() and dev is None:
-        raise click.UsageError(f"--data {data} is one file; name the dev file with --dev as well")
+        raise click.UsageError(ONE_FILE.format(data))
     return find_split(data, "train"), find_split(dev or data, "dev")
 
 

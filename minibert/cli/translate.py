@@ -17,7 +17,7 @@ from minibert.cli.options import Number, compute_options, prepare
 )
 @click.option(
     "--length-penalty",
-    type=Number(0),
+    type=Number(0, 10),
     default=0.6,
     show_default=True,
     help="α; the more, the longer the translations",
@@ -63,12 +63,14 @@ def translate(
     for number, text in enumerate(inputs, start=1):
         if not text.strip():
             raise click.UsageError(f"text {number} is empty; give words to translate")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise click.UsageError(f"text {number} is not UTF-8")
     translator = Translator.from_pretrained(model).to(place)
     found = translator.translate(inputs, beam, length_penalty, dtype=precision)
     if attention is not None:
         from minibert.pictures import draw_cross_attention
 
-        draw_cross_attention(translator.asked(inputs[0], found[0].text), Path(attention))
+        draw_cross_attention(translator.asked(inputs[0], found[0].ids), Path(attention))
     if as_json:
         rows = [
             {"text": text, "translation": one.text, "score": one.score}

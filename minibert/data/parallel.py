@@ -71,16 +71,20 @@ def _from_files(first: Path, second: Path, limit: int | None) -> Pairs:
 
 def _from_table(path: Path, languages: tuple[str, str], limit: int | None) -> Pairs:
     table = read_table(path, None)
+    languages = (languages[0].lower(), languages[1].lower())  # as the header is read
     missing = [language for language in languages if language not in table.header]
     if missing:
         raise DataError(
             f"{path}: no column {missing[0]!r}; the columns are {', '.join(table.header)}"
         )
+    twice = [language for language in languages if table.header.count(language) > 1]
+    if twice:
+        raise DataError(f"{path}: two columns are called {twice[0]!r}; keep one of them")
     pairs = []
     for number, row in table.rows:
-        texts = [str(row[language]) for language in languages]
-        if not all(text.strip() for text in texts):
-            raise DataError(f"{path}, {table.unit} {number}: a text is empty")
+        texts = [row[language] for language in languages]
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise DataError(f"{path}, {table.unit} {number}: a text is empty, or is no text")
         pairs.append(texts)
     if not pairs:
         raise DataError(f"{path}: the file holds a header and no row; at least one is needed")

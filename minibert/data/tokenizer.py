@@ -7,6 +7,7 @@ model folder is read from `vocab.txt` or else from `tokenizer.json`, and written
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,8 +36,8 @@ class Tokenizer:
 
     `strip_accents` None means: as `lowercase` says, which is the rule of the original BERT. `words`
     "bert" parts words at spaces and around punctuation; "spaces" at spaces alone, so that
-    punctuation is a piece of its word and `decode` gives the text back: what is written, and not
-    only read, needs that.
+    punctuation is a piece of its word and `decode` puts no space where there was none: what is
+    written, and not only read, needs that.
 
     >>> tokenizer = Tokenizer.from_vocabulary([*SPECIALS, "hugging", "face", "##s"])
     >>> tokenizer.encode(["Hugging faces"], ["face"])
@@ -84,19 +85,28 @@ class Tokenizer:
 
     @classmethod
     def trained(
-        cls, texts: Iterable[str], size: int, lowercase: bool = False, words: str = "spaces"
+        cls, texts: Sequence[str], size: int, lowercase: bool = False, words: str = "spaces"
     ) -> "Tokenizer":
-        """A vocabulary of at most `size` pieces that are frequent in the texts.
+        """A vocabulary of `size` pieces that are frequent in the texts, or fewer if there are not
+        so many; of more, if that is what it takes to have every letter of the texts.
 
         The trainer of the `tokenizers` library joins the most frequent pairs, as byte-pair
-        encoding does.
+        encoding does. Among pairs as frequent it takes the one of the lowest ids, and it numbers
+        the letters at random: so they are collected first, and numbered by us.
         """
         blank = cls(SPECIALS, lowercase, None, True, words)
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=size, special_tokens=list(SPECIALS), show_progress=False, min_frequency=2
-        )
-        blank._fast.train_from_iterator(texts, trainer)
-        vocabulary = blank._fast.get_vocab()
+        vocabulary = {piece: number for number, piece in enumerate(SPECIALS)}
+        for enough in (0, size):  # letters alone; then with what is joined of them
+            letters = sorted(vocabulary.keys() - set(SPECIALS))
+            trainer = trainers.WordPieceTrainer(
+                vocab_size=enough,
+                special_tokens=[*SPECIALS, *letters],
+                show_progress=False,
+                limit_alphabet=sys.maxunicode + 1,
+                min_frequency=2,
+            )
+            blank._fast.train_from_iterator(texts, trainer)
+            vocabulary = blank._fast.get_vocab()
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         return cls(pieces, lowercase, None, True, words)
 
@@ -190,7 +200,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_specials: bool = True) -> str:
         """Text from ids: pieces joined, without [CLS], [SEP] and the like. Case and accents that
         normalisation dropped are gone."""
-        return self._fast.decode(list(ids), skip_special_tokens=skip_specials)
+        text: str = self._fast.decode(list(ids), skip_special_tokens=skip_specials)
+        return text.removeprefix("##")  # a writer may begin with the inside of a word
 
 
 def _pre_tokenizer(words: str) -> Any:

@@ -23,7 +23,7 @@ from minibert.attention import (
 from minibert.config import BertConfig
 from minibert.decoder import BlockMemory, CrossWeights, DecoderMemory, DecoderWeights
 from minibert.kernels.dropout import dropout
-from minibert.kernels.encoder import embedded, fed, fused, layer_norm, linear
+from minibert.kernels.encoder import embedded, fed, fused, in_one_dtype, layer_norm, linear
 from minibert.kernels.packing import Packing
 from minibert.kernels.products import fixed_arithmetic
 from minibert.parameters import BlockWeights, LinearWeights, named_tensors, with_tensors
@@ -71,7 +71,8 @@ def decode(
         changes
     """
     if fixed_arithmetic() == "book":
-        return book.decode(ids_BS, memory, weights, config, generator)
+        one = weights._replace(bert=in_one_dtype(weights.bert))
+        return book.decode(ids_BS, memory, one, config, generator)
     bert, n_words = weights.bert, memory.n_words
     tables = bert.embeddings
     shifted = bert._replace(embeddings=tables._replace(position_PD=tables.position_PD[n_words:]))

@@ -119,7 +119,7 @@ def encode(
         as the book's: |error| <= 16 times what one eps more or less in each weight changes
     """
     if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
-        return book.encode(ids_BS, keep_BS, types_BS, _in_one_dtype(weights), config, generator)
+        return book.encode(ids_BS, keep_BS, types_BS, in_one_dtype(weights), config, generator)
     packing = packed(keep_BS, _dtype_of_blocks(weights))
     x_TD = embedded(ids_BS, types_BS, packing, weights, config, generator)
     for block_weights in weights.blocks:
@@ -170,7 +170,7 @@ def encode_traced(
 ) -> EncoderTrace:
     """`minibert.encoder.encode_traced` with fast products; padding is computed like the book's."""
     if fixed_arithmetic() == "book" and isinstance(weights, BertWeights):
-        one = _in_one_dtype(weights)
+        one = in_one_dtype(weights)
         return book.encode_traced(ids_BS, keep_BS, types_BS, one, config, generator)
     everything = Packing(ids_BS.shape, None, ())  # padding as well
     embedded_TD = embedded(ids_BS, types_BS, everything, weights, config, generator)
@@ -188,7 +188,7 @@ def _dtype_of_blocks(weights: AnyWeights) -> torch.dtype:
     return weights.blocks[0].output_norm.gain_D.dtype
 
 
-def _in_one_dtype(weights: BertWeights) -> BertWeights:
+def in_one_dtype(weights: BertWeights) -> BertWeights:
     """The book's functions need the tables in the precision of the blocks."""
     dtype = _dtype_of_blocks(weights)
     tables = {name: table.to(dtype) for name, table in named_tensors(weights.embeddings)}
