@@ -590,7 +590,7 @@ def a_silent_cross_attention_leaves_the_encoders_block_under_a_causal_bias(formu
         config=config,
     )
     encoder = w._replace(attention_norm=case.cross.norm)
-    bias: Any = causal_bias(U, U, torch.float64)
+    bias = causal_bias(U, U, torch.float64)
     expected = block(case.hidden, bias, encoder, config).hidden_BSD
     return distance(layer_in_parts(formula, decoder), expected), 1e-10
 

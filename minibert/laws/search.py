@@ -974,10 +974,10 @@ def beam_by(
         rows, longest = len(memory.cross_bias_B11R), longest + more
         memory, last = repeated(memory, width), torch.full((rows * width, 1), start_id)
         none = torch.tensor(-torch.inf)
-        begun: Any = [
+        begun = [
             [(torch.tensor(begin if w else 0.0), []) for w in range(width)] for _ in range(rows)
         ]
-        found: Any = [[] for _ in range(rows)]
+        found = [[] for _ in range(rows)]
         for length in range(1, longest + 1):
             log_p, memory = step(last, memory)
             log_p, origin = gain(log_p).view(rows, width, -1), []
