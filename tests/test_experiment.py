@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import tiny
 from command import ROOT, documented, shape_of
 
+from minibert import cli
 from minibert.model import Bert
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
@@ -241,6 +243,28 @@ def test_the_recipes_of_the_examples_can_be_read(path, minibert):
     printed = tomllib.loads(answer.out)
     for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
         assert printed[key] == value
+
+
+def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monkeypatch):
+    """Each call is noted instead of run, and its options are read as the command reads them."""
+    note = tmp_path / "minibert"
+    one_call = 'printf "%s\\037" "$@" >> "$CALLS"; echo >> "$CALLS"'
+    note.write_text(f"#!/bin/sh\n{one_call}\n")
+    note.chmod(0o755)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("MINILM", "GLUE", "TEXTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    parts = "teachers general ladder ablation wide".split()
+    script = ROOT / "examples" / "experiments.sh"
+    subprocess.run(["sh", script, *parts], check=True, cwd=tmp_path)
+    calls = [line.split("\037")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert len(calls) == 10 + 1 + 7 + 12 + 5
+    for command, *options in calls:
+        monkeypatch.chdir(ROOT)
+        found = cli.cli.commands[command].make_context(command, options)
+        assert found.params["threads"] == 1
+    assert subprocess.run(["sh", script, "nothing"], cwd=tmp_path, check=False).returncode == 2
 
 
 # ---------------------------------------------------------------- what must not go by unnoticed

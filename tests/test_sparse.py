@@ -11,7 +11,7 @@ from command import documented, shape_of
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from test_training import Watched, stop_after
+from test_training import Watched, labels_objective, stop_after
 from torch import Tensor
 
 from minibert.checkpoint import stored_tensors
@@ -23,9 +23,8 @@ from minibert.packed import packed_file, size_of, with_unpacked
 from minibert.parameters import named_tensors, views_of
 from minibert.sparsity import soft_threshold
 from minibert.training.finetune import finetune
-from minibert.training.loop import Interrupted, TrainingOptions
+from minibert.training.loop import Interrupted, TrainingOptions, train
 from minibert.training.progress import Display
-from minibert.training.runs import read_metrics
 from minibert.training.sparse import (
     EVERY,
     SparseTrainable,
@@ -199,14 +198,20 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_where_it_would_have(method, tmp
 
 
 def test_only_a_model_that_is_sparse_enough_is_kept(tmp_path):
-    """The best of all is often one of the first, which is not sparse yet."""
-    run(tmp_path, Sparsity(0.9, begin=0.0, end=0.9))
-    rows = read_metrics(tmp_path)
-    assert any(row["step"] < 36 for row in rows), "measured before as well"
-    weights = Bert.from_pretrained(tmp_path).weights
-    for name, weight in named_tensors(weights):
-        if is_pruned(name):
-            assert int((weight == 0).sum()) == round(0.9 * weight.numel())
+    """Even where each model is worse than the one before, the first of all is not sparse yet."""
+    options = TrainingOptions(epochs=2 * EVERY, lr=1e-2, evaluate_every=10)
+    objective = labels_objective(tiny.classifier())
+    total = options.total(len(objective.order(0)))
+    trainable = learner(Sparsity(0.9, begin=0.0, end=0.5), total)
+    scores, kept = iter(range(1000, 0, -1)), []
+    train(
+        objective, trainable, options, tmp_path, "sparse", Display(quiet=True),
+        lambda weights: {"accuracy": next(scores)}, "accuracy",
+        lambda weights: kept.append((trainable.adam.steps, zeros_of(weights))),
+    )  # fmt: skip
+    ((step, (zeros, count)),) = kept
+    assert total / 2 <= step < total / 2 + 10
+    assert zeros / count == pytest.approx(0.9, abs=0.01)
 
 
 def test_without_sparsity_nothing_changes(tmp_path):
@@ -241,6 +246,14 @@ def test_the_commands_make_zeros(more, minibert, teacher, tmp_path):
         assert answer.code == 0, answer.err
         count, total = zeros_of(Bert.from_pretrained(out).weights)
         assert count / total == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("how", ["--pattern 2:4", "--pattern row", "--sparsity-by movement"])
+def test_a_pattern_alone_is_refused(how, minibert):
+    answer = minibert(f"finetune --model M --data D {how}")
+    assert (answer.code, answer.said) == (
+        2, "--pattern and --sparsity-by need --sparsity, the share of zeros"
+    )  # fmt: skip
 
 
 def test_two_of_four_are_half(minibert):

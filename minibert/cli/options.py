@@ -244,12 +244,15 @@ def training_options(command: Command) -> Command:
 
 
 def check_sparsity(chosen: Any) -> None:
-    """Two of every four are half of all.
+    """Two of every four are half of all, and no share is no pattern.
 
     Raises
-        click.UsageError  another share was asked for.
+        click.UsageError  another share was asked for, or how to choose and not how much.
     """
-    if chosen.pattern == "2:4" and chosen.sparsity not in (None, 0, 0.5):
+    how = (chosen.pattern, chosen.sparsity_by)
+    if not chosen.sparsity and how != (PATTERNS[0], SPARSITY_METHODS[0]):
+        raise click.UsageError("--pattern and --sparsity-by need --sparsity, the share of zeros")
+    if chosen.pattern == "2:4" and chosen.sparsity != 0.5:
         raise click.UsageError(
             f"--pattern 2:4 makes half of the weights 0, not {chosen.sparsity:g}; give "
             "--sparsity 0.5"
