@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.options import Number, keep_memory, print_result
+from minibert.cli.options import Number, keep_memory, place_of, print_result
 
 if TYPE_CHECKING:
     from minibert.bench.cases import Case, Choices
@@ -98,8 +98,7 @@ def bench(
         lines = [f"{c.name:<17} {c.words}\n{'':<17} {', '.join(c.engines)}" for c in cases]
         print_result({"cases": document}, as_json, lines)
         return
-    if device == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no GPU here; use --device cpu")
+    device = place_of(device)
     if threads is not None:
         torch.set_num_threads(threads)
     keep_memory()  # for whoever takes memory from the C library, and that is all of them

@@ -295,10 +295,7 @@ def prepare(
         raise click.UsageError("--arithmetic onednn: this torch comes without oneDNN")
     if threads is not None:
         torch.set_num_threads(threads)
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise click.UsageError("--device cuda: torch finds no GPU here; use --device cpu")
-    place, precision = "cuda" if available and device != "cpu" else "cpu", getattr(torch, dtype)
+    place, precision = place_of(device), getattr(torch, dtype)
     keep_memory()
     fix_arithmetic(None)
     if arithmetic == "auto" and trains and context.params["resume"]:
@@ -308,6 +305,20 @@ def prepare(
     fix_arithmetic(arithmetic)  # type: ignore[arg-type]
     context.params["arithmetic"] = arithmetic  # for `run_record`
     return place, precision
+
+
+def place_of(device: str) -> str:
+    """cpu or cuda, of `--device`.
+
+    Raises
+        click.UsageError  cuda was asked for and there is none.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise click.UsageError("--device cuda: torch finds no GPU here; use --device cpu")
+    return "cuda" if available and device != "cpu" else "cpu"
 
 
 def _arithmetic_of_the_run(context: click.Context) -> str:
