@@ -1,6 +1,6 @@
 """An encoder-decoder that learns what can be checked: to copy, to reverse, and to read numbers.
 
-    python examples/numbers_to_words.py                   all three, five minutes on one core
+    python examples/numbers_to_words.py                   all three, three minutes on one core
     python examples/numbers_to_words.py --only reverse
 
 Each model is trained on random texts and judged on others that it never saw, word for word: a
