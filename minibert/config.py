@@ -7,7 +7,7 @@ say the same thing in the same words. Keys that mean nothing here are kept and w
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class CheckpointError(ValueError):
@@ -16,13 +16,21 @@ class CheckpointError(ValueError):
     exit_code = 3
 
 
+class Pruned(NamedTuple):
+    """What is left of each layer: which of the N heads, in order, and how many of the F units."""
+
+    heads: tuple[tuple[int, ...], ...]
+    units: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class BertConfig:
     """Every size and rate that a BERT needs; the defaults are those of bert-base-uncased.
 
     Letters of the dimension key: V = vocab_size, D = hidden_size, L = num_hidden_layers,
     N = num_attention_heads, F = intermediate_size, P = max_position_embeddings,
-    T = type_vocab_size, C = num_labels.
+    T = type_vocab_size, C = num_labels. `pruned` says what layers have less than N heads and F
+    units, which `config.json` has no words for: only minibert reads such a model.
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 3 and appendix A.
@@ -51,6 +59,7 @@ class BertConfig:
     problem_type: str | None = None
     id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
     architectures: tuple[str, ...] = ("BertModel",)
+    pruned: Pruned | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,6 +71,17 @@ class BertConfig:
     def head_width(self) -> int:
         """K = D / N, the width of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def heads_and_units(self) -> tuple[tuple[int, int], ...]:
+        """How many heads and feed-forward units each layer has.
+
+        >>> BertConfig(num_hidden_layers=2).heads_and_units
+        ((12, 3072), (12, 3072))
+        """
+        if self.pruned is None:
+            return ((self.num_attention_heads, self.intermediate_size),) * self.num_hidden_layers
+        return tuple(zip(map(len, self.pruned.heads), self.pruned.units, strict=True))
 
     @property
     def num_labels(self) -> int:
@@ -98,6 +118,7 @@ class BertConfig:
         }
         named = chosen.get("architectures") or ["BertModel"]
         chosen["architectures"] = tuple(named) if isinstance(named, list) else named
+        chosen["pruned"] = _pruned(values.get("pruned"))
         if chosen.get("id2label") is None:
             count = values.get("num_labels", 2)
             _check_integer("num_labels", count, 1, 2**20)
@@ -112,7 +133,10 @@ class BertConfig:
         True
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        unknown = dict(values.pop("unknown"))
+        unknown, pruned = dict(values.pop("unknown")), values.pop("pruned")
+        if pruned is not None:
+            heads = [list(kept) for kept in pruned.heads]
+            values["pruned"] = {"heads": heads, "units": list(pruned.units)}
         values["architectures"] = list(self.architectures)
         values["id2label"] = {str(index): name for index, name in self.id2label.items()}
         values["label2id"] = {name: index for index, name in self.id2label.items()}
@@ -157,6 +181,36 @@ def _label_names(id2label: Any) -> dict[int, str]:
     return {index: names[str(index)] for index in range(len(names))}
 
 
+def _pruned(values: Any) -> Pruned | None:
+    """`pruned` out of JSON: its two lists, one entry for each layer."""
+    if values is None:
+        return None
+    try:
+        return Pruned(tuple(map(tuple, values["heads"])), tuple(values["units"]))
+    except (TypeError, KeyError):
+        raise CheckpointError(
+            f"config: pruned is {values!r}, but must hold a list of heads and one of units"
+        ) from None
+
+
+def _check_pruned(pruned: Pruned, config: BertConfig) -> None:
+    if {len(pruned.heads), len(pruned.units)} != {config.num_hidden_layers}:
+        raise CheckpointError(
+            f"config: pruned has {len(pruned.heads)} layers of heads and {len(pruned.units)} of "
+            f"units, but the model has {config.num_hidden_layers}"
+        )
+    for kept in pruned.heads:
+        for head in kept:
+            _check_integer("a head in pruned", head, 0, config.num_attention_heads - 1)
+        if not kept or list(kept) != sorted(set(kept)):
+            raise CheckpointError(
+                f"config: pruned has a layer with the heads {list(kept)}, but must name at least "
+                "one, and each once, in order"
+            )
+    for units in pruned.units:
+        _check_integer("a number of units in pruned", units, 1, config.intermediate_size)
+
+
 def _check_integer(key: str, value: Any, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
         raise CheckpointError(f"config: {key} is {value!r}, but must be an integer {low} to {high}")
@@ -188,6 +242,8 @@ def _check(config: BertConfig) -> None:
             f"config: hidden_size {config.hidden_size} does not divide into "
             f"num_attention_heads {config.num_attention_heads}"
         )
+    if config.pruned is not None:
+        _check_pruned(config.pruned, config)
     names = config.architectures
     if not isinstance(names, tuple) or not names or not all(type(name) is str for name in names):
         raise CheckpointError(f"config: architectures is {names!r}, but must be a list of names")

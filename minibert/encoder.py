@@ -161,12 +161,13 @@ def block(
     torch.Size([1, 3, 12])
     """
     rate, eps = config.hidden_dropout_prob, config.layer_norm_eps
+    n_heads = weights.attention.query.bias_O.shape[0] // config.head_width  # fewer, where pruned
     attention = multi_head_attention(
         hidden_BSD,
         hidden_BSD,
         mask_bias_B11S,
         weights.attention,
-        config.num_attention_heads,
+        n_heads,
         config.attention_probs_dropout_prob,
         generator,
     )

@@ -40,7 +40,7 @@ class EmbeddingWeights(NamedTuple):
 
 
 class AttentionWeights(NamedTuple):
-    """Four maps D → D; the heads are slices of their outputs."""
+    """Four maps D → D; the heads are slices of the outputs of three, and of the fourth's inputs."""
 
     query: LinearWeights
     key: LinearWeights
@@ -89,6 +89,21 @@ def _norm(width: int) -> LayerNormWeights:
     return LayerNormWeights(torch.empty(width, device="meta"), torch.empty(width, device="meta"))
 
 
+def _block(d: int, heads_width: int, units: int) -> BlockWeights:
+    return BlockWeights(
+        attention=AttentionWeights(
+            query=_linear(heads_width, d),
+            key=_linear(heads_width, d),
+            value=_linear(heads_width, d),
+            output=_linear(d, heads_width),
+        ),
+        attention_norm=_norm(d),
+        intermediate=_linear(units, d),
+        output=_linear(d, units),
+        output_norm=_norm(d),
+    )
+
+
 def weight_shapes(
     config: BertConfig, parts: tuple[str, ...] = ("pooler",), fit_width: int | None = None
 ) -> BertWeights:
@@ -105,13 +120,7 @@ def weight_shapes(
     torch.Size([3072, 24])
     """
     d, v = config.hidden_size, config.vocab_size
-    block = BlockWeights(
-        attention=AttentionWeights(_linear(d, d), _linear(d, d), _linear(d, d), _linear(d, d)),
-        attention_norm=_norm(d),
-        intermediate=_linear(config.intermediate_size, d),
-        output=_linear(d, config.intermediate_size),
-        output_norm=_norm(d),
-    )
+    sizes = ((heads * config.head_width, units) for heads, units in config.heads_and_units)
     optional: dict[str, Any] = {
         "pooler": _linear(d, d),
         "mlm": MlmWeights(_linear(d, d), _norm(d), torch.empty(v, device="meta")),
@@ -132,7 +141,7 @@ def weight_shapes(
             type_TD=torch.empty(config.type_vocab_size, d, device="meta"),
             norm=_norm(d),
         ),
-        blocks=(block,) * config.num_hidden_layers,
+        blocks=tuple(_block(d, heads_width, units) for heads_width, units in sizes),
         **chosen,
     )
 

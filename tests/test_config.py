@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proof import assert_holds, fewer
 
-from minibert.config import BertConfig, CheckpointError
+from minibert.config import BertConfig, CheckpointError, Pruned
 from minibert.laws.config import CONFIG, DEFAULTS
 
 json_values = st.recursive(
@@ -42,12 +42,19 @@ def configs(draw):
         st.text().filter(lambda key: key not in OWN_KEYS | JUDGED_KEYS), json_values, max_size=3
     )
     vocab_size = draw(st.integers(1, 2**20))
+    layers, units = draw(st.integers(1, 128)), draw(st.integers(1, 65536))
+    left = st.sets(st.integers(0, heads - 1), min_size=1).map(sorted).map(tuple)
+    pruned = st.builds(
+        Pruned,
+        st.tuples(*[left] * layers),
+        st.tuples(*[st.integers(1, units)] * layers),
+    )
     return {
         "vocab_size": vocab_size,
         "hidden_size": heads * draw(st.integers(1, 128)),
-        "num_hidden_layers": draw(st.integers(1, 128)),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "intermediate_size": draw(st.integers(1, 65536)),
+        "intermediate_size": units,
         "hidden_act": draw(st.sampled_from(["gelu", "gelu_new", "gelu_pytorch_tanh"])),
         "hidden_dropout_prob": draw(rates),
         "attention_probs_dropout_prob": draw(rates),
@@ -60,6 +67,7 @@ def configs(draw):
         "problem_type": draw(st.sampled_from([None, "regression", "single_label_classification"])),
         "id2label": dict(enumerate(names)),
         "architectures": tuple(draw(st.lists(st.text(), min_size=1, max_size=2))),
+        "pruned": draw(st.none() | pruned) if layers < 9 else None,
         "unknown": draw(unknown),
     }
 
@@ -95,7 +103,9 @@ def test_the_width_of_a_head_is_a_whole_number():
 
 def test_a_bert_has_every_default():
     for field in dataclasses.fields(BertConfig):
-        if field.name not in ("id2label", "architectures", "unknown"):
+        if field.name == "pruned":
+            assert BertConfig().pruned is None
+        elif field.name not in ("id2label", "architectures", "unknown"):
             assert getattr(BertConfig(), field.name) == DEFAULTS[field.name], field.name
     assert BertConfig().id2label == {0: "LABEL_0", 1: "LABEL_1"}
     assert BertConfig().architectures == ("BertModel",)

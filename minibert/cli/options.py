@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 Command = Callable[..., Any]
-PATTERNS = ("unstructured", "row", "2:4")
+PATTERNS = ("unstructured", "row", "2:4", "heads", "ffn")
 SPARSITY_METHODS = ("magnitude", "movement", "l1")
 SCHEDULES = ("linear", "google", "constant", "cosine", "inverse_sqrt")
 ADAM_FORMS = ("adamw", "momentum", "google", "kingma", "adam_l2")
@@ -201,23 +201,24 @@ def training_options(command: Command) -> Command:
             click.option(
                 "--sparsity",
                 type=Number(0, 1),
-                help="share of the weights in the maps of the blocks that ends as 0; of a "
-                "distillation in the second stage  [default: none]",
+                help="share of the weights in the maps of the blocks that ends as 0, or of heads "
+                "or feed-forward units that go; of a distillation in the second stage  "
+                "[default: none]",
             ),
             click.option(
                 "--pattern",
                 type=click.Choice(PATTERNS),
                 default="unstructured",
                 show_default=True,
-                help="of the zeros: anywhere, as many in each row, or two of every four",
+                help="of the zeros: anywhere, as many in each row, two of every four; or whole "
+                "attention heads, or units of the feed-forward",
             ),
             click.option(
                 "--sparsity-by",
                 type=click.Choice(SPARSITY_METHODS),
-                default="magnitude",
-                show_default=True,
-                help="which go: the small, those that training moves towards 0, or the small "
-                "after an L1 penalty",
+                help="which weights go: the small, those that training moves towards 0, or the "
+                "small after an L1 penalty; heads and units go by their importance to the loss  "
+                "[default: magnitude]",
             ),
             click.option(
                 "--l1",
@@ -247,11 +248,22 @@ def check_sparsity(chosen: Any) -> None:
     """Two of every four are half of all, and no share is no pattern.
 
     Raises
-        click.UsageError  another share was asked for, or how to choose and not how much.
+        click.UsageError  another share was asked for, or how to choose and not how much; or single
+                          weights are to be chosen by whole parts.
     """
-    how = (chosen.pattern, chosen.sparsity_by)
-    if not chosen.sparsity and how != (PATTERNS[0], SPARSITY_METHODS[0]):
+    if not chosen.sparsity and (chosen.pattern != PATTERNS[0] or chosen.sparsity_by):
         raise click.UsageError("--pattern and --sparsity-by need --sparsity, the share of zeros")
+    if chosen.pattern in ("heads", "ffn"):
+        if chosen.sparsity_by:
+            raise click.UsageError(
+                f"--sparsity-by {chosen.sparsity_by} chooses single weights, but --pattern "
+                f"{chosen.pattern} takes whole parts, by their importance; leave one of them out"
+            )
+        if chosen.task == TRANSLATION:
+            raise click.UsageError(
+                f"--pattern {chosen.pattern} is for a BERT alone; a translator becomes sparse by "
+                "unstructured, row or 2:4"
+            )
     if chosen.pattern == "2:4" and chosen.sparsity != 0.5:
         raise click.UsageError(
             f"--pattern 2:4 makes half of the weights 0, not {chosen.sparsity:g}; give "

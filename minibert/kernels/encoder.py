@@ -149,10 +149,11 @@ def encode_first(
     for block_weights in weights.blocks[:-1]:
         x_TD = _block(x_TD, packing, fused(block_weights), config, generator)
     last = fused(weights.blocks[-1])
+    qkv_T3D = linear(x_TD, last.qkv)
     context_BD = attention_of_first(
-        linear(x_TD, last.qkv),
+        qkv_T3D,
         packing,
-        config.num_attention_heads,
+        _n_heads(qkv_T3D, config),
         config.attention_probs_dropout_prob,
         generator,
     )
@@ -205,9 +206,14 @@ def _block(
     """`minibert.encoder.block` on a run of tokens."""
     qkv_T3D = linear(x_TD, weights.qkv)
     context_TD = attention(
-        qkv_T3D, packing, config.num_attention_heads, config.attention_probs_dropout_prob, generator
+        qkv_T3D, packing, _n_heads(qkv_T3D, config), config.attention_probs_dropout_prob, generator
     )
     return _after_attention(x_TD, context_TD, weights, config, generator)
+
+
+def _n_heads(qkv_T3D: Tensor, config: BertConfig) -> int:
+    """How many heads this block has; a pruned one has less than the config says."""
+    return qkv_T3D.shape[1] // (3 * config.head_width)
 
 
 def _after_attention(
@@ -253,9 +259,10 @@ def _traced_block(
 ) -> BlockTrace:
     """`minibert.encoder.block`: the book's attention between fast products."""
     x_TD = hidden_BSD.flatten(0, 1)  # T = B S here
+    qkv_T3D = linear(x_TD, weights.qkv)
     query_BNSK, key_BNRK, value_BNRK = (
-        split_heads(part_TD.reshape(hidden_BSD.shape), config.num_attention_heads)
-        for part_TD in linear(x_TD, weights.qkv).chunk(3, -1)
+        split_heads(part_TD.unflatten(0, hidden_BSD.shape[:2]), _n_heads(qkv_T3D, config))
+        for part_TD in qkv_T3D.chunk(3, -1)
     )
     scores_BNSR = attention_scores(query_BNSK, key_BNRK)
     probabilities_BNSR = attention_probabilities(scores_BNSR, mask_bias_B11S)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minibert.config import BertConfig, CheckpointError
+from minibert.config import BertConfig, CheckpointError, Pruned
 from minibert.laws.law import Draw, Proof
 
 DEFAULTS: dict[str, Any] = {
@@ -60,6 +60,18 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"problem_type": "ranking"},
     {"id2label": {"0": "a", "2": "b"}},
     {"architectures": "BertModel"},
+    {"pruned": [[0]]},
+    {"pruned": {"heads": [[0]] * 12}},
+    {"pruned": {"heads": [0] * 12, "units": [1] * 12}},
+    {"pruned": {"heads": [[0]] * 11, "units": [1] * 12}},
+    {"pruned": {"heads": [[0]] * 12, "units": [1] * 11}},
+    {"pruned": {"heads": [[]] + [[0]] * 11, "units": [1] * 12}},
+    {"pruned": {"heads": [[1, 0]] + [[0]] * 11, "units": [1] * 12}},
+    {"pruned": {"heads": [[3, 3]] + [[0]] * 11, "units": [1] * 12}},
+    {"pruned": {"heads": [[12]] + [[0]] * 11, "units": [1] * 12}},
+    {"pruned": {"heads": [["0"]] + [[0]] * 11, "units": [1] * 12}},
+    {"pruned": {"heads": [[0]] * 12, "units": [0] + [1] * 11}},
+    {"pruned": {"heads": [[0]] * 12, "units": [3073] + [1] * 11}},
 ]
 # What others may write: keys of other libraries, and every kind of value that JSON knows.
 OTHER_KEYS = ("transformers_version", "cell", "gamma", "unknown", "use_cache", "")
@@ -70,18 +82,30 @@ NAMES = ("LABEL_1", "negative", "positive", "0", "", "ä b", "None")
 RATES = (0.0, 0.1, 0.33, 0.99)
 
 
+def pruned_or_not(draw: Draw, layers: int, heads: int, units: int) -> Pruned | None:
+    """Of each layer some heads, at least one, and some units."""
+    if draw.integer(0, 2):
+        return None
+    kept = [[n for n in range(heads) if draw.integer(0, 1)] for _ in range(layers)]
+    return Pruned(
+        tuple(tuple(some or [draw.integer(0, heads - 1)]) for some in kept),
+        tuple(draw.integer(1, units) for _ in range(layers)),
+    )
+
+
 def fields(draw: Draw) -> dict[str, Any]:
     """The fields of a config, all within their bounds."""
-    heads = draw.integer(1, 16)
+    heads, units = draw.integer(1, 16), draw.integer(1, 65536)
+    layers = draw.integer(1, draw.choice([4, 128]))
     names = [draw.choice(NAMES) for _ in range(draw.integer(1, draw.choice([4, 30])))]
     vocab_size = draw.choice([1, 7, 30522, 2**20])
     kinds = (None, "regression", "single_label_classification", "multi_label_classification")
     return {
         "vocab_size": vocab_size,
         "hidden_size": heads * draw.integer(1, 128),
-        "num_hidden_layers": draw.integer(1, 128),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "intermediate_size": draw.integer(1, 65536),
+        "intermediate_size": units,
         "hidden_act": draw.choice(["gelu", "gelu_new", "gelu_pytorch_tanh"]),
         "hidden_dropout_prob": draw.choice(RATES),
         "attention_probs_dropout_prob": draw.choice(RATES),
@@ -94,6 +118,7 @@ def fields(draw: Draw) -> dict[str, Any]:
         "problem_type": draw.choice(kinds),
         "id2label": dict(enumerate(names)),
         "architectures": tuple(draw.choice(NAMES) for _ in range(draw.integer(1, 2))),
+        "pruned": pruned_or_not(draw, layers, heads, units),
         "unknown": {
             draw.choice(OTHER_KEYS): draw.choice(VALUES) for _ in range(draw.integer(0, 4))
         },
@@ -128,8 +153,14 @@ def every_default_is_that_of_bert_base_uncased(formula, case):
 
 @CONFIG.spec
 def every_value_is_written_under_its_key(formula, case):
-    """The keys of `transformers`; labels both ways, their numbers as strings in one."""
+    """The keys of `transformers`; labels both ways, their numbers as strings in one.
+
+    Theirs has no word for what a layer lost, so this one key is ours, and only there if needed.
+    """
     values = dict(case)
+    pruned = values.pop("pruned")
+    if pruned is not None:
+        values["pruned"] = {"heads": pruned.heads, "units": pruned.units}
     labels = values["id2label"]
     expected = {"model_type": "bert"} | values.pop("unknown") | values
     expected["architectures"] = list(values["architectures"])
@@ -208,6 +239,17 @@ def a_heads_own_dropout_goes_first(formula, case):
 def heads_share_the_width(formula, case):
     config = formula(**case)
     return abs(config.head_width * config.num_attention_heads - config.hidden_size), 0
+
+
+@CONFIG.law
+def each_layer_has_the_heads_and_units_that_are_left(formula, case):
+    """All of them, where nothing was pruned."""
+    expected = [(case["num_attention_heads"], case["intermediate_size"])]
+    expected *= case["num_hidden_layers"]
+    if case["pruned"] is not None:
+        pairs = zip(case["pruned"].heads, case["pruned"].units, strict=True)
+        expected = [(len(heads), units) for heads, units in pairs]
+    return float(list(formula(**case).heads_and_units) != expected), 0
 
 
 def accepted(formula, several: list[dict[str, Any]]) -> int:
@@ -395,6 +437,37 @@ class HeadsOfSixtyFour(BertConfig):
     @property
     def head_width(self) -> int:
         return 64
+
+
+@CONFIG.mistake(
+    what_is_written_is_read_back,
+    every_value_is_written_under_its_key,
+    name="pruned_layers_not_written",
+)
+class PrunedLayersNotWritten(BertConfig):
+    """What is saved then asks for weights that are gone."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().to_dict().items() if key != "pruned"}
+
+
+@CONFIG.mistake(each_layer_has_the_heads_and_units_that_are_left, name="layers_all_alike")
+class LayersAllAlike(BertConfig):
+    @property
+    def heads_and_units(self) -> tuple[tuple[int, int], ...]:
+        return ((self.num_attention_heads, self.intermediate_size),) * self.num_hidden_layers
+
+
+@CONFIG.mistake(each_layer_has_the_heads_and_units_that_are_left, name="heads_that_went_are_listed")
+class HeadsThatWentAreListed(BertConfig):
+    """As `pruned_heads` of older programs lists them."""
+
+    @property
+    def heads_and_units(self) -> tuple[tuple[int, int], ...]:
+        sizes, all_heads = super().heads_and_units, self.num_attention_heads
+        if self.pruned is None:
+            return sizes
+        return tuple((all_heads - heads, units) for heads, units in sizes)
 
 
 @CONFIG.mistake(other_models_are_refused, name="any_family_accepted")

@@ -48,6 +48,7 @@ from minibert.parameters import (
     named_tensors,
     weight_shapes,
 )
+from minibert.sparsity import keep_heads
 
 B, S = 2, 7
 CONFIG = BertConfig(
@@ -808,6 +809,20 @@ def the_last_bias_is_added_last(formula, case):
 
 
 @BLOCK.law
+def a_head_that_is_gone_is_a_head_that_is_not_heard(formula, case):
+    """Without it the maps are smaller, and the same comes out as with 0 in its columns."""
+    K, output = case.config.head_width, case.weights.attention.output
+    deaf = output.weight_OI.clone()
+    deaf[:, K : 2 * K] = 0
+    attention = case.weights.attention._replace(output=output._replace(weight_OI=deaf))
+    whole = case._replace(weights=case.weights._replace(attention=attention))
+    rest = torch.tensor([n for n in range(case.config.num_attention_heads) if n != 1])
+    smaller = keep_heads(attention, rest, case.config.num_attention_heads)
+    gone = case._replace(weights=case.weights._replace(attention=smaller))
+    return distance(formula(*gone), formula(*whole), block_bound(whole)), 2
+
+
+@BLOCK.law
 def a_scaled_input_is_normalised_away(formula, case):
     """With silent sub-layers and eps far below the variance the scale of x cancels."""
     config = dataclasses.replace(case.config, layer_norm_eps=1e-15)
@@ -986,6 +1001,16 @@ def mask_on_queries_and_keys(hidden, bias, w, config):
 )
 def mask_on_queries_instead_of_keys(hidden, bias, w, config):
     return block_output(hidden, bias.mT, w, config)
+
+
+@BLOCK.mistake(a_head_that_is_gone_is_a_head_that_is_not_heard)
+def width_shared_among_the_heads_that_are_left(hidden, bias, w, config):
+    """Scores over √(D / A): a head is as wide as before, however many went."""
+    n_left = len(w.attention.query.bias_O) // config.head_width
+    scale = math.sqrt(config.head_width * n_left / config.hidden_size)
+    query = LinearWeights(*(scale * part for part in w.attention.query))
+    scaled = w._replace(attention=w.attention._replace(query=query))
+    return block_output(hidden, bias, scaled, config)
 
 
 @BLOCK.mistake(other_sentences_change_no_bit, outputs_are_normalised)

@@ -1,5 +1,6 @@
 """Laws of `parameters`: shapes, names, which weights decay, how they begin, and where they lie."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from torch.utils import _pytree
 
 from minibert.config import BertConfig
 from minibert.laws import spec_training as spec
+from minibert.laws.config import pruned_or_not
 from minibert.laws.law import Draw, Proof
 from minibert.laws.measure import EPS, as_tensor, differing, distance, eps_of, fresh, seed_of
 from minibert.parameters import (
@@ -53,20 +55,26 @@ class Model(NamedTuple):
 
 
 def model_of(draw: Draw) -> Model:
-    """A model whose sizes are all small, and most often different."""
-    heads = draw.integer(1, 5)
+    """A model whose sizes are all small, and most often different; in some, layers lost a part."""
+    heads, layers, units = draw.integer(1, 5), draw.integer(1, 4), draw.integer(1, 29)
     config = BertConfig(
         vocab_size=draw.integer(1, 37),
         hidden_size=heads * draw.integer(1, 7),
         num_attention_heads=heads,
-        num_hidden_layers=draw.integer(1, 4),
-        intermediate_size=draw.integer(1, 29),
+        num_hidden_layers=layers,
+        intermediate_size=units,
         max_position_embeddings=draw.integer(1, 17),
         type_vocab_size=draw.integer(1, 3),
         id2label={index: str(index) for index in range(draw.integer(1, 5))},
+        pruned=pruned_or_not(draw, layers, heads, units),
     )
     parts = tuple(part for part in PARTS if draw.integer(0, 1))
     return Model(config, parts, draw.choice([None, 1, 19]))
+
+
+def unpruned_model(draw: Draw) -> Model:
+    model = model_of(draw)
+    return model._replace(config=dataclasses.replace(model.config, pruned=None))
 
 
 def linear_shapes(name: str, out: int, into: int) -> dict[str, tuple[int, ...]]:
@@ -80,16 +88,19 @@ def norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
 def shapes_by_name(model: Model) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model in its order, written out once more."""
     config, parts, fit_width = model
-    D, F = config.hidden_size, config.intermediate_size
+    D, N, L = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
+    heads, units = config.pruned or ([range(N)] * L, [config.intermediate_size] * L)
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word_VD": (config.vocab_size, D),
         "embeddings.position_PD": (config.max_position_embeddings, D),
         "embeddings.type_TD": (config.type_vocab_size, D),
         **norm_shapes("embeddings.norm", D),
     }
-    for layer in range(config.num_hidden_layers):
-        for name in ("query", "key", "value", "output"):
-            shapes |= linear_shapes(f"blocks.{layer}.attention.{name}", D, D)
+    for layer in range(L):
+        A, F = len(heads[layer]) * D // N, units[layer]
+        for name in ("query", "key", "value"):
+            shapes |= linear_shapes(f"blocks.{layer}.attention.{name}", A, D)
+        shapes |= linear_shapes(f"blocks.{layer}.attention.output", D, A)
         shapes |= norm_shapes(f"blocks.{layer}.attention_norm", D)
         shapes |= linear_shapes(f"blocks.{layer}.intermediate", F, D)
         shapes |= linear_shapes(f"blocks.{layer}.output", D, F)
@@ -116,7 +127,7 @@ def each_tensor_has_its_name_and_shape(formula, model):
     return float(found != list(shapes_by_name(model).items())), 0
 
 
-@WEIGHT_SHAPES.reference(cost=2)
+@WEIGHT_SHAPES.reference(cases=unpruned_model, cost=2)
 def a_block_is_as_large_as_torchs_encoder_layer(formula, model):
     """torch keeps query, key and value in one matrix of 3D rows."""
     config = model.config
@@ -129,11 +140,17 @@ def a_block_is_as_large_as_torchs_encoder_layer(formula, model):
 
 @WEIGHT_SHAPES.law
 def the_number_of_parameters_has_a_formula(formula, model):
-    """(V + P + T + 2) D + L (4 D² + 2 F D + 9 D + F), and the decoder is the word table."""
+    """(V + P + T + 2) D + L (4 D² + 2 F D + 9 D + F), and the decoder is the word table.
+
+    A layer that lost heads or units lacks 4 D + 3 for each row of a head, 2 D + 1 for each unit.
+    """
     config = model.config
     V, D, F = config.vocab_size, config.hidden_size, config.intermediate_size
     P, T, L = config.max_position_embeddings, config.type_vocab_size, config.num_hidden_layers
     expected = (V + P + T + 2) * D + L * (4 * D * D + 2 * F * D + 9 * D + F)
+    if config.pruned is not None:
+        rows = L * D - sum(map(len, config.pruned.heads)) * config.head_width
+        expected -= rows * (4 * D + 3) + (L * F - sum(config.pruned.units)) * (2 * D + 1)
     found = count(formula(config, ())), count(formula(config, ("mlm",)))
     return abs(found[0] - expected) + abs(found[1] - found[0] - (D * D + 3 * D + V)), 0
 
@@ -175,6 +192,11 @@ def one_block_for_all_layers(config, parts=("pooler",), fit_width=None):
     """ALBERT's sharing."""
     shapes = weight_shapes(config, parts, fit_width)
     return shapes._replace(blocks=shapes.blocks[:1])
+
+
+@WEIGHT_SHAPES.mistake(the_number_of_parameters_has_a_formula, each_tensor_has_its_name_and_shape)
+def room_for_what_was_pruned(config, parts=("pooler",), fit_width=None):
+    return weight_shapes(dataclasses.replace(config, pruned=None), parts, fit_width)
 
 
 @WEIGHT_SHAPES.mistake(each_tensor_has_its_name_and_shape)

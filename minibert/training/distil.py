@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minibert.config import BertConfig
+from minibert.config import BertConfig, CheckpointError
 from minibert.data.readers import Dataset, Example, Task
 from minibert.data.tokenizer import Encoding, Tokenizer
 from minibert.distillation import TermWeights, layer_map
@@ -34,7 +34,7 @@ from minibert.training.objectives import (
 )
 from minibert.training.progress import Display
 from minibert.training.runs import STATE_ENDING
-from minibert.training.sparse import trainable_for
+from minibert.training.sparse import as_kept, trainable_for
 from minibert.training.state_plan import StateSource, state_plan
 from minibert.training.states import decided, kept_states
 from minibert.training.students import Start, new_student
@@ -102,9 +102,20 @@ def learning_texts(
 def state_source(
     encodings: Sequence[Encoding], teacher: Bert, student: BertConfig, options: DistilOptions
 ) -> StateSource:
-    """What of the teacher's states a first stage on these texts looks at."""
+    """What of the teacher's states a first stage on these texts looks at.
+
+    Raises
+        CheckpointError  heads are to be compared, but a layer lost some.
+    """
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     plan = state_plan(layers, options.term_weights, student.num_attention_heads)
+    for name, config in (("teacher", teacher.config), ("student", student)):
+        heads = {n_heads for n_heads, _ in config.heads_and_units}
+        if (plan.scores or plan.relations) and heads != {config.num_attention_heads}:
+            raise CheckpointError(
+                f"layers of the {name} lost heads, and losses over attention compare all of them; "
+                "give --attention-weight 0 and no --minilm-v1-weight or --minilm-v2-weight"
+            )
     return StateSource(encodings, teacher, plan, options.teacher_dtype)
 
 
@@ -237,8 +248,8 @@ def distil(
         return measured(dev_set.task, logits_XC, dev_labels_X)
 
     def keep(weights: BertWeights) -> None:
-        model = dataclasses.replace(teacher, config=student, weights=weights)
-        model.save_pretrained(out)
+        kept, config = as_kept(weights, student, options.prediction.sparsity)
+        dataclasses.replace(teacher, config=config, weights=kept).save_pretrained(out)
 
     answering = PredictionObjective(
         texts.encodings,
@@ -261,7 +272,7 @@ def distil(
     total = options.prediction.total(len(answering.order(0)))
     progress = train(
         answering,
-        trainable_for(weights, device, options.prediction.sparsity, total),
+        trainable_for(weights, device, options.prediction.sparsity, total, student),
         options.prediction,
         out,
         "prediction",

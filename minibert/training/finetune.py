@@ -15,7 +15,7 @@ from minibert.training.evaluation import all_logits, encodings_of, labels_of, me
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.objectives import LabelObjective
 from minibert.training.progress import Display
-from minibert.training.sparse import trainable_for
+from minibert.training.sparse import as_kept, trainable_for
 
 
 def starting_model(name: str, task: Task, seed: int, display: Display) -> Bert:
@@ -71,12 +71,13 @@ def finetune(
         return measured(dev_set.task, logits_XC, dev_labels_X)
 
     def keep(weights: BertWeights) -> None:
-        dataclasses.replace(model, weights=weights).save_pretrained(out)
+        kept, config = as_kept(weights, model.config, options.sparsity)
+        dataclasses.replace(model, weights=kept, config=config).save_pretrained(out)
 
     total = options.total(len(objective.order(0)))
     progress = train(
         objective,
-        trainable_for(model.weights, device, options.sparsity, total),
+        trainable_for(model.weights, device, options.sparsity, total, model.config),
         options,
         out,
         phase,

@@ -302,9 +302,8 @@ def training_options_from(chosen: dict[str, Any], **more: Any) -> TrainingOption
         adam = adam._replace(weight_decay=chosen["weight_decay"])
     sparsity = None
     if chosen.get("sparsity"):
-        sparsity = Sparsity(
-            chosen["sparsity"], chosen["pattern"], chosen["sparsity_by"], chosen["l1"]
-        )
+        method = chosen["sparsity_by"] or "magnitude"
+        sparsity = Sparsity(chosen["sparsity"], chosen["pattern"], method, chosen["l1"])
     fields = TrainingOptions.__dataclass_fields__.keys() - {"adam", "sparsity"}
     plain = {key: value for key, value in chosen.items() if key in fields}
     return TrainingOptions(adam=adam, sparsity=sparsity, **plain, **more)

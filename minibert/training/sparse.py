@@ -1,6 +1,7 @@
 """Training that ends with weights that are 0: which weights, how many, and when.
 
-P parameters of the model in the order of the flat tensor · O, I the sides of one matrix.
+P parameters of the model in the order of the flat tensor · O, I the sides of one matrix · G its
+groups of inputs, each with one gate: a head of the output map of attention, or a feed-forward unit.
 """
 
 from collections.abc import Callable
@@ -9,10 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minibert.config import BertConfig
 from minibert.optim import AdamOptions
-from minibert.parameters import named_tensors, views_of
+from minibert.parameters import BertWeights, named_tensors, views_of
+from minibert.pruned import without_idle
 from minibert.sparsity import (
     cubic_sparsity,
+    gate_gradients,
     keep_largest,
     keep_largest_of_rows,
     keep_n_of_m,
@@ -29,6 +33,7 @@ PATTERNS: dict[str, Pattern] = {
     "2:4": lambda score_OI, sparsity: keep_n_of_m(score_OI, 2, 4),
 }
 METHODS = ("magnitude", "movement", "l1")
+GATED = ("heads", "ffn")
 EVERY = 25  # steps between two choices; ranking all weights costs about as much as one step
 
 
@@ -37,7 +42,8 @@ class Sparsity(NamedTuple):
 
     The share of zeros grows by Zhu and Gupta's cubic rule over the middle of the run: it begins
     after `begin` of the steps and is complete after `end` of them, and what is left adapts.
-    `strength` is λ of the L1 penalty.
+    `method` is one of `METHODS`, for the patterns of single weights; `strength` is λ of the L1
+    penalty. Patterns of `GATED` take whole heads or units, by their importance.
     """
 
     share: float
@@ -107,13 +113,92 @@ class SparseTrainable(Trainable[Weights]):
         return [view for name, view in views if is_pruned(name)]
 
 
+class GatedTrainable(SparseTrainable[BertWeights]):
+    """A model that closes whole heads, or feed-forward units, while it learns.
+
+    How important each is tells `gate_gradients`, their sizes added up from one choice to the next.
+    Heads are ranked among those of all layers, after Michel et al. 2019 by importance over the
+    norm of that of their layer, and every layer keeps one; units are ranked within their layer, so
+    that all layers keep as many. Closed is what has only zeros in the map that takes it in.
+    """
+
+    def __init__(
+        self,
+        weights: BertWeights,
+        device: str,
+        sparsity: Sparsity,
+        total_steps: int,
+        config: BertConfig,
+    ) -> None:
+        super().__init__(weights, device, sparsity, total_steps)
+        sizes = config.heads_and_units
+        self.n_groups = [heads if sparsity.pattern == "heads" else units for heads, units in sizes]
+        self.extra["importance"] = self.parameters_P.new_zeros(sum(self.n_groups))
+
+    def update(self, learning_rate: float, options: AdamOptions) -> None:
+        """Look at the gradient, and then go the step."""
+        maps = zip(
+            self._pruned(self.parameters_P), self._pruned(self.gradient_P), self.n_groups,
+            strict=True,
+        )  # fmt: skip
+        self.extra["importance"] += torch.cat([gate_gradients(*one).abs() for one in maps])
+        super().update(learning_rate, options)
+
+    def _choose(self, share: float) -> None:
+        keeps = [
+            keep_OI.view(len(keep_OI), n, -1)
+            for keep_OI, n in zip(self._pruned(self.extra["keep"]), self.n_groups, strict=True)
+        ]
+        layers = self.extra["importance"].split(self.n_groups)
+        scores = [
+            # below all others is what is closed, which stays so
+            torch.where(keep_OGi[0, :, 0], score_G / score_G.norm().clamp(min=1e-30), -1.0)
+            for keep_OGi, score_G in zip(keeps, layers, strict=True)
+        ]
+        if self.sparsity.pattern == "heads":
+            chosen = keep_largest(torch.cat(scores), share).split(self.n_groups)
+        else:
+            chosen = tuple(keep_largest(score_G, share) for score_G in scores)
+        for keep_OGi, score_G, chosen_G in zip(keeps, scores, chosen, strict=True):
+            chosen_G[score_G.argmax()] = True
+            keep_OGi &= chosen_G[:, None]
+        self.extra["importance"].zero_()
+
+    def _pruned(self, flat_P: Tensor) -> list[Tensor]:
+        """The map of each layer that takes in what its heads, or its units, have made."""
+        blocks = views_of(flat_P, self.shapes).blocks
+        if self.sparsity.pattern == "heads":
+            return [block.attention.output.weight_OI for block in blocks]
+        return [block.output.weight_OI for block in blocks]
+
+
 def trainable_for(
-    weights: Weights, device: str, sparsity: Sparsity | None, total_steps: int
+    weights: Weights,
+    device: str,
+    sparsity: Sparsity | None,
+    total_steps: int,
+    config: BertConfig | None = None,
 ) -> Trainable[Weights]:
-    """A model that learns, and becomes sparse if that is wanted."""
+    """A model that learns, and becomes sparse if that is wanted.
+
+    Heads and units can be closed in a BERT alone, whose `config` has to be given.
+    """
     if sparsity is None:
         return Trainable(weights, device)
-    return SparseTrainable(weights, device, sparsity, total_steps)
+    if sparsity.pattern not in GATED:
+        return SparseTrainable(weights, device, sparsity, total_steps)
+    if not isinstance(weights, BertWeights) or config is None:
+        raise TypeError(f"the pattern {sparsity.pattern} needs a BERT and its config")
+    return GatedTrainable(weights, device, sparsity, total_steps, config)  # type: ignore[return-value]
+
+
+def as_kept(
+    weights: BertWeights, config: BertConfig, sparsity: Sparsity | None
+) -> tuple[BertWeights, BertConfig]:
+    """A model as it is saved: without the heads and units that were closed."""
+    if sparsity is None or sparsity.pattern not in GATED:
+        return weights, config
+    return without_idle(weights, config)
 
 
 def is_pruned(name: str) -> bool:

@@ -85,6 +85,7 @@ def _shaped(shape: str, teacher: BertConfig) -> BertConfig:
         hidden_size=width,
         num_attention_heads=heads,
         intermediate_size=rest[1] if len(rest) > 1 else 4 * width,
+        pruned=None,
         unknown={},
     )
 
@@ -176,7 +177,8 @@ def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> Ber
     except CheckpointError as error:
         raise CheckpointError(f"--init-student {error}") from None
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                 "intermediate_size", "max_position_embeddings", "hidden_act"):  # fmt: skip
+                 "intermediate_size", "max_position_embeddings", "hidden_act",
+                 "pruned"):  # fmt: skip
         own, other = getattr(stored.config, name), getattr(config, name)
         if own != other:
             raise CheckpointError(
