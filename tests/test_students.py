@@ -357,6 +357,21 @@ def test_a_student_goes_on_from_a_folder(width, tmp_path):
     assert torch.equal(student.classifier.weight_OI, fresh.classifier.weight_OI)
 
 
+def test_a_student_that_knows_the_task_keeps_its_head(tmp_path):
+    """And one that knows another task with other labels does not."""
+    teacher, own = tiny.classifier().weights, tiny.classifier(5)
+    own.save_pretrained(tmp_path / "same")
+    labels = own.config.with_labels(("worse", "better"), own.config.problem_type)
+    other = Bert(labels, own.weights, "classification", tiny.tokenizer())
+    other.save_pretrained(tmp_path / "other")
+    config, fresh = own.config, new_student(own.config, teacher, 8)
+    for name, expected in (("same", own.weights), ("other", fresh)):
+        student = new_student(config, teacher, 8, Start(folder=str(tmp_path / name)))
+        assert torch.equal(student.pooler.weight_OI, expected.pooler.weight_OI)
+        assert torch.equal(student.classifier.weight_OI, expected.classifier.weight_OI)
+        assert torch.equal(student.embeddings.word_VD, own.weights.embeddings.word_VD)
+
+
 def test_a_finished_student_without_projection_gets_a_new_one(tmp_path):
     teacher, config = tiny.classifier().weights, tiny.config(hidden_size=6)
     finished = new_student(config, teacher, 7)._replace(fit_dense=None)

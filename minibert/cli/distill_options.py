@@ -49,7 +49,9 @@ def teacher_options(command: Command) -> Command:
                 "[default: 4x128]",
             ),
             click.option(
-                "--init-student", metavar="DIR", help="go on with this one, such as a general one"
+                "--init-student",
+                metavar="DIR",
+                help="go on with this one: a general one, or one that knows the task",
             ),
             click.option(
                 "--init-embeddings",

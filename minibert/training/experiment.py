@@ -13,6 +13,8 @@ from minibert.config import BertConfig
 from minibert.data.tokenizer import Encoding
 from minibert.distillation import layer_map
 from minibert.model import Bert
+from minibert.packed import size_of
+from minibert.parameters import named_tensors
 from minibert.training.answers import hash_of_model, hash_of_texts
 from minibert.training.comparison import compared
 from minibert.training.distil import DistilOptions, LearningTexts, distil, distil_generally
@@ -149,7 +151,8 @@ def run_seeds(
             path,
             {"name": name, "seed": run.seed} | row | {
                 "teacher": dict(teacher_metrics),
-                "parameters": done["models"][-1]["parameters"],
+                **{key: done["models"][-1][key] for key in ("parameters", "bytes")},
+                "sparse": size_of(dict(named_tensors(student.weights)))._asdict(),
                 "recipe": dict(identity.recipe),
                 "made_of": dict(identity.made_of),
                 "answers": answers_of(student, pair.dev_set, run.options.max_length),

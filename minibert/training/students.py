@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from minibert.config import BertConfig, CheckpointError
-from minibert.files import read_json, stored_in
+from minibert.files import read_config, read_json, stored_in
 from minibert.model import Bert
 from minibert.parameters import (
     BertWeights,
@@ -110,7 +110,8 @@ class Start:
     `embeddings`: "pca", the teacher's tables projected, see `projected_tables`; "teacher", the
     tables as they are, for equal widths; "random". `layers`: "teacher", the teacher's blocks that
     the layer map names, for equal widths, heads and feed-forward widths; "random". `folder`: a
-    student that has learned before, such as one from general distillation; it wins over both.
+    student that has learned before, such as one from general distillation; it wins over both, and
+    if it knows the task, its head goes on as well.
     """
 
     embeddings: str = "pca"
@@ -170,10 +171,18 @@ def _copied(fresh: Structure, original: Structure, option: str) -> Structure:
 
 
 def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> BertWeights:
-    """The encoder of a folder, and its projection if it has one, with a head of our own."""
+    """The encoder of a folder, its projection if it has one, and its head if that names our labels.
+
+    Any other head is drawn afresh, and its pooler, which it learned with, as well.
+    """
     try:
+        own = read_config(folder)
+        same_task = "BertForSequenceClassification" in own.architectures and (
+            (own.id2label, own.problem_type) == (config.id2label, config.problem_type)
+        )
         projected = fresh.fit_dense is not None and "fit_dense.weight" in stored_in(folder)
-        stored = Bert.from_pretrained(folder, "encoder", fit_dense=projected)
+        head = None if same_task else "encoder"
+        stored = Bert.from_pretrained(folder, head, fit_dense=projected)
     except CheckpointError as error:
         raise CheckpointError(f"--init-student {error}") from None
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
@@ -189,6 +198,8 @@ def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> Ber
         embeddings=stored.weights.embeddings,
         blocks=stored.weights.blocks,
         fit_dense=stored.weights.fit_dense or fresh.fit_dense,
+        pooler=stored.weights.pooler if same_task else fresh.pooler,
+        classifier=stored.weights.classifier or fresh.classifier,
     )
 
 
