@@ -58,14 +58,14 @@ for part in "$@"; do
     on_sst2 sst2-6-general 3 --init-student runs/general
     on_sst2 sst2-7-best 3 --init-student runs/general
     ;;
-  ablation) # needs general and a teacher; without a first stage all the time goes to the second
+  ablation) # needs general and a teacher; as long for every row, whatever a step of it costs
     general="--init-student runs/general"
     row full $general
     row "without general distillation"
-    row "without the task's first stage" $general --intermediate-epochs 0 --steps 6200 --epochs 4
+    row "without the task's first stage" $general --intermediate-epochs 0 --steps 4800
     row "without task distillation" $general --intermediate-epochs 0 --steps 6200 --epochs 7 \
       --join 0 --prediction-weight 0 --label-weight 1
-    row "without more texts" $general --join 0
+    row "without more texts" $general --join 0 --intermediate-steps 2400 --steps 2900
     row "without embeddings" $general --embedding-weight 0
     row "without the teacher's answers" $general --prediction-weight 0 --label-weight 1
     row "without attention" $general --attention-weight 0
