@@ -1,5 +1,6 @@
 """Rows of results: what is kept, what is skipped, and what the table says of them."""
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -7,11 +8,14 @@ import random
 
 import pytest
 import tiny
+import torch
 from scipy import stats
 
-from minibert.config import CheckpointError
+from minibert.config import BertConfig, CheckpointError, Pruned
 from minibert.data.readers import TASKS, Dataset, Example
 from minibert.model import Bert
+from minibert.parameters import named_tensors, weight_shapes, with_tensors
+from minibert.training.answers import hash_of_model
 from minibert.training.evaluation import evaluated
 from minibert.training.ledger import (
     Identity,
@@ -192,3 +196,14 @@ def test_a_score_answers_with_its_error():
     )
     dev_set = Dataset(tiny.Path("dev"), TASKS["regress"], rows)
     assert answers_of(model, dev_set, 20) == pytest.approx([0.0, -4.0, -1.0], abs=1e-3)
+
+
+def test_a_model_is_called_today_what_it_was_called_in_rows_of_before():
+    """Rows that are years old name it; a config that lost heads has another name."""
+    config = BertConfig(vocab_size=7, hidden_size=12, num_hidden_layers=1)
+    shapes = weight_shapes(config, ("pooler", "classifier"))
+    ones = {name: torch.ones(tensor.shape) for name, tensor in named_tensors(shapes)}
+    bert = Bert(config, with_tensors(shapes, ones), "classification")
+    assert hash_of_model(bert) == "76957579235fa0e04630786aed2b76e3"
+    other = dataclasses.replace(config, pruned=Pruned((tuple(range(12)),), (3072,)))
+    assert hash_of_model(Bert(other, bert.weights, "classification")) != hash_of_model(bert)

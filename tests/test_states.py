@@ -41,8 +41,10 @@ from minibert.training.states import (
     StatesError,
     StoredStates,
     decided,
+    held_with_more,
     kept_states,
     open_states,
+    path_of_states,
     write_states,
 )
 
@@ -366,6 +368,38 @@ def test_a_second_run_reads_what_the_first_one_wrote(source, texts, path, monkey
     assert resumed is not None
     batch = batch_of(texts, [8, 9])
     same(first.trace([8, 9], batch), resumed.trace([8, 9], batch))
+
+
+@pytest.mark.parametrize("left_out", TERMS)
+def test_the_states_of_one_recipe_serve_those_that_leave_out_a_loss(
+    left_out, teacher, texts, tmp_path
+):
+    """The file of all losses is found by whoever needs less, and gives the same numbers."""
+    every = StateSource(texts, teacher, state_plan(LAYERS, EVERY_TERM, 6), torch.float32)
+    fewer = EVERY_TERM._replace(**{left_out: 0.0})
+    asked = StateSource(texts, teacher, state_plan(LAYERS, fewer, 6), torch.float32)
+    assert held_with_more(tmp_path, asked) is asked
+    write_states(path_of_states(tmp_path, every), every, Watched())
+    (tmp_path / "teacher-damaged.state.safetensors").write_bytes(b"no file of states")
+    found = held_with_more(tmp_path, asked)
+    assert path_of_states(tmp_path, found) == path_of_states(tmp_path, every)
+    rows = [8, 9, 3]
+    ours = open_states(path_of_states(tmp_path, found), found).trace(rows, batch_of(texts, rows))
+    own = stored(tmp_path / "own", asked).trace(rows, batch_of(texts, rows))
+    one, other = (losses(states, texts, rows, fewer, 6) for states in (ours, own))
+    assert {n: float(t.sum()) for n, t in one[0].items()} == {
+        n: float(t.sum()) for n, t in other[0].items()
+    }
+    assert torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("what", ["weight", "word", "precision", "layers", "scores", "heads"])
+def test_states_of_another_source_serve_nobody(what, source, tmp_path):
+    """Nor do fewer layers, or the scores of other heads."""
+    plan = source.plan._replace(score_heads=1)
+    other = {**others(source), "heads": dataclasses.replace(source, plan=plan)}[what]
+    write_states(path_of_states(tmp_path, other), other, Watched())
+    assert held_with_more(tmp_path, source) is source
 
 
 def test_states_that_are_not_worth_it_are_not_written(source, path):

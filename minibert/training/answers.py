@@ -40,8 +40,12 @@ def fingerprint(teacher: Bert, encodings: Sequence[Encoding], *more: object) -> 
 
 
 def hash_of_model(model: Bert) -> str:
-    """32 hexadecimal digits that change with the config and with any weight."""
-    digest = hashlib.blake2b(repr(model.config).encode(), digest_size=16)
+    """32 hexadecimal digits that change with the config and with any weight.
+
+    Rows of results name models by them, so they stay as they were before configs knew `pruned`.
+    """
+    config = repr(model.config).replace("pruned=None, ", "")
+    digest = hashlib.blake2b(config.encode(), digest_size=16)
     for name, tensor in named_tensors(model.weights):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)

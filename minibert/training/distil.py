@@ -6,7 +6,6 @@
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,10 +32,9 @@ from minibert.training.objectives import (
     Teaching,
 )
 from minibert.training.progress import Display
-from minibert.training.runs import STATE_ENDING
 from minibert.training.sparse import as_kept, trainable_for
 from minibert.training.state_plan import StateSource, state_plan
-from minibert.training.states import decided, kept_states
+from minibert.training.states import decided, held_with_more, kept_states, path_of_states
 from minibert.training.students import Start, new_student
 from minibert.training.trainable import Trainable
 
@@ -133,9 +131,10 @@ def will_keep_states(
     options: DistilOptions,
 ) -> bool:
     """Whether a first stage on these texts will read the teacher's states from a file."""
-    source = state_source(encodings, teacher, student, options)
-    read = times_read(len(encodings), options)
-    return decided(source, options.cache or out, options.cache_bytes, read, options.mode).stored
+    folder, read = options.cache or out, times_read(len(encodings), options)
+    source = held_with_more(folder, state_source(encodings, teacher, student, options))
+    there = options.mode == "masked" and path_of_states(folder, source).exists()
+    return there or decided(source, folder, options.cache_bytes, read, options.mode).stored
 
 
 def intermediate_objective(
@@ -150,10 +149,10 @@ def intermediate_objective(
     """What the general and the intermediate stage make smaller."""
     stage = options.intermediate
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
-    source = state_source(encodings, teacher, student, options)
-    name = hashlib.blake2b(source.record.encode(), digest_size=16).hexdigest()
+    folder = options.cache or out
+    source = held_with_more(folder, state_source(encodings, teacher, student, options))
     teaching: Teaching | None = kept_states(
-        (options.cache or out) / f"teacher-{name}{STATE_ENDING}",
+        path_of_states(folder, source),
         source,
         options.cache_bytes,
         times_read(len(encodings), options),

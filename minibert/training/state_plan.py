@@ -1,11 +1,11 @@
 """Which of the teacher's states a student learns from, and what those depend on."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,6 +40,21 @@ class StatePlan(NamedTuple):
         """How many numbers a text of so many tokens takes."""
         n_scores = len(self.scores) * self.score_heads
         return self.n_states * length * width + n_scores * length * length
+
+    @classmethod
+    def from_record(cls, parts: Mapping[str, Any]) -> "StatePlan":
+        """What `_asdict` and JSON made of a plan, read back."""
+        hiddens, scores, relations = (tuple(parts[k]) for k in ("hiddens", "scores", "relations"))
+        return cls(hiddens, scores, parts["score_heads"], relations)
+
+    def covers(self, other: "StatePlan") -> bool:
+        """Whether it has all that the other one asks for."""
+        return (
+            set(self.hiddens) >= set(other.hiddens)
+            and set(self.relations) >= set(other.relations)
+            and set(self.scores) >= set(other.scores)
+            and (not other.scores or self.score_heads == other.score_heads)
+        )
 
 
 def state_plan(layers: Sequence[int], weights: TermWeights, score_heads: int) -> StatePlan:

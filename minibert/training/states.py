@@ -9,12 +9,13 @@ N heads of the stored scores · K width of a head · M stored states (embeddings
 key and value) · L layers whose scores are stored · X values in the file.
 """
 
+import hashlib
 import json
 import shutil
 import zlib
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from minibert.encoder import BlockTrace, EncoderTrace
 from minibert.kernels.encoder import encode_traced, prepared
 from minibert.matching import grouped_heads
 from minibert.training.progress import Display
-from minibert.training.runs import written_whole
+from minibert.training.runs import STATE_ENDING, written_whole
 from minibert.training.state_plan import STORED, StatePlan, StateSource
 from minibert.training.stopwatch import timed
 
@@ -131,6 +132,30 @@ def kept_states(
         display.say(f"{error}; they are computed for every batch instead")
         return None
     return open_states(path, source)
+
+
+def held_with_more(folder: Path, source: StateSource) -> StateSource:
+    """The source of a file in `folder` that holds all that is asked for, or the source itself.
+
+    So the states that one recipe left serve every recipe that leaves out some of its losses.
+    """
+    wanted = json.loads(source.record)
+    for path in sorted(folder.glob(f"teacher-*{STATE_ENDING}")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                held = json.loads(file.metadata()["record"])
+            plan = StatePlan.from_record(held["parts"])
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged, which is said where it is the file to read
+        if held["source"] == wanted["source"] and plan.covers(source.plan):
+            return replace(source, plan=plan)
+    return source
+
+
+def path_of_states(folder: Path, source: StateSource) -> Path:
+    """Where the states of a source lie: the name is made of all that they depend on."""
+    name = hashlib.blake2b(source.record.encode(), digest_size=16).hexdigest()
+    return folder / f"teacher-{name}{STATE_ENDING}"
 
 
 # --- Writing ---------------------------------------------------------------------------------
