@@ -4,7 +4,7 @@
 #   MINILM=DIR GLUE=DIR TEXTS=DIR sh examples/experiments.sh PART...
 #
 # MINILM  all-MiniLM-L6-v2, the bare encoder · GLUE  a folder with sst2/, mrpc/, stsb/, cola/ · TEXTS  raw text
-# PART    teachers, general, ladder, ablation, wide
+# PART    teachers, general, ladder, ablation, wide, sparse
 # Models go to runs/, rows to examples/results.jsonl. One core each; run parts beside each other on several.
 set -eu
 RECIPES=$(dirname "$0")/recipes
@@ -37,6 +37,29 @@ row() {
   name=$1
   shift
   on_sst2 ablation 3 --baseline "ablation: full" --name "ablation: $name" --out "runs/ablation/$name" "$@"
+}
+
+# what is left out, more options: one row of the sparse models
+lean() {
+  name="$model: $1"
+  shift
+  on_sst2 sparse 1 --baseline "$model: all" --name "$name" --out "runs/sparse/$name" $start "$@"
+}
+
+# what a model is called, its folder, its learning rate: whole, and with ever less in it
+sparse() {
+  model=$1 start="--init-student $2 --lr $3"
+  lean all
+  lean "λ‖θ‖²" --l2 1e-5
+  lean "2:4 0.5" --pattern 2:4 --sparsity 0.5
+  for share in 0.5 0.7 0.8 0.9 0.95; do
+    lean "magnitude $share" --sparsity $share
+    lean "movement $share" --sparsity $share --sparsity-by movement
+    lean "l1 $share" --sparsity $share --sparsity-by l1
+    lean "row $share" --sparsity $share --pattern row
+    lean "heads $share" --sparsity $share --pattern heads
+    lean "ffn $share" --sparsity $share --pattern ffn
+  done
 }
 
 for part in "$@"; do
@@ -80,6 +103,10 @@ for part in "$@"; do
       student "4x312-$task" $([ $task = sst2 ] && echo 2 || echo 3) --init-student runs/general-4x312 \
         --teacher "runs/teacher-$task" --data "$GLUE/$task"
     done
+    ;;
+  sparse) # needs the ladder
+    sparse 6x384 runs/teacher-sst2 5e-5
+    sparse 4x128 runs/sst2-7-best/seed-0 3e-4
     ;;
   *)
     echo "there is no part $part" >&2

@@ -209,7 +209,8 @@ def save_whole(
             place.parent.mkdir(exist_ok=True)
             os.replace(file, place)
         os.replace(staged / WEIGHTS_FILE, weights)
-    _flush(folder)
+    for place in {folder, *(place.parent for place in places.values())}:
+        _flush(place)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minibert.config import BertConfig, CheckpointError
+from minibert.config import BertConfig, CheckpointError, Pruned
 from minibert.data.batches import collate
 from minibert.data.parallel import Pairs, read_pairs
 from minibert.data.tables import DataError
@@ -29,6 +29,7 @@ from minibert.kernels import decoder as kernels
 from minibert.kernels.products import arithmetic
 from minibert.laws.measure import distance
 from minibert.losses import smoothed_cross_entropy
+from minibert.model import Bert
 from minibert.parameters import named_tensors, views_of, with_tensors
 from minibert.search import length_penalty
 from minibert.training.loop import TrainingOptions, accumulate_gradient
@@ -475,6 +476,24 @@ def test_a_bert_can_begin_the_encoder_and_the_decoder(tmp_path):
         )
 
 
+def test_a_bert_that_lost_heads_reads_for_a_decoder_but_gives_it_no_layers(tmp_path):
+    import tiny
+
+    config = tiny.config(pruned=Pruned(((0, 2), (1,)), (17, 5)))
+    bert = Bert.from_config(config, "classification", tiny.tokenizer())
+    bert.save_pretrained(tmp_path / "bert")
+    pairs = Pairs(Path("some"), ("the film was good", "the plot"), ("der Film", "die Handlung"))
+    beginning = Beginning(str(tmp_path / "bert"), None, 60, "separate", False, None, 20, 1)
+    model = new_translator(beginning, pairs, ("en", "de"))
+    model.save_pretrained(tmp_path / "translator")
+    again = Translator.from_pretrained(tmp_path / "translator")
+    assert again.encoder.heads_and_units == ((2, 17), (1, 5))
+    found = [one.translate(["the film"], 2) for one in (model, again)]
+    assert found[0] == found[1]
+    with pytest.raises(CheckpointError, match="and lost heads or units; to start"):
+        new_translator(dataclasses.replace(beginning, as_encoder=True), pairs, ("en", "de"))
+
+
 # --------------------------------------------------------------------------------------- commands
 
 
@@ -524,6 +543,7 @@ def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_
         (f"finetune {LEARN} --data nowhere", 3, "nowhere"),
         (f"finetune {LEARN} --data p.tsv", 2, "is one file; name the dev file with --dev"),
         ("translate --model nowhere x --length-penalty 1000", 2, "is not in the range"),
+        ("translate --model nowhere x --beam 1000000", 2, "is not in the range"),
         ("translate --model nowhere \udcff", 2, "text 1 is not UTF-8"),
         ("translate --model nowhere x", 3, "nowhere"),
         ("translate --model nowhere", 2, "give texts as arguments, or --file"),

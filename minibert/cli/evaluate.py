@@ -18,7 +18,9 @@ from minibert.cli.options import (
 @click.option("--data", required=True, type=click.Path(), help="a labelled file, or its folder")
 @click.option("--limit", type=click.IntRange(1), help="use the first N rows")
 @click.option(
-    "--beam", type=click.IntRange(1), help="of a translation, which is greedy with 1  [default: 4]"
+    "--beam",
+    type=click.IntRange(1, 100),
+    help="of a translation, which is greedy with 1  [default: 4]",
 )
 @with_translation
 @compute_options

@@ -13,7 +13,7 @@ from minibert.cli.options import Number, compute_options, prepare
 @click.option("--model", required=True, help="folder of a translator")
 @click.option("--file", "path", help="a file with one text a line; - for standard input")
 @click.option(
-    "--beam", type=click.IntRange(1), default=4, show_default=True, help="width; 1 is greedy"
+    "--beam", type=click.IntRange(1, 100), default=4, show_default=True, help="width; 1 is greedy"
 )
 @click.option(
     "--length-penalty",

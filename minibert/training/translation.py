@@ -133,7 +133,10 @@ def _with_encoder(
     if bert.tokenizer is None:
         raise CheckpointError(f"{name} has no vocabulary, so it cannot read text")
     target = Tokenizer.trained(pairs.targets, beginning.vocab_size)
-    encoder = student_config(shape_of(bert.config), bert.config, beginning.dropout)
+    encoder = dataclasses.replace(
+        student_config(shape_of(bert.config), bert.config, beginning.dropout),
+        pruned=bert.config.pruned,
+    )
     decoder = dataclasses.replace(
         student_config(beginning.shape or shape_of(encoder), encoder, beginning.dropout),
         vocab_size=len(target.pieces),
@@ -144,10 +147,11 @@ def _with_encoder(
     )
     own, written = bert.weights._replace(pooler=None), model.weights.decoder
     if beginning.as_encoder:
-        if shape_of(encoder) != shape_of(decoder):
+        if shape_of(encoder) != shape_of(decoder) or encoder.pruned is not None:
+            lost = ", and lost heads or units" if encoder.pruned else ""
             raise CheckpointError(
-                f"the decoder is {shape_of(decoder)}, but the encoder {shape_of(encoder)}; to "
-                "start with its layers it must be the same"
+                f"the decoder is {shape_of(decoder)}, but the encoder {shape_of(encoder)}{lost}; "
+                "to start with its layers it must be the same"
             )
         written = written._replace(bert=written.bert._replace(blocks=own.blocks))
     return dataclasses.replace(model, weights=TranslatorWeights(own, written))
