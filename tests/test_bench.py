@@ -3,6 +3,7 @@
 The models are tiny; what the rivals compute is compared with the book, how fast they are is not.
 """
 
+import argparse
 import dataclasses
 import functools
 import io
@@ -33,6 +34,7 @@ from minibert.parameters import named_tensors, with_tensors
 from minibert.training.objectives import LabelObjective
 
 CONFIG = tiny.config(num_attention_heads=2, max_position_embeddings=70)
+ONE_HEAD = tiny.config(num_attention_heads=1, max_position_embeddings=70)
 RAGGED = Sentences(9, 4, split="dev")
 CASE = Case("tiny", "a tiny model", CONFIG, RAGGED, ("kernels", "book", "sdpa", "torch"))
 STEP = CASE._replace(name="tiny step", engines=("step", "step-sdpa"), kind="step")
@@ -583,6 +585,79 @@ def test_memory_is_kept_as_where_the_times_are_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("minibert.cli.options.keep_memory", lambda: told.append("kept"))
     memory.main()
     assert told == ["kept"]
+
+
+# ------------------------------------------------------------------------- what zeros give in speed
+
+
+@pytest.fixture
+def zeros(monkeypatch, tmp_path):
+    """`benchmarks/zeros.py`, with tiny models whose biases are not 0."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import zeros
+
+    work_of = zeros.work_of
+    monkeypatch.setattr(zeros, "CASES", (CASE, CASE._replace(name="one head", config=ONE_HEAD)))
+    monkeypatch.setattr(zeros, "MAP", (8, 12))
+    monkeypatch.setattr(zeros, "MAP_TOKENS", (3, 9))
+    monkeypatch.setattr(zeros, "TURN", 0.0)
+    monkeypatch.setattr(zeros, "keep_memory", lambda: None)
+    monkeypatch.setattr(zeros, "work_of", lambda *given: moved_work(work_of(*given)))
+    threads = str(torch.get_num_threads())
+    line = ["zeros.py", "--rounds", "2", "--sentences", "9", "--threads", threads]
+    monkeypatch.setattr("sys.argv", [*line, "--out", str(tmp_path)])
+    return zeros
+
+
+def moved_work(work):
+    return work._replace(weights=moved(work.weights))
+
+
+def test_zeros_and_what_is_removed_are_compared_and_timed(zeros, tmp_path, capsys):
+    zeros.main()
+    printed = capsys.readouterr().out
+    document = json.loads((tmp_path / "zeros.json").read_text())
+    rows = document["models"]["tiny"]
+    for name, row in rows.items():
+        assert row["error"] < 1e-5, name
+        assert row["faster"] == pytest.approx(rows["dense"]["seconds"] / row["seconds"]), name
+        assert f"| {name} | {row['left']:.0%} |" in printed
+    in_heads, in_units, half = 4 * 12 * 12, 2 * 12 * 17, 2 * 12 * 9  # 8 of 17 units go
+    left = {name: row["left"] * (in_heads + in_units) for name, row in rows.items()}
+    assert left["50% zeros, CSR"] == left["50% zeros, dense kernels"]
+    assert left["95% zeros, CSR"] == pytest.approx(0.05 * left["dense"], rel=0.1)
+    assert left["50% of heads removed"] == pytest.approx(in_heads / 2 + in_units)
+    assert left["50% of units removed"] == pytest.approx(in_heads + half)
+    assert left["50% of heads and units removed"] == pytest.approx(in_heads / 2 + half)
+    assert not {"25% of heads removed", "75% of heads and units removed"} & set(rows), "of two"
+    assert not any("heads" in name for name in document["models"]["one head"])
+    assert set(document["map"]) == {"3", "9"}
+    assert document["map"]["3"]["rows"].keys() >= {"dense", "CSR 0.5", "COO 0.995"}
+    assert document["map"]["9"]["error"] < 1e-5
+    assert f"2:4 on a CPU: {document['2:4']}" in printed
+
+
+def test_a_sparse_product_that_is_wrong_is_not_timed(zeros, tmp_path, monkeypatch):
+    right = zeros.sparse_linear
+    monkeypatch.setattr(zeros, "sparse_linear", lambda x, weights: right(x, weights) + 1e-2)
+    with pytest.raises(SystemExit, match="tiny, 50% zeros, CSR: the error is"):
+        zeros.main()
+    assert not (tmp_path / "zeros.json").exists()
+
+
+def test_sentences_come_from_short_to_long(zeros):
+    args = argparse.Namespace(sentences=9, threads=1, data=None, model=None)
+    lengths = [n for batch in zeros.work_for(CASE, args).batches for n in batch.lengths]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 1
+
+
+def test_the_share_from_which_a_form_wins_lies_between_those_measured(zeros):
+    """Times of 2, 1.5 and 0.5 of dense: a straight line is at 1 half way between the last two."""
+    faster = [1 / 2, 1 / 1.5, 1 / 0.5]
+    assert zeros.wins_from([0.5, 0.7, 0.9], faster) == pytest.approx(0.8)
+    assert zeros.wins_from([0.5, 0.7], faster[:2]) is None
+    assert zeros.wins_from([0.5, 0.7], [1.2, 3.0]) == 0.5
 
 
 # ----------------------------------------------------------------------------------- the command
