@@ -223,7 +223,7 @@ def training_options(command: Command) -> Command:
             click.option(
                 "--l1",
                 type=Number(0),
-                default=1e-4,
+                default=0.01,
                 show_default=True,
                 help="λ of that penalty λ|θ|₁",
             ),

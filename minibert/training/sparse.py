@@ -49,7 +49,7 @@ class Sparsity(NamedTuple):
     share: float
     pattern: str = "unstructured"
     method: str = "magnitude"
-    strength: float = 1e-4
+    strength: float = 0.01
     begin: float = 0.1
     end: float = 0.7
 
