@@ -31,11 +31,17 @@ def test_the_package_itself_loads_no_module_of_its_own_and_none_of_others():
     assert loaded == {"minibert"}
 
 
-@pytest.mark.parametrize("command", [(), ("predict",), ("distill",), ("verify",)])
+@pytest.mark.parametrize("command", [(), ("predict",), ("distill",), ("verify",), ("exercise",)])
 def test_help_loads_neither_torch_nor_numpy(command):
     loaded = modules_after_command(*command, "--help")
     assert "minibert.cli.predict" in loaded
     assert not loaded & (SLOW | {"torch", "numpy", "tokenizers", "safetensors"})
+
+
+def test_an_exercise_is_written_without_torch(tmp_path):
+    loaded = modules_after_command("exercise", "start", "softmax", "--out", str(tmp_path))
+    assert (tmp_path / "softmax.py").exists()
+    assert not loaded & (SLOW | {"torch", "numpy"})
 
 
 def test_a_prediction_loads_what_it_computes_with_and_no_more(tmp_path):

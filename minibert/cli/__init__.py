@@ -15,6 +15,7 @@ import click
 from minibert.cli.bench import bench
 from minibert.cli.distill import distill
 from minibert.cli.evaluate import evaluate
+from minibert.cli.exercise import exercise
 from minibert.cli.export import export
 from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
@@ -37,7 +38,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    distill, finetune, evaluate, predict, fill_mask, translate, inspect, export, verify, bench,
+    distill, finetune, evaluate, predict, fill_mask, translate, inspect, export, verify, exercise,
+    bench,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

@@ -1,7 +1,6 @@
 """`minibert verify`: every law of every formula, on fresh random cases."""
 
 import difflib
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +72,7 @@ def _chosen(names: Iterable[str], everything: list["Proof"]) -> list["Proof"]:
         found = named(name, everything)
         if not found:
             known = {part for proof in everything for part in (proof.name, *proof.name.split("."))}
-            raise click.UsageError(f"there is no formula {name!r}{_nearest(name, known)}")
+            raise click.UsageError(f"there is no formula {name!r}{nearest(name, known)}")
         chosen += [proof for proof in found if proof not in chosen]
     return chosen or everything
 
@@ -82,7 +81,7 @@ def _counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, 3, 0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
@@ -98,7 +97,7 @@ def _show_laws(chosen: list["Proof"], cases: int, seed: int, as_json: bool) -> i
     result = {
         "seed": seed,
         "proofs": len(chosen),
-        "laws": [_as_document(v) for v in verdicts],
+        "laws": [v.document() for v in verdicts],
         "failed": len(failed),
     }
     tried = sum(v.cases for v in verdicts)
@@ -118,7 +117,7 @@ def _show_mistake(
     known = all_mistakes(chosen)
     found = {full: pair for full, pair in known.items() if f".{full}".endswith(f".{name}")}
     if not found:
-        hint = _nearest(name, [*known, *(full.rpartition(".")[2] for full in known)])
+        hint = nearest(name, [*known, *(full.rpartition(".")[2] for full in known)])
         raise click.UsageError(f"there is no mistake {name!r}{hint}; --matrix lists them")
     if len(found) > 1:
         raise click.UsageError(f"{name!r} may be {' or '.join(found)}; name one of them")
@@ -132,7 +131,7 @@ def _show_mistake(
         "seed": seed,
         "mistake": full,
         "source": mistake.source or None,
-        "laws": [_as_document(v) for v in verdicts],
+        "laws": [v.document() for v in verdicts],
         "caught_by": [v.law.name for v in caught],
     }
     last = f"{full} is caught by {len(caught)} of {len(verdicts)} laws"
@@ -191,7 +190,7 @@ def _show_matrix(chosen: list["Proof"], cases: int, seed: int, as_json: bool) ->
 
 def _show_accuracy(chosen: list["Proof"], cases: int, seed: int, as_json: bool) -> int:
     from minibert.laws.pages import accuracy_table
-    from minibert.laws.trial import digits
+    from minibert.laws.trial import digits, finite
 
     rows = [
         digits(proof, law, dtype, cases, seed)
@@ -205,9 +204,9 @@ def _show_accuracy(chosen: list["Proof"], cases: int, seed: int, as_json: bool) 
             "formula": row.proof.name,
             "law": row.law.name,
             "dtype": str(row.dtype).removeprefix("torch."),
-            "share_of_bound": _finite(row.worst),
+            "share_of_bound": finite(row.worst),
             "hardest": row.family,
-            "torch_share_of_bound": None if row.of_torch is None else _finite(row.of_torch),
+            "torch_share_of_bound": None if row.of_torch is None else finite(row.of_torch),
         }
         for row in rows
     ]
@@ -224,26 +223,6 @@ def _shown(items: list[Any], title: str) -> Iterable[Any]:
     return track(
         items, title, console=console, transient=True, disable=not console.is_terminal
     )
-
-
-def _finite(number: float) -> float | None:
-    """JSON knows neither infinity nor NaN."""
-    return number if math.isfinite(number) else None
-
-
-def _as_document(verdict: "Verdict") -> dict[str, Any]:
-    return {
-        "formula": verdict.proof.name,
-        "law": verdict.law.name,
-        "words": verdict.law.words,
-        "layer": verdict.law.layer,
-        "cases": verdict.cases,
-        "error": _finite(verdict.error),
-        "bound": _finite(verdict.bound),
-        "holds": verdict.holds,
-        "problem": verdict.problem or None,
-        "where": verdict.law.place,
-    }
 
 
 def _table(verdicts: list["Verdict"], width: int | None = None) -> str:

@@ -6,6 +6,7 @@ Hypothesis looks for; by `minibert verify`, with cases from a generator; and by 
  law        what a law, a mistake and a proof are     measure   how errors are measured
  spec…      the formulas as loops over plain floats   rounding  what rounding may do, step by step
  trial      laws put to the test                      pages     the pages that follow from them
+ answers    a reader's answers to exercises, judged
  training, metrics   laws of the workshop: accumulated gradients, distillation, scores
 """
 

@@ -217,7 +217,11 @@ class Proof:
     def tried(self, law: Law, count: int, seed: int = 0) -> Iterator[Any]:
         """Cases of a law from a generator: equal for equal seeds, other ones for every law."""
         for number in range(max(1, count // law.cost)):
-            yield law.cases(RandomDraw(self.name, law.name, seed, number))
+            yield self.case(law, seed, number)
+
+    def case(self, law: Law, seed: int, number: int) -> Any:
+        """One of them, drawn afresh."""
+        return law.cases(RandomDraw(self.name, law.name, seed, number))
 
 
 def in_dtype(case: Any, dtype: torch.dtype) -> Any:

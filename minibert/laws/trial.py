@@ -24,6 +24,26 @@ class Verdict(NamedTuple):
         """Whether the error was within the bound in every case."""
         return not self.problem and self.error <= self.bound
 
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "formula": self.proof.name,
+            "law": self.law.name,
+            "words": self.law.words,
+            "layer": self.law.layer,
+            "cases": self.cases,
+            "error": finite(self.error),
+            "bound": finite(self.bound),
+            "holds": self.holds,
+            "problem": self.problem or None,
+            "where": self.law.place,
+        }
+
+
+def finite(number: float) -> float | None:
+    """JSON knows neither infinity nor NaN."""
+    return number if math.isfinite(number) else None
+
 
 def share(error: float, bound: float) -> float:
     """The error as a share of its bound: at most 1 where the law holds; NaN is beyond any."""
