@@ -24,6 +24,7 @@ from minibert.heads import mlm_logits, nsp_logits, pooled, sequence_logits
 from minibert.hub import model_folder
 from minibert.kernels.encoder import AnyWeights, encode, encode_first, encode_traced, prepared
 from minibert.kernels.products import Arithmetic, arithmetic, fixed_arithmetic
+from minibert.module import BertModule
 from minibert.parameters import BertWeights, initial_weights, named_tensors, with_tensors
 from minibert.pretrained import HEADS, check_head, head_shapes, load_model, vocabulary_notes
 
@@ -133,6 +134,14 @@ class Bert:
                 self.tokenizer.save(staged, self.config.max_position_embeddings)
 
         save_folder(Path(folder), self.config, self.weights, add_vocabulary, packed)
+
+    def as_module(self) -> BertModule:
+        """The model as an `nn.Module` that shares its parameters; see `minibert.module`.
+
+        `state_dict()` has the keys of the saved file. What was trained comes back, and is seen by
+        all methods, in `dataclasses.replace(bert, weights=module.weights())`.
+        """
+        return BertModule(self.config, self.weights, self.head)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Bert":
         """The same model on another device, or in another precision."""

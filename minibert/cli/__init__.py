@@ -13,6 +13,7 @@ import sys
 import click
 
 from minibert.cli.bench import bench
+from minibert.cli.diff import diff
 from minibert.cli.distill import distill
 from minibert.cli.evaluate import evaluate
 from minibert.cli.exercise import exercise
@@ -38,8 +39,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    distill, finetune, evaluate, predict, fill_mask, translate, inspect, export, verify, exercise,
-    bench,
+    distill, finetune, evaluate, predict, fill_mask, translate, inspect, diff, export, verify,
+    exercise, bench,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
