@@ -266,13 +266,14 @@ def wins_from(shares: Sequence[float], faster: Sequence[float]) -> float | None:
     >>> wins_from([0.5, 1.0], [0.5, 2.0]), wins_from([0.5], [1.5]), wins_from([0.5], [0.9])
     (0.8333333333333334, 0.5, None)
     """
-    if faster[0] >= 1:
-        return shares[0]
-    for (low, before), (high, after) in itertools.pairwise(zip(shares, faster, strict=True)):
-        if after >= 1:
+    if faster[-1] < 1:
+        return None
+    pairs = list(itertools.pairwise(zip(shares, faster, strict=True)))
+    for (low, before), (high, after) in reversed(pairs):
+        if before < 1:
             slow, fast = 1 / before, 1 / after
             return low + (high - low) * (slow - 1) / (slow - fast)
-    return None
+    return shares[0]
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:

@@ -39,27 +39,27 @@ row() {
   on_sst2 ablation 3 --baseline "ablation: full" --name "ablation: $name" --out "runs/ablation/$name" "$@"
 }
 
-# what is left out, more options: one row of the sparse models
+# how it is made sparse, more options: one row of the sparse models
 lean() {
   name="$model: $1"
   shift
   on_sst2 sparse 1 --baseline "$model: all" --name "$name" --out "runs/sparse/$name" $start "$@"
 }
 
-# what a model is called, its folder, its learning rate: whole, and with ever less in it
-sparse() {
+# what a model is called, its folder, its learning rate, λ of L1: whole, and with ever less in it
+lean_models() {
   model=$1 start="--init-student $2 --lr $3"
   lean all
-  lean "λ‖θ‖²" --l2 1e-5
+  lean "λ‖θ‖²" --l2 1e-4
   lean "2:4 0.5" --pattern 2:4 --sparsity 0.5
   for share in 0.5 0.7 0.8 0.9 0.95; do
     lean "magnitude $share" --sparsity $share
     lean "movement $share" --sparsity $share --sparsity-by movement
-    lean "l1 $share" --sparsity $share --sparsity-by l1
+    lean "l1 $share" --sparsity $share --sparsity-by l1 --l1 "$4"
     lean "row $share" --sparsity $share --pattern row
-    lean "heads $share" --sparsity $share --pattern heads
     lean "ffn $share" --sparsity $share --pattern ffn
   done
+  for share in $5; do lean "heads $share" --sparsity $share --pattern heads; done
 }
 
 for part in "$@"; do
@@ -104,9 +104,9 @@ for part in "$@"; do
         --teacher "runs/teacher-$task" --data "$GLUE/$task"
     done
     ;;
-  sparse) # needs the ladder
-    sparse 6x384 runs/teacher-sst2 5e-5
-    sparse 4x128 runs/sst2-7-best/seed-0 3e-4
+  sparse) # needs the teachers and the ladder; every layer keeps one of its heads
+    lean_models 6x384 runs/teacher-sst2 5e-5 0.5 "0.5 0.7 0.8 0.9"
+    lean_models 4x128 runs/sst2-7-best/seed-0 3e-4 0.1 "0.5 0.7"
     ;;
   *)
     echo "there is no part $part" >&2

@@ -28,8 +28,10 @@ from minibert.parameters import BertWeights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+PACKED_FILE = "model.packed.safetensors"  # no name that transformers would open
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_FILE = "pytorch_model.bin"
+ALL_WEIGHTS = (WEIGHTS_FILE, PACKED_FILE, INDEX_FILE, PICKLE_FILE)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def read_config(folder: Path) -> BertConfig:
 def stored_in(folder: Path) -> dict[str, Stored]:
     """Name, size and type of every tensor of a model folder; no number is read yet.
 
-    The first of these counts: `model.safetensors`, its index of several files, and
+    The first of these counts: `model.safetensors`, the packed file, an index of several files, and
     `pytorch_model.bin`. The last is a pickle: it is read with `weights_only=True` and a warning,
     and never because one of the others is damaged.
 
@@ -89,7 +91,9 @@ def stored_in(folder: Path) -> dict[str, Stored]:
         CheckpointError  there are no weights in the folder, or they are damaged.
     """
     if (folder / WEIGHTS_FILE).exists():
-        return with_unpacked(stored_tensors(folder / WEIGHTS_FILE))
+        return stored_tensors(folder / WEIGHTS_FILE)
+    if (folder / PACKED_FILE).exists():
+        return _stored_packed(folder / PACKED_FILE)
     if (folder / INDEX_FILE).exists():
         return _stored_in_shards(folder / INDEX_FILE)
     if (folder / PICKLE_FILE).exists():
@@ -97,6 +101,13 @@ def stored_in(folder: Path) -> dict[str, Stored]:
     raise CheckpointError(
         f"{folder} holds no weights: it needs {WEIGHTS_FILE}, {INDEX_FILE} or {PICKLE_FILE}"
     )
+
+
+def _stored_packed(path: Path) -> dict[str, Stored]:
+    try:
+        return with_unpacked(stored_tensors(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _stored_in_shards(path: Path) -> dict[str, Stored]:
@@ -168,7 +179,8 @@ def save_folder(
         if packed:
             save_tensors(path, packed_file(path))
 
-    save_whole(folder, _stored_config(config, weights), write, add_files)
+    name = PACKED_FILE if packed else WEIGHTS_FILE
+    save_whole(folder, _stored_config(config, weights), write, add_files, name)
 
 
 def save_whole(
@@ -176,12 +188,14 @@ def save_whole(
     config: Mapping[str, Any],
     write_weights: Callable[[Path], None],
     add_files: Callable[[Path], None],
+    weights_file: str = WEIGHTS_FILE,
 ) -> None:
     """Write a model's config, weights and other files, all of them or nothing.
 
     Everything is first written in full to a hidden folder inside and flushed, then renamed, the
     weights last. Whoever looks, whenever the power fails, finds the old model or the new one or,
-    where the config changes, for a moment no weights: never one's weights with another's config.
+    where the config or the form of the weights changes, for a moment no weights: never one's
+    weights with another's config.
 
     Raises
         OSError  the disk is full or forbids it; the model that was there is untouched.
@@ -194,21 +208,22 @@ def save_whole(
         add_files(staged)
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (staged / CONFIG_FILE).write_text(text, encoding="utf-8")
-        write_weights(staged / WEIGHTS_FILE)
+        write_weights(staged / weights_file)
         # safetensors makes its file private; it is meant for whoever may read the config.
-        (staged / WEIGHTS_FILE).chmod((staged / CONFIG_FILE).stat().st_mode)
+        (staged / weights_file).chmod((staged / CONFIG_FILE).stat().st_mode)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         for file in files:
             _flush(file)
         places = {file: folder / file.relative_to(staged) for file in files}
-        weights = places.pop(staged / WEIGHTS_FILE)
-        if any(_bytes(place) != file.read_bytes() for file, place in places.items()):
-            for file_name in (WEIGHTS_FILE, INDEX_FILE, PICKLE_FILE):
-                (folder / file_name).unlink(missing_ok=True)
+        weights = places.pop(staged / weights_file)
+        changes = any(_bytes(place) != file.read_bytes() for file, place in places.items())
+        other_form = {WEIGHTS_FILE, PACKED_FILE} - {weights_file}
+        for file_name in ALL_WEIGHTS if changes else other_form:
+            (folder / file_name).unlink(missing_ok=True)
         for file, place in places.items():
             place.parent.mkdir(exist_ok=True)
             os.replace(file, place)
-        os.replace(staged / WEIGHTS_FILE, weights)
+        os.replace(staged / weights_file, weights)
     for place in {folder, *(place.parent for place in places.values())}:
         _flush(place)
 

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 from minibert.config import CheckpointError
-from minibert.files import CONFIG_FILE, INDEX_FILE, PICKLE_FILE, WEIGHTS_FILE
+from minibert.files import CONFIG_FILE, INDEX_FILE, PACKED_FILE, PICKLE_FILE, WEIGHTS_FILE
 
 VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
-SAFE_FILES = (CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE, "model-*.safetensors", *VOCABULARY_FILES)
+SAFE_FILES = (
+    CONFIG_FILE, WEIGHTS_FILE, PACKED_FILE, INDEX_FILE, "model-*.safetensors", *VOCABULARY_FILES,
+)  # fmt: skip
 
 
 def model_folder(name: str | Path, local_files_only: bool = False) -> Path:
@@ -62,7 +64,7 @@ def _download(model_id: str, local_files_only: bool) -> Path:
 
     try:
         folder = fetch(SAFE_FILES)
-        if not any((folder / name).exists() for name in (WEIGHTS_FILE, INDEX_FILE)):
+        if not any((folder / name).exists() for name in (WEIGHTS_FILE, PACKED_FILE, INDEX_FILE)):
             folder = fetch((*SAFE_FILES, PICKLE_FILE))
     except Exception as error:  # not only HTTP errors: whatever fails below, there is no model
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,8 +1,9 @@
 """Sparse tensors in a file: one bit for each weight says whether it is 0; only the others follow.
 
 A tensor KEY becomes three: `KEY.shape`, `KEY.mask` with eight weights in each byte, the first in
-the lowest bit, and `KEY.values`. minibert reads such a file like any other; `transformers` does
-not, so `minibert export` writes either form from the other.
+the lowest bit, and `KEY.values`. minibert reads such a file like any other; `transformers` would
+draw at random what it does not find, so the file has a name that it does not look for.
+`minibert export` writes either form from the other.
 """
 
 import math
@@ -66,6 +67,8 @@ def with_unpacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
         for name in PARTS:
             if f"{key}.{name}" not in found:
                 raise CheckpointError(f"{key} is packed, but its part {key}.{name} is missing")
+            if key in stored:
+                raise CheckpointError(f"{key} is there twice, packed and as it is")
             parts.append(found.pop(f"{key}.{name}"))
         shape, mask, values = parts
         if shape.dtype != "int64" or len(shape.shape) != 1 or mask.dtype != "uint8":

@@ -68,6 +68,19 @@ def kept_heads(config: BertConfig) -> tuple[tuple[int, ...], ...]:
     return config.pruned.heads
 
 
+def shape_told(config: BertConfig) -> str:
+    """Heads and feed-forward units in words; of each layer where some were pruned.
+
+    >>> shape_told(BertConfig())
+    'heads 12, feed-forward 3072'
+    """
+    if config.pruned is None:
+        return f"heads {config.num_attention_heads}, feed-forward {config.intermediate_size}"
+    by_kind = zip(*config.heads_and_units, strict=True)
+    heads, units = (", ".join(map(str, sizes)) for sizes in by_kind)
+    return f"heads {heads} of {config.num_attention_heads}, feed-forward {units}"
+
+
 def _at_work(weight_OI: Tensor, n_groups: int) -> Tensor:
     """Which groups of inputs are not all 0; the first group, if there is no other."""
     parts_OGi = weight_OI.reshape(len(weight_OI), n_groups, -1)

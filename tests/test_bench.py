@@ -658,6 +658,7 @@ def test_the_share_from_which_a_form_wins_lies_between_those_measured(zeros):
     assert zeros.wins_from([0.5, 0.7, 0.9], faster) == pytest.approx(0.8)
     assert zeros.wins_from([0.5, 0.7], faster[:2]) is None
     assert zeros.wins_from([0.5, 0.7], [1.2, 3.0]) == 0.5
+    assert zeros.wins_from([0.5, 0.8, 0.9], [0.5, 1.2, 0.9]) is None, "it loses again"
 
 
 # ----------------------------------------------------------------------------------- the command

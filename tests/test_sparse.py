@@ -20,7 +20,7 @@ from minibert.laws.measure import distance
 from minibert.model import Bert
 from minibert.optim import adam_form, adam_step, initial_adam_state
 from minibert.packed import packed_file, size_of, with_unpacked
-from minibert.parameters import named_tensors, views_of
+from minibert.parameters import LinearWeights, named_tensors, views_of
 from minibert.sparsity import soft_threshold
 from minibert.training.finetune import finetune
 from minibert.training.loop import Interrupted, TrainingOptions, train
@@ -135,7 +135,8 @@ def test_movement_brings_back_what_training_moves_away_from_zero():
     assert int((weight == 0).sum()) == round(0.5 * weight.numel())
 
 
-def test_what_is_left_out_is_not_trained_but_keeps_its_score():
+def test_the_gradient_does_not_reach_what_is_left_out_but_its_score():
+    """Adam's momentum of before would still move it, and decay does."""
     trainable = learner(Sparsity(0.5, method="movement", begin=0.0, end=0.25))
     stepped(trainable, EVERY)
     keep = trainable.extra["keep"].clone()
@@ -184,7 +185,7 @@ def run(folder: Path, sparsity: Sparsity | None, stop_at: int = 0) -> dict[str, 
 def test_a_run_that_was_stopped_ends_bit_for_bit_where_it_would_have(method, tmp_path):
     sparsity = Sparsity(0.6, method=method, begin=0.0, end=0.9)
     expected = run(tmp_path / "whole", sparsity)
-    for stop_at in (13, 30):  # before the second choice, and after it
+    for stop_at in (13, 30):  # before the first choice, and between the two
         folder = tmp_path / str(stop_at)
         with pytest.raises(Interrupted):
             run(folder, sparsity, stop_at)
@@ -248,6 +249,79 @@ def test_the_commands_make_zeros(more, minibert, teacher, tmp_path):
         assert count / total == pytest.approx(0.5, abs=0.03)
 
 
+def test_the_options_reach_the_training(minibert, teacher, tmp_path, monkeypatch):
+    """A method that is named is the one that chooses, and λ is what was given."""
+    seen = []
+    monkeypatch.setattr(
+        "minibert.training.finetune.trainable_for",
+        lambda *given: seen.append(given[2]) or trainable_for(*given),
+    )
+    line = f"finetune --model {teacher} --data {teacher.parent}/data --epochs 1 --sparsity 0.5"
+    for number, more in enumerate(
+        ["", "--sparsity-by movement", "--sparsity-by l1", "--sparsity-by l1 --l1 0.7",
+         "--pattern row"]
+    ):  # fmt: skip
+        assert minibert(f"{line} {more} --out {tmp_path}/{number}").code == 0
+    assert seen == [
+        Sparsity(0.5),
+        Sparsity(0.5, method="movement"),
+        Sparsity(0.5, method="l1", strength=0.1),
+        Sparsity(0.5, method="l1", strength=0.7),
+        Sparsity(0.5, "row"),
+    ]
+
+
+def test_a_penalty_ends_where_the_choice_is_final():
+    """What is left adapts; it is not drawn on until all is 0."""
+    trainable = learner(Sparsity(0.5, method="l1", strength=5.0, begin=0.0, end=0.5))
+    for _ in range(STEPS):
+        trainable.gradient_P.zero_()
+        trainable.update(1e-3, ADAM._replace(weight_decay=0.0))
+    whole = learner(Sparsity(0.5))
+    expected = {name: x.clone() for name, x in maps_of(whole.parameters_P, whole).items()}
+    for name, found in maps_of(trainable.parameters_P, trainable).items():
+        drawn = soft_threshold(expected[name], STEPS / 2 * 1e-3 * 5.0)
+        kept = found != 0
+        assert distance(found[kept], drawn[kept], 1) <= 1e-5, name
+
+
+@pytest.mark.parametrize("command", ["finetune --model", "distill --init-student"])
+def test_a_model_with_zeros_is_not_filled_without_a_word(command, minibert, teacher, tmp_path):
+    options = f"--data {teacher.parent}/data --epochs 1 --max-length 20"
+    more = f"--teacher {teacher} --intermediate-epochs 0" if "distill" in command else ""
+    sparse = tmp_path / "sparse"
+    answer = minibert(f"finetune --model {teacher} {options} --sparsity 0.5 --out {sparse}")
+    zeros, count = zeros_of(Bert.from_pretrained(sparse).weights)
+    assert f"{zeros:,} of {count:,} weights in the maps of the blocks are 0; " in answer.err
+    answer = minibert(f"{command} {sparse} {options} {more} --out {tmp_path}/next")
+    assert answer.code == 0, answer.err
+    assert f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now, and" in answer.err
+    answer = minibert(f"{command} {sparse} {options} {more} --sparsity 0.6 --out {tmp_path}/more")
+    assert "are 0 now" not in answer.err
+
+
+def test_two_of_four_need_rows_that_four_divides(minibert, teacher, tmp_path):
+    """It is said before anything is trained, and nothing is left behind."""
+    options = f"--data {teacher.parent}/data --sparsity 0.5 --pattern 2:4 --out {tmp_path}/out"
+    for command in (f"finetune --model {teacher}", f"distill --teacher {teacher} --student 1x12"):
+        wide = 17 if "finetune" in command else None
+        answer = minibert(f"{command} {options}")
+        if wide:
+            assert (answer.code, answer.said) == (
+                3, "--pattern 2:4 needs rows that 4 divides, but blocks.0.output.weight_OI has 17"
+            )  # fmt: skip
+            assert not (tmp_path / "out").exists()
+
+
+def test_a_penalty_alone_is_refused(minibert):
+    for how in ("--l1 0.5", "--sparsity 0.5 --l1 0.5", "--sparsity 0.5 --sparsity-by movement "
+                "--l1 1"):  # fmt: skip
+        answer = minibert(f"finetune --model M --data D {how}")
+        assert (answer.code, answer.said) == (
+            2, "--l1 needs --sparsity-by l1, whose penalty it weighs"
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("how", ["--pattern 2:4", "--pattern row", "--sparsity-by movement"])
 def test_a_pattern_alone_is_refused(how, minibert):
     answer = minibert(f"finetune --model M --data D {how}")
@@ -284,8 +358,8 @@ def test_a_packed_model_comes_back_bit_for_bit_and_is_smaller(sparse):
         named_tensors(packed.weights), named_tensors(full.weights), strict=True
     ):
         assert torch.equal(one, other), path
-    sizes = [(folder / "model.safetensors").stat().st_size for folder in (sparse, sparse.parent /
-             "full")]  # fmt: skip
+    files = (sparse / "model.packed.safetensors", sparse.parent / "full" / "model.safetensors")
+    sizes = [file.stat().st_size for file in files]
     count, total = zeros_of(full.weights)
     saved = 4 * count - total / 8  # and three names instead of one
     assert sizes[0] <= sizes[1] - saved + 200 * 24
@@ -320,6 +394,12 @@ def spoiled(tensors: dict[str, Tensor], change: str) -> None:
             tensors[f"{key}.shape"] = torch.tensor([24, 39])
         case "negative":
             tensors[f"{key}.shape"] = torch.tensor([-24, -40])
+        case "a bit beyond":
+            count = tensors[f"{key}.mask"].numel() * 8
+            tensors[f"{key}.shape"] = torch.tensor([count - 3])
+            tensors[f"{key}.mask"][-1] |= 128
+        case "twice":
+            tensors[key] = torch.zeros(24, 40)
         case "its type":
             tensors[f"{key}.mask"] = tensors[f"{key}.mask"].int()
 
@@ -332,15 +412,17 @@ def spoiled(tensors: dict[str, Tensor], change: str) -> None:
         ("a value", "is packed, but its mask does not fit its values"),
         ("the shape", r"is packed, but its mask does not fit its shape \(24, 39\)"),
         ("negative", r"is packed, but its mask does not fit its shape \(-24, -40\)"),
+        ("a bit beyond", "is packed, but its mask does not fit its values|misfit"),
+        ("twice", "is there twice, packed and as it is"),
         ("its type", "is packed, but its shape or mask has another type"),
     ],
 )
 def test_a_damaged_packed_tensor_is_refused_in_one_sentence(change, reason, sparse):
-    path = sparse / "model.safetensors"
+    path = sparse / "model.packed.safetensors"
     tensors = load_file(path)
     spoiled(tensors, change)
     save_file(tensors, path)
-    with pytest.raises(CheckpointError, match=reason):
+    with pytest.raises(CheckpointError, match=f"{sparse}.*: .*{reason}"):
         Bert.from_pretrained(sparse)
 
 
@@ -350,11 +432,52 @@ def test_export_writes_either_form_from_the_other(minibert, sparse, tmp_path):
     full = (sparse.parent / "full" / "model.safetensors").read_bytes()
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == full
     answer = minibert(f"export --model {tmp_path}/again --out {tmp_path}/small --packed")
-    assert (tmp_path / "small" / "model.safetensors").read_bytes() == (
-        sparse / "model.safetensors"
+    assert (tmp_path / "small" / "model.packed.safetensors").read_bytes() == (
+        sparse / "model.packed.safetensors"
     ).read_bytes()
     assert "bytes in full" in answer.out
     text = "a good film"
     said = [minibert(f"predict --model {folder} --json", text).document["predictions"]
             for folder in (sparse, tmp_path / "again")]  # fmt: skip
     assert said[0] == said[1]
+
+
+def test_export_into_the_folder_that_is_read_leaves_one_form(minibert, sparse):
+    """Back and forth; never both files, of which one may be old."""
+    before = Bert.from_pretrained(sparse)
+    for form, name in (("", "model.safetensors"), ("--packed", "model.packed.safetensors")):
+        assert minibert(f"export --model {sparse} --out {sparse} {form}").code == 0
+        assert [file.name for file in sparse.glob("model*")] == [name]
+        again = Bert.from_pretrained(sparse)
+        pairs = zip(named_tensors(again.weights), named_tensors(before.weights), strict=True)
+        for (path, one), (_, other) in pairs:
+            assert torch.equal(one, other), path
+
+
+def test_transformers_finds_no_weights_in_a_packed_folder(sparse):
+    """Better than finding none of the maps in a file, and drawing them at random."""
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(OSError, match="no file named model"):
+        transformers.BertForSequenceClassification.from_pretrained(sparse)
+
+
+def test_export_keeps_a_projection_and_says_what_it_leaves(minibert, tmp_path):
+    bert = tiny.classifier()
+    projection = LinearWeights(torch.ones(20, 12), torch.ones(20))
+    bert.weights = bert.weights._replace(fit_dense=projection)
+    bert.save_pretrained(tmp_path / "from")
+    assert minibert(f"export --model {tmp_path}/from --out {tmp_path}/to").code == 0
+    again = Bert.from_pretrained(tmp_path / "to", fit_dense=True)
+    assert torch.equal(again.weights.fit_dense.weight_OI, projection.weight_OI)
+    path = tmp_path / "from" / "model.safetensors"
+    save_file(load_file(path) | {"qa_outputs.weight": torch.ones(2, 12)}, path)
+    answer = minibert(f"export --model {tmp_path}/from --out {tmp_path}/to")
+    assert "not carried over, as no part of the model: qa_outputs.weight" in answer.err
+
+
+def test_a_translator_is_not_exported(minibert, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "encoder-decoder"}')
+    answer = minibert(f"export --model {tmp_path} --out {tmp_path}/out")
+    assert (answer.code, answer.said) == (
+        2, f"export takes a BERT alone, but {tmp_path} is a translator"
+    )  # fmt: skip

@@ -16,9 +16,9 @@ from minibert.cli.options import print_result
 def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> None:
     """Write a model in full, or packed without its zeros.
 
-    In full is the default, which transformers reads too; a model that lost heads, or feed-forward
-    units in some layers, it reads when it is --dense. What packing saves is said beside the least
-    that any form could take: the values that are not 0, and which ones those are.
+    In full is the default, which transformers reads too; a model that lost heads, or unlike numbers
+    of feed-forward units, needs --dense for that. It prints the bytes in full, packed, and the
+    least that any code for these zeros would need.
 
     \b
     Example
@@ -27,19 +27,27 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
     from dataclasses import replace
     from pathlib import Path
 
-    from minibert.files import WEIGHTS_FILE
+    from minibert.files import PACKED_FILE, WEIGHTS_FILE, read_json, stored_in
+    from minibert.hub import model_folder
     from minibert.model import Bert
     from minibert.packed import size_of
     from minibert.parameters import named_tensors
     from minibert.pruned import in_full
 
-    bert = Bert.from_pretrained(model)
+    folder = model_folder(model)
+    if read_json(folder / "config.json").get("model_type") == "encoder-decoder":
+        raise click.UsageError(f"export takes a BERT alone, but {model} is a translator")
+    bert = Bert.from_pretrained(folder, fit_dense="fit_dense.weight" in stored_in(folder))
+    left = [row.key for row in bert.report.of("ignored") if "part" in row.note]
+    if left:
+        click.echo(f"not carried over, as no part of the model: {', '.join(left)}", err=True)
     if dense:
         weights, config = in_full(bert.weights, bert.config)
         bert = replace(bert, weights=weights, config=config)
     bert.save_pretrained(out, packed)
     size = size_of(dict(named_tensors(bert.weights)))
-    found = {"model": out, "bytes": (Path(out) / WEIGHTS_FILE).stat().st_size}
+    written = Path(out) / (PACKED_FILE if packed else WEIGHTS_FILE)
+    found = {"model": out, "bytes": written.stat().st_size}
     found |= {"sparse": size._asdict() | {"least": round(size.least)}}
     lines = [f"{out}: {found['bytes']:,} bytes"]
     if size.weights:

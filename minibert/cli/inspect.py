@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from minibert.config import BertConfig
     from minibert.pretrained import Inspection
 
 
@@ -62,10 +61,12 @@ def _document(found: "Inspection") -> dict[str, Any]:
 
 
 def _lines(found: "Inspection") -> list[str]:
+    from minibert.pruned import shape_told
+
     config, report = found.config, found.report
     lines = [
         f"{', '.join(config.architectures)}: head {found.head}, {_parameters(found):,} parameters",
-        f"  layers {config.num_hidden_layers}, width {config.hidden_size}, {_of_layers(config)}, "
+        f"  layers {config.num_hidden_layers}, width {config.hidden_size}, {shape_told(config)}, "
         f"vocabulary {config.vocab_size}, positions {config.max_position_embeddings}",
         "",
     ]
@@ -79,15 +80,6 @@ def _lines(found: "Inspection") -> list[str]:
     statuses = [row.status for row in report.rows]
     counts = [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
     return [*lines, "", ", ".join(counts), *report.notes]
-
-
-def _of_layers(config: "BertConfig") -> str:
-    """Heads and units, of each layer where some were pruned."""
-    if config.pruned is None:
-        return f"heads {config.num_attention_heads}, feed-forward {config.intermediate_size}"
-    by_kind = zip(*config.heads_and_units, strict=True)
-    heads, units = (", ".join(map(str, sizes)) for sizes in by_kind)
-    return f"heads {heads} of {config.num_attention_heads}, feed-forward {units}"
 
 
 def _parameters(found: "Inspection") -> int:

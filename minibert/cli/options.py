@@ -201,8 +201,8 @@ def training_options(command: Command) -> Command:
             click.option(
                 "--sparsity",
                 type=Number(0, 1),
-                help="share of the weights in the maps of the blocks that ends as 0, or of heads "
-                "or feed-forward units that go; of a distillation in the second stage  "
+                help="share that goes: of the weights in the maps of the blocks, of all heads, or "
+                "of the feed-forward units of each layer; in a distillation's second stage  "
                 "[default: none]",
             ),
             click.option(
@@ -210,22 +210,20 @@ def training_options(command: Command) -> Command:
                 type=click.Choice(PATTERNS),
                 default="unstructured",
                 show_default=True,
-                help="of the zeros: anywhere, as many in each row, two of every four; or whole "
-                "attention heads, or units of the feed-forward",
+                help="weights anywhere, as many in each row, or two of every four, at once; or "
+                "whole heads or feed-forward units, by their importance to the loss",
             ),
             click.option(
                 "--sparsity-by",
                 type=click.Choice(SPARSITY_METHODS),
                 help="which weights go: the small, those that training moves towards 0, or the "
-                "small after an L1 penalty; heads and units go by their importance to the loss  "
-                "[default: magnitude]",
+                "small after an L1 penalty  [default: magnitude]",
             ),
             click.option(
                 "--l1",
                 type=Number(0),
-                default=0.01,
-                show_default=True,
-                help="λ of that penalty λ|θ|₁",
+                help="λ of that penalty λ|θ|₁; in all it draws a weight towards 0 by λ times the "
+                "sum of the learning rates  [default: 0.1]",
             ),
             click.option(
                 "--max-norm",
@@ -264,6 +262,8 @@ def check_sparsity(chosen: Any) -> None:
                 f"--pattern {chosen.pattern} is for a BERT alone; a translator becomes sparse by "
                 "unstructured, row or 2:4"
             )
+    if chosen.l1 is not None and chosen.sparsity_by != "l1":
+        raise click.UsageError("--l1 needs --sparsity-by l1, whose penalty it weighs")
     if chosen.pattern == "2:4" and chosen.sparsity != 0.5:
         raise click.UsageError(
             f"--pattern 2:4 makes half of the weights 0, not {chosen.sparsity:g}; give "

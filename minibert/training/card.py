@@ -77,7 +77,7 @@ def _metadata(record: Record) -> str:
         model_name=_line(record.get("title") or "student"),
         language=record.get("language"),
         license=record.get("license"),
-        library_name="transformers",
+        library_name=None if _is_pruned(record) else "transformers",
         pipeline_tag=TASK_TYPE,
         tags=["minibert", "bert", "distillation"],
         base_model=_base_model(str(values_in(record, "teacher").get("name", ""))),
@@ -151,7 +151,16 @@ def _use(record: Record) -> str:
         'model = AutoModelForSequenceClassification.from_pretrained(".")\n'
         f'print(model(**tokenizer({texts}, return_tensors="pt")).logits)'
     )
+    if _is_pruned(record):
+        other = "minibert export --model . --dense --out full   # a folder for transformers"
+        return f"## Use\n\n{fenced(own, 'python')}\n\n{fenced(other, 'sh')}"
     return f"## Use\n\n{fenced(own, 'python')}\n\n{fenced(other, 'python')}"
+
+
+def _is_pruned(record: Record) -> bool:
+    """Whether layers lost heads, or unlike numbers of units, so that minibert alone reads it."""
+    student = values_in(record, "student")
+    return any(isinstance(student.get(key), list) for key in ("heads", "feed_forward"))
 
 
 def _making(record: Record) -> str:

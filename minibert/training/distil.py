@@ -32,7 +32,7 @@ from minibert.training.objectives import (
     Teaching,
 )
 from minibert.training.progress import Display
-from minibert.training.sparse import as_kept, trainable_for
+from minibert.training.sparse import as_kept, check_fits, told, trainable_for, zeros_will_go
 from minibert.training.state_plan import StateSource, state_plan
 from minibert.training.states import decided, held_with_more, kept_states, path_of_states
 from minibert.training.students import Start, new_student
@@ -232,6 +232,10 @@ def distil(
     weights = new_student(
         student, teacher.weights, options.intermediate.seed, options.start, layers
     )
+    if options.prediction.sparsity is not None:
+        check_fits(options.prediction.sparsity, weights, student)
+    elif warning := zeros_will_go(weights, None):
+        display.say(warning)
     steps = {}
     if options.intermediate.epochs and options.uses_states:
         read = texts.of_first_stage(options.intermediate_on)
@@ -281,6 +285,9 @@ def distil(
         keep,
     )
     steps["prediction"] = progress.step
+    if options.prediction.sparsity is not None:
+        best = Bert.from_pretrained(out)
+        display.say(told(best.weights, best.config))
     return {
         "task": dev_set.task.name,
         "n": len(dev_set),

@@ -302,8 +302,9 @@ def training_options_from(chosen: dict[str, Any], **more: Any) -> TrainingOption
         adam = adam._replace(weight_decay=chosen["weight_decay"])
     sparsity = None
     if chosen.get("sparsity"):
-        method = chosen["sparsity_by"] or "magnitude"
-        sparsity = Sparsity(chosen["sparsity"], chosen["pattern"], method, chosen["l1"])
+        named = {"method": chosen["sparsity_by"], "strength": chosen["l1"]}
+        given = {key: value for key, value in named.items() if value is not None}
+        sparsity = Sparsity(chosen["sparsity"], chosen["pattern"], **given)
     fields = TrainingOptions.__dataclass_fields__.keys() - {"adam", "sparsity"}
     plain = {key: value for key, value in chosen.items() if key in fields}
     return TrainingOptions(adam=adam, sparsity=sparsity, **plain, **more)

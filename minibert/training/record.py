@@ -15,6 +15,7 @@ from minibert.training.comparison import n_parameters
 from minibert.training.distil import DistilOptions
 from minibert.training.preflight import losses_that_apply
 from minibert.training.runs import read_metrics
+from minibert.training.sparse import zeros_of
 
 CHOSEN_ON_DEV = (
     "The epoch that is kept is the best on the development set, so its score there is somewhat "
@@ -62,15 +63,17 @@ def record_of(
 
 
 def sizes(name: str, model: Bert) -> dict[str, Any]:
-    """What a model is called, its shape, and how many numbers it has."""
+    """What a model is called, its shape, of each layer where some were pruned, and its numbers."""
     config = model.config
+    heads, units = (list(one) for one in zip(*config.heads_and_units, strict=True))
     return {
         "name": name,
         "layers": config.num_hidden_layers,
         "width": config.hidden_size,
-        "heads": config.num_attention_heads,
-        "feed_forward": config.intermediate_size,
+        "heads": config.num_attention_heads if config.pruned is None else heads,
+        "feed_forward": config.intermediate_size if config.pruned is None else units,
         "parameters": n_parameters(model.weights),
+        "zeros": zeros_of(model.weights)[0],
     }
 
 

@@ -4,16 +4,17 @@ P parameters of the model in the order of the flat tensor · O, I the sides of o
 groups of inputs, each with one gate: a head of the output map of attention, or a feed-forward unit.
 """
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from minibert.config import BertConfig
+from minibert.config import BertConfig, CheckpointError
 from minibert.optim import AdamOptions
 from minibert.parameters import BertWeights, named_tensors, views_of
-from minibert.pruned import without_idle
+from minibert.pruned import shape_told, without_idle
 from minibert.sparsity import (
     cubic_sparsity,
     gate_gradients,
@@ -40,8 +41,9 @@ EVERY = 25  # steps between two choices; ranking all weights costs about as much
 class Sparsity(NamedTuple):
     """How sparse the maps of the blocks are to end, and how they come there.
 
-    The share of zeros grows by Zhu and Gupta's cubic rule over the middle of the run: it begins
-    after `begin` of the steps and is complete after `end` of them, and what is left adapts.
+    `begin` and `end` are shares of the run's steps: zeros begin at the first, grow by Zhu and
+    Gupta's cubic rule, and are all there at the second; then what is left adapts. Two of every four
+    come at once, at the first.
     `method` is one of `METHODS`, for the patterns of single weights; `strength` is λ of the L1
     penalty. Patterns of `GATED` take whole heads or units, by their importance.
     """
@@ -49,7 +51,7 @@ class Sparsity(NamedTuple):
     share: float
     pattern: str = "unstructured"
     method: str = "magnitude"
-    strength: float = 0.01
+    strength: float = 0.1
     begin: float = 0.1
     end: float = 0.7
 
@@ -58,8 +60,10 @@ class SparseTrainable(Trainable[Weights]):
     """A model whose block maps become sparse while it learns.
 
     Magnitude: what is small when the choice is made becomes 0 and stays so. Movement: the whole
-    weights are kept beside those that are used, and one that is left out can come back. L1: every
-    step draws all weights towards 0, and then the smallest go, as by magnitude.
+    weights are kept beside those that are used, move on with Adam's momentum, and one that is left
+    out can come back. L1: until the choice is final every step draws all weights towards 0, and the
+    smallest go, as by magnitude; in all a weight is drawn by λ times the sum of the learning rates.
+    Gradients are clipped before this: those of weights that are left out count in their norm.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class SparseTrainable(Trainable[Weights]):
             self.gradient_P.mul_(keep_P)  # of the weights that were used
             self.parameters_P.copy_(whole_P)
         super().update(learning_rate, options)
-        if self.sparsity.method == "l1":
+        if self.sparsity.method == "l1" and self.adam.steps <= self.end:
             for weight_OI in self._pruned(self.parameters_P):
                 threshold = learning_rate * self.sparsity.strength
                 weight_OI.copy_(soft_threshold(weight_OI, threshold))
@@ -118,8 +122,9 @@ class GatedTrainable(SparseTrainable[BertWeights]):
 
     How important each is tells `gate_gradients`, their sizes added up from one choice to the next.
     Heads are ranked among those of all layers, after Michel et al. 2019 by importance over the
-    norm of that of their layer, and every layer keeps one; units are ranked within their layer, so
-    that all layers keep as many. Closed is what has only zeros in the map that takes it in.
+    norm of that of their layer, and every layer keeps its best; units are ranked within their
+    layer, so that all layers keep as many. A head or unit is closed when the columns of the next
+    map that read it are all 0.
     """
 
     def __init__(
@@ -156,11 +161,12 @@ class GatedTrainable(SparseTrainable[BertWeights]):
             for keep_OGi, score_G in zip(keeps, layers, strict=True)
         ]
         if self.sparsity.pattern == "heads":
+            for score_G in scores:
+                score_G[score_G.argmax()] = math.inf
             chosen = keep_largest(torch.cat(scores), share).split(self.n_groups)
         else:
             chosen = tuple(keep_largest(score_G, share) for score_G in scores)
-        for keep_OGi, score_G, chosen_G in zip(keeps, scores, chosen, strict=True):
-            chosen_G[score_G.argmax()] = True
+        for keep_OGi, chosen_G in zip(keeps, chosen, strict=True):
             keep_OGi &= chosen_G[:, None]
         self.extra["importance"].zero_()
 
@@ -182,9 +188,13 @@ def trainable_for(
     """A model that learns, and becomes sparse if that is wanted.
 
     Heads and units can be closed in a BERT alone, whose `config` has to be given.
+
+    Raises
+        CheckpointError  as `check_fits`.
     """
     if sparsity is None:
         return Trainable(weights, device)
+    check_fits(sparsity, weights, config)
     if sparsity.pattern not in GATED:
         return SparseTrainable(weights, device, sparsity, total_steps)
     if not isinstance(weights, BertWeights) or config is None:
@@ -192,10 +202,33 @@ def trainable_for(
     return GatedTrainable(weights, device, sparsity, total_steps, config)  # type: ignore[return-value]
 
 
+def check_fits(sparsity: Sparsity, weights: Any, config: BertConfig | None = None) -> None:
+    """Look before anything is trained whether a model can become so sparse.
+
+    Raises
+        CheckpointError  4 does not divide a width, or a layer would have no head or unit left.
+    """
+    if sparsity.pattern == "2:4":
+        for name, tensor in named_tensors(weights):
+            if is_pruned(name) and tensor.shape[1] % 4:
+                raise CheckpointError(
+                    f"--pattern 2:4 needs rows that 4 divides, but {name} has {tensor.shape[1]}"
+                )
+    if sparsity.pattern in GATED and config is not None:
+        heads, units = zip(*config.heads_and_units, strict=True)
+        of_heads = sparsity.pattern == "heads"
+        total, stay = (sum(heads), len(heads)) if of_heads else (min(units), 1)
+        if round(sparsity.share * total) > total - stay:
+            raise CheckpointError(
+                f"--pattern {sparsity.pattern} with --sparsity {sparsity.share:g} leaves a layer "
+                f"without any; the most is {(total - stay) / total:.3g}"
+            )
+
+
 def as_kept(
     weights: BertWeights, config: BertConfig, sparsity: Sparsity | None
 ) -> tuple[BertWeights, BertConfig]:
-    """A model as it is saved: without the heads and units that were closed."""
+    """A model as it is saved: without the heads and units that add nothing."""
     if sparsity is None or sparsity.pattern not in GATED:
         return weights, config
     return without_idle(weights, config)
@@ -208,6 +241,27 @@ def is_pruned(name: str) -> bool:
     (True, False)
     """
     return "blocks." in name and name.endswith("weight_OI")
+
+
+def told(weights: BertWeights, config: BertConfig) -> str:
+    """How sparse a model has become, in words."""
+    zeros, count = zeros_of(weights)
+    parts = sum(tensor.numel() for _, tensor in named_tensors(weights))
+    return (
+        f"{zeros:,} of {count:,} weights in the maps of the blocks are 0; {parts:,} parameters, "
+        f"{shape_told(config)}"
+    )
+
+
+def zeros_will_go(weights: Weights, sparsity: Sparsity | None) -> str:
+    """A warning for a start that is sparse and for training that is not."""
+    zeros, count = zeros_of(weights)
+    if sparsity is not None or not zeros:
+        return ""
+    return (
+        f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now, and will not be "
+        "after training without --sparsity"
+    )
 
 
 def zeros_of(weights: Weights) -> tuple[int, int]:

@@ -147,11 +147,15 @@ def _with_encoder(
     )
     own, written = bert.weights._replace(pooler=None), model.weights.decoder
     if beginning.as_encoder:
-        if shape_of(encoder) != shape_of(decoder) or encoder.pruned is not None:
-            lost = ", and lost heads or units" if encoder.pruned else ""
+        if encoder.pruned is not None:
             raise CheckpointError(
-                f"the decoder is {shape_of(decoder)}, but the encoder {shape_of(encoder)}{lost}; "
-                "to start with its layers it must be the same"
+                "the encoder lost heads or units, so its layers cannot start the decoder; use "
+                "--decoder random"
+            )
+        if shape_of(encoder) != shape_of(decoder):
+            raise CheckpointError(
+                f"the decoder is {shape_of(decoder)}, but the encoder {shape_of(encoder)}; to "
+                "start with its layers it must be the same"
             )
         written = written._replace(bert=written.bert._replace(blocks=own.blocks))
     return dataclasses.replace(model, weights=TranslatorWeights(own, written))
