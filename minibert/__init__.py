@@ -17,9 +17,10 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
 12 quantization    linear maps in whole numbers of eight bits
 13 masking         80 / 10 / 10, whole words, next-sentence pairs
 14 wordpiece       from text to tokens
-15 decoder         word after word, asking what is written and another text
-16 search          the likeliest text: greedy, and by a beam
-17 checkpoint      the names of weights in files
+15 wordpiece_training   a vocabulary from the words of a corpus
+16 decoder         word after word, asking what is written and another text
+17 search          the likeliest text: greedy, and by a beam
+18 checkpoint      the names of weights in files
 
 The sub-packages are the workshop that makes the book do real work: `laws`, `data`, `kernels`,
 `training`, `bench`, `cli`.

@@ -39,6 +39,7 @@ from minibert import (
     search,
     sparsity,
     wordpiece,
+    wordpiece_training,
 )
 from minibert.config import BertConfig, CheckpointError
 from minibert.laws import proofs
@@ -609,6 +610,14 @@ REFUSALS: dict[str, list[tuple[type[Exception], Callable[[], Any]]]] = {
     "wordpiece.encode": of_type(ValueError, lambda: wordpiece.encode("a\ud800", WORDS)),
     "wordpiece.assemble": of_type(
         ValueError, lambda: wordpiece.assemble(WORDS, [], None, 1)
+    ),
+    "wordpiece_training.pair_score": of_type(
+        ValueError, lambda: wordpiece_training.pair_score(0, 1, 1, 2)
+    ),
+    "wordpiece_training.train_wordpiece": of_type(
+        ValueError,
+        lambda: wordpiece_training.train_wordpiece({"a": 1}, 5),
+        lambda: wordpiece_training.train_wordpiece({"a": 1}, 9, min_count=0),
     ),
     "decoder.empty_memory": of_type(
         ValueError,

@@ -22,6 +22,7 @@ from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
 from minibert.cli.predict import predict
+from minibert.cli.tokenizer import tokenizer
 from minibert.cli.translate import translate
 from minibert.cli.verify import verify
 
@@ -40,7 +41,7 @@ def cli() -> None:
 
 COMMANDS = (
     distill, finetune, evaluate, predict, fill_mask, translate, inspect, diff, export, verify,
-    exercise, bench,
+    exercise, tokenizer, bench,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

@@ -4,12 +4,14 @@ A corpus has no labels and no rows. It is cut into windows of as many pieces as 
 once, each between [CLS] and [SEP], so that no piece is lost and nothing is padded but the last.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from minibert.data.readers import DataError
 from minibert.data.tables import decode, read_bytes
 from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.wordpiece import normalise, split_words
 
 
 def read_corpus(paths: Sequence[str | Path]) -> list[list[str]]:
@@ -60,3 +62,20 @@ def windows(
             ids = [tokenizer.cls_id, *pieces[start : start + length - 2], tokenizer.sep_id]
             found.append(Encoding(ids, [0] * len(ids)))
     return found
+
+
+def word_counts(corpus: Sequence[Sequence[str]], lowercase: bool = True) -> Counter[str]:
+    """How often each word occurs, as `minibert.wordpiece` normalises and parts texts.
+
+    >>> word_counts([["The cat, the dog."], ["A cat."]]).most_common(3)
+    [('the', 2), ('cat', 2), ('.', 2)]
+    """
+    # What stands between two spaces is normalised by itself, and once, however often it occurs.
+    paragraphs = [one for file in corpus for one in file]
+    chunks = Counter(chunk for one in paragraphs for chunk in one.split(" "))
+    counts: Counter[str] = Counter()
+    for chunk, n in chunks.items():
+        text, _ = normalise(chunk, lowercase)
+        for start, end in split_words(text):
+            counts[text[start:end]] += n
+    return counts

@@ -17,7 +17,8 @@ from minibert.laws.law import Law, Mistake, Proof
 
 MODULES = tuple(
     "config parameters functional attention encoder heads losses matching distillation optim "
-    "sparsity quantization masking wordpiece decoder search checkpoint training metrics".split()
+    "sparsity quantization masking wordpiece wordpiece_training decoder search checkpoint training "
+    "metrics".split()
 )
 
 

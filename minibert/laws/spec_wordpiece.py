@@ -6,7 +6,8 @@ algorithms that use them (Unicode Standard Annex 15) are stated here. A token is
 end).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from math import inf, log
 from unicodedata import combining, decomposition
 
 Span = tuple[int, int]
@@ -249,3 +250,51 @@ def assemble(first: list[str], second: list[str] | None) -> tuple[list[str], lis
     if second is not None:
         pieces, types = [*pieces, *second, "[SEP]"], [*types, *[1] * (len(second) + 1)]
     return pieces, types
+
+
+def pair_score(n_ab: int, n_a: int, n_b: int, N: int) -> float:
+    """n_ab (log p(ab) - log p(a) - log p(b)),  p(x) = n_x / N"""
+    return n_ab * (log(n_ab / N) - log(n_a / N) - log(n_b / N))
+
+
+def train_wordpiece(
+    word_counts: Mapping[str, int], size: int, specials: Sequence[str], least: int
+) -> list[str]:
+    """Before each piece everything is counted anew"""
+    words = [(_letters(word), n) for word, n in word_counts.items() if len(word) <= 100]
+    found = [*specials, *sorted({letter for split, _ in words for letter in split})]
+    while len(found) < size:
+        pieces: dict[str, int] = {}
+        pairs: dict[tuple[str, str], int] = {}
+        for split, n in words:
+            for i in range(len(split)):
+                pieces[split[i]] = pieces.get(split[i], 0) + n
+                if i > 0:
+                    pair = split[i - 1], split[i]
+                    pairs[pair] = pairs.get(pair, 0) + n
+        N = sum(pieces.values())
+        best, top = ("", ""), (-inf, 0)  # the pair, its score and count
+        for pair in sorted(pairs):
+            n = pairs[pair]
+            score = n * log(n * N / (pieces[pair[0]] * pieces[pair[1]]))
+            if n >= least and (score, n) > top:
+                best, top = pair, (score, n)
+        if best == ("", ""):
+            break
+        words = [(_joined(split, best), n) for split, n in words]
+        if best[0] + best[1][2:] not in found:
+            found.append(best[0] + best[1][2:])
+    return found
+
+
+def _letters(word: str) -> list[str]:
+    return ["##" * (i > 0) + letter for i, letter in enumerate(word)]
+
+
+def _joined(split: list[str], pair: tuple[str, str]) -> list[str]:
+    """The pair in front joined, then the rest"""
+    if len(split) < 2:
+        return split
+    if (split[0], split[1]) == pair:
+        return [pair[0] + pair[1][2:], *_joined(split[2:], pair)]
+    return [split[0], *_joined(split[1:], pair)]
