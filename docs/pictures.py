@@ -1,0 +1,310 @@
+"""The pictures of the chapters, drawn from what functions of the book compute.
+
+    python docs/pictures.py [FOLDER]        writes the six SVG files, by default to docs/pictures
+
+They need `pip install 'minibert[docs]'` and 20 seconds. Each experiment is a function of its own,
+so that the chapters can ask for its numbers.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from io import StringIO
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minibert.attention import attention_probabilities, causal_bias, multi_head_attention
+from minibert.config import BertConfig
+from minibert.encoder import block, feed_forward
+from minibert.functional import layer_norm, linear, softmax
+from minibert.losses import cross_entropy, soft_cross_entropy
+from minibert.optim import adam_form, adam_step, initial_adam_state, linear_schedule
+from minibert.parameters import (
+    BlockWeights,
+    initial_weights,
+    named_tensors,
+    weight_shapes,
+    with_tensors,
+)
+
+# At least 3:1 on a white and on a dark page; dashes and markers tell lines apart without colour.
+INK, BLUE, ORANGE, GREEN = "#777b80", "#3d86c6", "#c8681e", "#2f9560"
+
+# ------------------------------------------------------------------------------- experiments
+
+
+def largest_share(width: int, divisor: float, n_keys: int = 32, n_queries: int = 500) -> float:
+    """The largest of a query's attention probabilities, on average, for random queries and keys."""
+    generator = torch.Generator().manual_seed(width)
+    query_SK = torch.randn(n_queries, width, generator=generator)
+    key_RK = torch.randn(n_keys, width, generator=generator)
+    return softmax(query_SK @ key_RK.T / divisor).amax(-1).mean().item()
+
+
+def post_norm(x_BSD: Tensor, bias: Tensor, layer: BlockWeights, config: BertConfig) -> Tensor:
+    """The book's own block."""
+    return block(x_BSD, bias, layer, config).hidden_BSD
+
+
+def pre_norm(x_BSD: Tensor, bias: Tensor, layer: BlockWeights, config: BertConfig) -> Tensor:
+    """The other order: normalise what goes into a part, and add what comes out as it is."""
+    heads, eps = config.num_attention_heads, config.layer_norm_eps
+    y_BSD = layer_norm(x_BSD, *layer.attention_norm, eps)
+    x_BSD = x_BSD + multi_head_attention(y_BSD, y_BSD, bias, layer.attention, heads).output_BSD
+    y_BSD = layer_norm(x_BSD, *layer.output_norm, eps)
+    return x_BSD + feed_forward(y_BSD, layer, config.hidden_act)
+
+
+def sizes_by_layer(one_block: Callable[..., Tensor]) -> tuple[list[float], list[float]]:
+    """Twelve untrained layers: the size of each state, and of each layer's gradient.
+
+    A size of 1 is that of a normalised vector. The weights have a deviation of 0.88/√D, so that a
+    map nearly keeps the size of what it maps; the loss is a random direction of the last state.
+    """
+    config = BertConfig(vocab_size=1, hidden_size=64, num_attention_heads=4, intermediate_size=256)
+    generator = torch.Generator().manual_seed(0)
+    weights = initial_weights(weight_shapes(config), 1 / math.sqrt(64), generator)
+    weights = with_tensors(
+        weights, {name: tensor.requires_grad_() for name, tensor in named_tensors(weights)}
+    )
+    one_D, zero_D = torch.ones(64), torch.zeros(64)
+    x_BSD = layer_norm(torch.randn(8, 16, 64, generator=generator), one_D, zero_D, 1e-12)
+    sizes = [1.0]
+    for layer in weights.blocks:
+        x_BSD = one_block(x_BSD, torch.zeros(1, 1, 1, 16), layer, config)
+        sizes.append(x_BSD.detach().square().mean().sqrt().item())
+    last_BSD = layer_norm(x_BSD, one_D, zero_D, 1e-12)  # pre-norm ends with one; twice is once
+    (last_BSD * torch.randn(last_BSD.shape, generator=generator)).sum().backward()
+    return sizes, [layer.output.weight_OI.grad.norm().item() for layer in weights.blocks]
+
+
+def normed_size(deviation: float, eps: float) -> float:
+    """The deviation of what LayerNorm makes of a vector of this deviation."""
+    x_D = torch.tensor([-deviation, deviation], dtype=torch.float64)
+    return layer_norm(x_D, torch.ones(2), torch.zeros(2), eps)[1].item()
+
+
+def step_lengths(
+    n_steps: int, form: str, gradient: float = 1.0, eps: float | None = None
+) -> list[float]:
+    """How far Adam goes at each step against a gradient that stays, in learning rates."""
+    options = adam_form(form)._replace(weight_decay=0.0)
+    options = options if eps is None else options._replace(eps=eps)
+    theta_P = torch.zeros(1, dtype=torch.float64)
+    state, lengths = initial_adam_state(theta_P), []
+    for _ in range(n_steps):
+        moved_P, state = adam_step(theta_P, torch.full_like(theta_P, gradient), state, 1.0, options)
+        lengths.append((theta_P - moved_P).item())
+        theta_P = moved_P
+    return lengths
+
+
+@cache
+def agreement(n_texts: int, soft: bool, n_teachers: int = 3) -> float:
+    """How often a student, who saw n texts, chooses on unseen texts what its teacher chooses.
+
+    Texts are 20 random numbers, the teacher a random linear map to 4 classes, the student one that
+    begins with zeros. It learns the teacher's choice, or all of the teacher's probabilities.
+    """
+    shares = []
+    for seed in range(n_teachers):
+        generator = torch.Generator().manual_seed(seed)
+        teacher_CI = torch.randn(4, 20, generator=generator) / math.sqrt(5)
+        seen_BI = torch.randn(n_texts, 20, generator=generator)
+        unseen_BI = torch.randn(4000, 20, generator=generator)
+        zero_C, student_CI = torch.zeros(4), torch.zeros(4, 20)
+        told_BC = linear(seen_BI, teacher_CI, zero_C)
+        state, options = initial_adam_state(student_CI), adam_form("kingma")
+        for step in range(150):
+            student_CI.requires_grad_()
+            said_BC = linear(seen_BI, student_CI, zero_C)
+            loss = (soft_cross_entropy(told_BC, said_BC).mean() if soft
+                    else cross_entropy(said_BC, told_BC.argmax(-1)))
+            (gradient_CI,) = torch.autograd.grad(loss, student_CI)
+            rate = 0.1 * linear_schedule(step, 0, 150)
+            student_CI, state = adam_step(student_CI.detach(), gradient_CI, state, rate, options)
+        same_B = (unseen_BI @ student_CI.T).argmax(-1) == (unseen_BI @ teacher_CI.T).argmax(-1)
+        shares.append(same_B.float().mean().item())
+    return sum(shares) / len(shares)
+
+
+# ----------------------------------------------------------------------------------- pictures
+
+
+def draw_root_k(left, right) -> None:
+    widths = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+    for axes, what, divisor in (
+        (left, "scores as they are", lambda width: 1.0),
+        (right, "scores / √K", math.sqrt),
+    ):
+        shares = [largest_share(width, divisor(width)) for width in widths]
+        axes.plot(widths, shares, color=ORANGE if axes is left else BLUE, marker="o")
+        axes.axhline(1 / 32, color=INK, linestyle=":")
+        axes.set_title(what)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([1, 8, 64, 1024], ["1", "8", "64", "1024"])
+        axes.set_xlabel("width K of a head")
+        axes.set_ylim(0, 1)
+        axes.text(1, 0.045, "1/32, an even spread", fontsize=9)
+    left.set_ylabel("largest probability among 32 keys")
+
+
+def draw_post_norm(left, right) -> None:
+    for one_block, name, colour, marker in (
+        (post_norm, "post-norm", BLUE, "o"),
+        (pre_norm, "pre-norm", ORANGE, "s"),
+    ):
+        sizes, gradients = sizes_by_layer(one_block)
+        left.plot(range(13), sizes, color=colour, marker=marker, label=name)
+        right.plot(range(1, 13), gradients, color=colour, marker=marker, label=name)
+    left.set_title("size of the state after each layer")
+    right.set_title("size of the gradient of each layer")
+    right.set_ylim(0)
+    left.set_ylim(0)
+    for axes in (left, right):
+        axes.set_xlabel("layer")
+        axes.set_xticks([0, 4, 8, 12])
+        axes.legend(frameon=False)
+
+
+def draw_eps(left, right) -> None:
+    places = [10 ** (power / 4) for power in range(-36, 5)]
+    for eps, colour, dash in ((1e-12, BLUE, "-"), (1e-5, ORANGE, "--")):
+        sizes = [normed_size(place, eps) for place in places]
+        left.plot(places, sizes, dash, color=colour, label=f"eps = {eps:g}")
+    for eps, colour, dash in ((1e-8, BLUE, "-"), (1e-6, ORANGE, "--")):
+        first = [step_lengths(1, "kingma", place, eps)[0] for place in places]
+        right.plot(places, first, dash, color=colour, label=f"eps = {eps:g}")
+    left.set_title("LayerNorm: deviation of the result")
+    left.set_xlabel("deviation of the input")
+    right.set_title("Adam: length of the first step")
+    right.set_xlabel("size of the gradient")
+    right.set_ylabel("learning rates")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.legend(frameon=False, loc="lower right")
+
+
+def draw_adam(left, right) -> None:
+    n = 3000
+    steps = range(1, n + 1)
+    plain, corrected = step_lengths(n, "google"), step_lengths(n, "kingma")
+    left.plot(steps, plain, color=ORANGE, label="without correction")
+    left.plot(steps, corrected, color=BLUE, linestyle="--", label="with correction")
+    left.set_title("the learning rate stays")
+    left.set_ylabel("length of a step, in learning rates")
+    for warmup, dash in ((34, "-"), (1000, "-.")):
+        rates = [min(1, t / warmup) for t in steps]
+        lengths = [rate * length for rate, length in zip(rates, plain, strict=True)]
+        right.plot(steps, lengths, dash, color=ORANGE, label=f"without, warm-up {warmup}")
+    right.plot(steps, [min(1, t / 34) for t in steps], "--", color=BLUE, label="with, warm-up 34")
+    right.set_title("the learning rate rises, then stays")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylim(0, 7)
+        axes.legend(frameon=False, fontsize=9)
+
+
+def draw_distillation(left, right) -> None:
+    logits = torch.tensor([4.0, 2.0, -1.0])
+    for n, (temperature, colour) in enumerate(((1, BLUE), (2, GREEN), (4, ORANGE))):
+        places = [place + 0.27 * (n - 1) for place in range(3)]
+        shares = softmax(logits / temperature).tolist()
+        left.bar(places, shares, 0.25, color=colour, label=f"T = {temperature}")
+    left.set_title("one answer of a teacher")
+    left.set_xticks(range(3), ["class 1", "class 2", "class 3"])
+    left.set_ylabel("probability")
+    left.legend(frameon=False)
+    counts = [5, 10, 20, 40, 80, 160]
+    for soft, name, colour, marker in (
+        (True, "all its probabilities", BLUE, "o"),
+        (False, "its choice", ORANGE, "s"),
+    ):
+        shares = [agreement(count, soft) for count in counts]
+        right.plot(counts, shares, color=colour, marker=marker, label=name)
+    right.set_title("student and teacher agree")
+    right.set_xscale("log")
+    right.set_xticks(counts, [str(count) for count in counts])
+    right.minorticks_off()
+    right.set_xlabel("texts seen")
+    right.set_ylim(0, 1.05)
+    right.legend(frameon=False, loc="lower right")
+
+
+def draw_mask(left, right) -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores_BNSR = torch.randn(1, 1, 8, 8, generator=generator)
+    shares_SR = attention_probabilities(scores_BNSR, causal_bias(8, 8))[0, 0]
+    for s, row in enumerate(shares_SR.tolist()):
+        for r, share in enumerate(row[: s + 1]):
+            corners = [r, r + 1, r + 1, r], [s, s, s + 1, s + 1]
+            left.fill(*corners, color=BLUE, alpha=0.05 + 0.6 * share)
+            number = f"{share:.2f}"[1:] if share < 1 else "1"
+            left.text(r + 0.5, s + 0.5, number, fontsize=8, ha="center", va="center")
+    left.set_xlim(0, 8)
+    left.set_ylim(0, 8)
+    left.invert_yaxis()
+    left.set_aspect("equal")
+    left.set_title("whom each word may ask")
+    left.set_xlabel("word that is asked")
+    left.set_ylabel("word that asks")
+    left.set_xticks([n + 0.5 for n in range(8)], range(1, 9))
+    left.set_yticks([n + 0.5 for n in range(8)], range(1, 9))
+    lengths = range(1, 65)
+    right.plot(lengths, [n * (n + 1) / 2 for n in lengths], color=ORANGE, label="without a memory")
+    right.plot(lengths, lengths, "--", color=BLUE, label="with keys and values kept")
+    right.set_title("words put through the layers")
+    right.set_xlabel("words written")
+    right.legend(frameon=False)
+
+
+PICTURES = {
+    "root-k": draw_root_k,
+    "post-norm": draw_post_norm,
+    "eps": draw_eps,
+    "adam": draw_adam,
+    "distillation": draw_distillation,
+    "mask": draw_mask,
+}
+
+
+def svg_of(name: str) -> str:
+    """One picture as SVG, the same on every call; letters stay letters, nothing is referred to."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11, "axes.titlesize": 11,
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
+        "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+        "lines.markersize": 4.5, "font.family": "sans-serif",
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(8.8, 3.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        PICTURES[name](*figure.subplots(1, 2))
+        page = StringIO()
+        figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
+    # Without what speaks of the file itself; the style of all elements goes to the root.
+    svg = page.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<(metadata|style)[ >].*?</\1>", "", svg, flags=re.DOTALL)
+    svg = svg.replace("<svg", '<svg stroke-linejoin="round" stroke-linecap="butt"', 1)
+    return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)  # small tensors gain nothing from more
+    folder.mkdir(exist_ok=True)
+    for name in PICTURES:
+        (folder / f"{name}.svg").write_text(svg_of(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures")
