@@ -31,9 +31,9 @@ def test_the_package_itself_loads_no_module_of_its_own_and_none_of_others():
     assert loaded == {"minibert"}
 
 
-@pytest.mark.parametrize("command", [(), ("predict",), ("distill",), ("verify",), ("exercise",)])
+@pytest.mark.parametrize("command", ["", "predict", "distill", "verify", "exercise", "explain"])
 def test_help_loads_neither_torch_nor_numpy(command):
-    loaded = modules_after_command(*command, "--help")
+    loaded = modules_after_command(*command.split(), "--help")
     assert "minibert.cli.predict" in loaded
     assert not loaded & (SLOW | {"torch", "numpy", "tokenizers", "safetensors"})
 

@@ -17,6 +17,7 @@ from minibert.cli.diff import diff
 from minibert.cli.distill import distill
 from minibert.cli.evaluate import evaluate
 from minibert.cli.exercise import exercise
+from minibert.cli.explain import explain
 from minibert.cli.export import export
 from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
@@ -40,8 +41,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    distill, finetune, evaluate, predict, fill_mask, translate, inspect, diff, export, verify,
-    exercise, tokenizer, bench,
+    distill, finetune, evaluate, predict, fill_mask, translate, explain, inspect, diff, export,
+    verify, exercise, tokenizer, bench,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

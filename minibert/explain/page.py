@@ -1,0 +1,136 @@
+"""The page as one file: it fetches nothing, and runs no script but the two that are named by hash.
+
+Whatever the text, the model and its files hold is data to it: JSON without `<`, and base64.
+"""
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minibert.explain.reading import Reading
+
+BUDGET = 3_000_000  # bytes
+DTYPES = {torch.uint8: "u8", torch.float16: "f16", torch.float32: "f32"}
+
+
+class TooLarge(ValueError):
+    """More than a page may hold."""
+
+    exit_code = 2
+
+
+def shipped(name: str) -> str:
+    """A text file of this package, such as `viewer.js`."""
+    return (files("minibert.explain") / name).read_text(encoding="utf-8")
+
+
+def as_json(value: Any) -> str:
+    r"""JSON that no HTML parser takes for markup, in ASCII alone.
+
+    >>> as_json("</script>\u2028&")
+    '"\\u003c/script\\u003e\\u2028\\u0026"'
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def as_block(name: str, x: Tensor) -> str:
+    """A tensor as an inert element: its shape, its kind of numbers, and little-endian base64.
+
+    >>> as_block("attention.1", torch.tensor([[0, 255]], dtype=torch.uint8)).partition("id=")[2]
+    '"attention.1" data-shape="1,2" data-kind="u8">AP8=</script>'
+    """
+    numbers = x.detach().cpu().contiguous().numpy()
+    coded = base64.b64encode(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()).decode()
+    shape = ",".join(map(str, x.shape))
+    return (
+        f'<script type="text/plain" class="block" id="{name}" data-shape="{shape}" '
+        f'data-kind="{DTYPES[x.dtype]}">{coded}</script>'
+    )
+
+
+def page(reading: Reading, budget: int = BUDGET) -> str:
+    """The whole page, at most `budget` bytes.
+
+    Linear maps are the largest part: they are put in layer by layer while there is room, and the
+    page says which are in it.
+
+    Raises
+        TooLarge  there is no room even without linear maps; the sentence says what to leave out.
+    """
+    style, viewer = shipped("viewer.css"), shipped("viewer.js")
+    library = shipped("vendor/d3.min.js")
+    room = budget - len(_shell(style, library, viewer, "", "").encode())
+    blocks = [as_block(name, x) for name, x in reading.blocks.items()]
+    facts = as_json(reading.facts | {"mapped": reading.facts["opened"]})
+    room -= len(facts) + sum(len(block) + 1 for block in blocks)
+    if room < 0:
+        raise TooLarge(_advice(reading, budget - room, budget))
+    mapped = []
+    for layer, maps in reading.maps.items():
+        added = [as_block(f"{name}.{layer}", x) for name, x in maps.items()]
+        size = sum(len(block) + 1 for block in added)
+        if size <= room:
+            room -= size
+            blocks += added
+            mapped.append(layer)
+    facts = as_json(reading.facts | {"mapped": mapped})
+    return _shell(style, library, viewer, facts, "\n".join(blocks))
+
+
+def _advice(reading: Reading, size: int, budget: int) -> str:
+    """One sentence: how large the page would be, and which layers would fit."""
+    opened: list[int] = reading.facts["opened"]
+    of_layers = {
+        layer: sum(
+            len(as_block(name, x)) for name, x in reading.blocks.items()
+            if name.endswith(f".{layer}") and not name.startswith(("attention", "teacher"))
+        )
+        for layer in opened
+    }  # fmt: skip
+    over, fitting = size - budget, list(opened)
+    while fitting and over > 0:
+        over -= of_layers[fitting.pop(0)]
+    says = f"the page would have {size / 1e6:.1f} MB, but may have {budget / 1e6:.1f} MB"
+    if not fitting:
+        return f"{says}; no --layers would make it fit, so give it a shorter text"
+    return f"{says}; open fewer layers, such as --layers {','.join(map(str, fitting))}"
+
+
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _shell(style: str, library: str, viewer: str, facts: str, blocks: str) -> str:
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; img-src data: blob:; "
+        f"script-src {_hash(library)} {_hash(viewer)}"
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>A BERT at work</title>
+<style>{style}</style>
+</head>
+<body>
+<main id="page"><noscript>This page draws itself with JavaScript, which is off.</noscript></main>
+<script type="text/licence" id="licence">{shipped("vendor/LICENSE")}</script>
+<script type="application/json" id="facts">{facts}</script>
+{blocks}
+<script>{library}</script>
+<script>{viewer}</script>
+</body>
+</html>
+"""

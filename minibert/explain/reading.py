@@ -1,0 +1,199 @@
+"""A model reads one text: everything that the page shows, as facts and as blocks of numbers.
+
+S tokens · D width · N heads · K = D/N · R keys. All is computed in float32 by the book as it is
+written; then shares become eight bits, and states half precision.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minibert.config import CheckpointError
+from minibert.data.tokenizer import Encoding
+from minibert.encoder import EncoderTrace, encode_traced
+from minibert.explain.sources import source_lines
+from minibert.explain.words import said_by_layers, said_if_masked, spans, word_steps
+from minibert.model import Bert
+from minibert.parameters import BlockWeights
+
+LARGEST_HALF = 65504.0
+
+
+class NotReadable(ValueError):
+    """A text that this model cannot read."""
+
+    exit_code = 2
+
+
+@dataclass
+class Reading:
+    """`facts` go into the page as JSON, `blocks` as numbers by name, `maps` if there is room.
+
+    `maps` holds for each layer, counted from 1, its four linear maps.
+    """
+
+    facts: dict[str, Any]
+    blocks: dict[str, Tensor]
+    maps: dict[int, dict[str, Tensor]]
+
+
+def checked_encoding(bert: Bert, first: str, second: str | None) -> Encoding:
+    """The ids and types of a text, or a pair, that fits into the model uncut.
+
+    Raises
+        CheckpointError  the model has no vocabulary.
+        NotReadable      no token is left, or there are more than the model has positions.
+    """
+    if bert.tokenizer is None:
+        raise CheckpointError("the model has no vocabulary, so it cannot read text")
+    (encoding,) = bert.tokenizer.encode([first], None if second is None else [second])
+    most = bert.config.max_position_embeddings
+    if len(encoding.ids) > most:
+        raise NotReadable(
+            f"the text has {len(encoding.ids)} tokens, but the model knows only {most} positions; "
+            "shorten it"
+        )
+    if len(encoding.ids) == (2 if second is None else 3):
+        raise NotReadable("the text holds no character that the model reads; give it words")
+    return encoding
+
+
+def read(
+    bert: Bert, first: str, second: str | None = None, layers: Sequence[int] | None = None
+) -> tuple[Reading, EncoderTrace, Tensor, Tensor]:
+    """What the model does with a text; `layers`, counted from 1, are those that can be opened.
+
+    Returns the reading, and what a teacher needs to stand beside it: trace, ids and types.
+
+    Raises
+        CheckpointError  no vocabulary, or a state is not finite or too large for half precision.
+        NotReadable      as `checked_encoding`, or there is no such layer.
+    """
+    encoding = checked_encoding(bert, first, second)
+    tokenizer, config, weights = bert.tokenizer, bert.config, bert.weights
+    assert tokenizer is not None
+    n_layers = config.num_hidden_layers
+    opened = sorted(set(layers or range(1, n_layers + 1)))
+    if wrong := [one for one in opened if not 1 <= one <= n_layers]:
+        raise NotReadable(f"--layers {wrong[0]}: the model has layers 1 to {n_layers}")
+    ids_BS, types_BS = torch.tensor([encoding.ids]), torch.tensor([encoding.types])
+    types_BS = types_BS.clamp(max=config.type_vocab_size - 1)  # some models know one type alone
+    keep_BS = torch.ones_like(ids_BS) > 0
+    trace = encode_traced(ids_BS, keep_BS, types_BS, weights, config)
+    texts = [first] if second is None else [first, second]
+    places = spans(first, second, encoding, tokenizer)
+    said = None
+    if weights.mlm is not None:
+        said = {
+            "layers": said_by_layers(bert, trace.hiddens_LBSD),
+            "masked": said_if_masked(bert, ids_BS, types_BS),
+        }
+    facts = {
+        "text": texts,
+        "tokens": [
+            {"piece": tokenizer.pieces[i], "id": i, "type": kind, "span": places and places[place]}
+            for place, (i, kind) in enumerate(zip(*encoding, strict=True))
+        ],
+        "steps": None if places is None else [word_steps(text, tokenizer) for text in texts],
+        "head": bert.head,
+        "config": config.to_dict(),
+        "layers": [
+            {
+                "heads": block.attention.query_BNSK.shape[1],
+                "key_width": block.attention.query_BNSK.shape[3],
+                "distinct": [round(one, 3) for one in _entropies(block.attention)],
+            }
+            for block in trace.blocks
+        ],
+        "opened": opened,
+        "words": said,
+        "sources": source_lines(),
+        "eps": config.layer_norm_eps,
+    }
+    blocks = _embedding_blocks(bert, ids_BS, types_BS) | _state_blocks(trace, bert, opened)
+    maps = {layer: _maps(weights.blocks[layer - 1]) for layer in opened}
+    return Reading(facts, blocks, maps), trace, ids_BS, types_BS
+
+
+def shares_of(probabilities_NSR: Tensor) -> Tensor:
+    """Probabilities as eight bits: 255 is 1.
+
+    >>> shares_of(torch.tensor([0.0, 0.5, 1.0])).tolist()
+    [0, 128, 255]
+    """
+    return (probabilities_NSR * 255).round().to(torch.uint8)
+
+
+def half(name: str, x: Tensor) -> Tensor:
+    """The numbers in half precision.
+
+    Raises
+        CheckpointError  one is not finite, or beyond the largest half-precision number.
+    """
+    largest = x.abs().max().item()
+    if not math.isfinite(largest) or largest > LARGEST_HALF:
+        raise CheckpointError(
+            f"{name} holds {largest:g}, but the page keeps numbers up to {LARGEST_HALF:g}; the "
+            "model may be damaged"
+        )
+    return x.detach().half()
+
+
+def _entropies(attention: Any) -> list[float]:
+    """Of each head the mean over the tokens: 0 looks at one token, log R at all alike."""
+    p_NSR = attention.probabilities_BNSR[0]
+    terms_NSR = torch.where(p_NSR > 0, -p_NSR * torch.log(p_NSR.clamp(min=1e-30)), 0)
+    entropies: list[float] = terms_NSR.sum(-1).mean(-1).tolist()
+    return entropies
+
+
+def _embedding_blocks(bert: Bert, ids_BS: Tensor, types_BS: Tensor) -> dict[str, Tensor]:
+    tables = bert.weights.embeddings
+    rows = {
+        "word": tables.word_VD[ids_BS[0]],
+        "position": tables.position_PD[: ids_BS.shape[1]],
+        "type": tables.type_TD[types_BS[0]],
+    }
+    blocks = {f"embedding.{name}": half(f"the {name} table", x) for name, x in rows.items()}
+    norm = torch.stack([tables.norm.gain_D, tables.norm.bias_D])
+    return blocks | {"embedding.norm": norm.detach().float()}
+
+
+def _state_blocks(trace: EncoderTrace, bert: Bert, opened: list[int]) -> dict[str, Tensor]:
+    """Shares of every layer; of those that are opened also states, queries, keys and values."""
+    states = {0: trace.embedded_BSD}
+    blocks: dict[str, Tensor] = {}
+    for layer, block in enumerate(trace.blocks, 1):
+        attention, weights = block.attention, bert.weights.blocks[layer - 1]
+        blocks[f"attention.{layer}"] = shares_of(attention.probabilities_BNSR[0])
+        if layer not in opened:
+            continue
+        states[layer - 1] = trace.hiddens_LBSD[layer - 1]
+        states[layer] = block.hidden_BSD
+        parts = {
+            "query": attention.query_BNSK,
+            "key": attention.key_BNRK,
+            "value": attention.value_BNRK,
+            "output": attention.output_BSD,
+            "attended": block.attended_BSD,
+        }
+        for name, x in parts.items():
+            blocks[f"{name}.{layer}"] = half(f"{name} of layer {layer}", x[0])
+        norm = torch.stack([weights.attention_norm.gain_D, weights.attention_norm.bias_D])
+        blocks[f"norm.{layer}"] = norm.detach().float()
+    for layer, state_BSD in states.items():
+        blocks[f"hidden.{layer}"] = half(f"state {layer}", state_BSD[0])
+    return blocks
+
+
+def _maps(weights: BlockWeights) -> dict[str, Tensor]:
+    """Queries, keys, values and output: each a matrix and its bias."""
+    return {
+        f"{name}.{part}": half(f"the {name} map", x)
+        for name, linear in weights.attention._asdict().items()
+        for part, x in (("weight", linear.weight_OI), ("bias", linear.bias_O))
+    }

@@ -1,0 +1,42 @@
+"""Where in the book each step of the page stands: found when the page is made, never written down.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from minibert import attention, encoder, functional, heads
+
+# Of each step its function, the beginning of the line that computes it, and the formula's proof.
+STEPS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "embed": (encoder.embeddings, "summed_BSD =", "embeddings"),
+    "norm": (functional.layer_norm, "return (", "layer_norm"),
+    "linear": (functional.linear, "return x_I", "linear"),
+    "scores": (attention.attention_scores, "return query", "attention_scores"),
+    "mask": (attention.attention_probabilities, "return softmax", "attention_probabilities"),
+    "softmax": (functional.softmax, "return (weights", "softmax"),
+    "taken": (attention.attend, "taken_BNSK =", "multi_head_attention"),
+    "output": (attention.attend, "output_BSD =", "multi_head_attention"),
+    "add": (encoder.block, "attended_BSD = hidden_BSD +", "block"),
+    "words": (heads.mlm_logits, "return linear", "mlm_logits"),
+}
+
+
+def source_lines() -> dict[str, dict[str, Any]]:
+    """For each step the file, the number of its line, the line, and the proof's name.
+
+    >>> source_lines()["taken"]["code"]
+    'taken_BNSK = dropout(probabilities_BNSR, dropout_rate, generator) @ value_BNRK'
+    """
+    found = {}
+    for step, (function, beginning, proof) in STEPS.items():
+        lines, first = inspect.getsourcelines(function)
+        place = next(i for i, line in enumerate(lines) if line.strip().startswith(beginning))
+        name = function.__module__.partition(".")[2]
+        found[step] = {
+            "file": f"minibert/{name}.py",
+            "line": first + place,
+            "code": lines[place].strip(),
+            "proof": f"pytest tests/test_laws.py -k {proof}",
+        }
+    return found

@@ -1,0 +1,527 @@
+"""The page of `minibert explain` in a real browser: quiet, alone, and every control does its work.
+
+Needs playwright (`pip install -e '.[browser]'`) and a Chromium of the system; `MINIBERT_CHROMIUM`
+names another one. Without them these tests are skipped with a reason.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import tiny
+from test_explain import LONG, injections, masked_model
+
+from minibert.explain import page as pages
+from minibert.explain.making import explained
+from minibert.explain.reading import read
+from minibert.pruned import without_idle
+
+api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("MINIBERT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium on this machine", allow_module_level=True)
+
+FIRST, SECOND = "the film was [MASK] and bright", "it was dull"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    """A pair of sentences with everything, one text with one open layer, and hostile strings."""
+    folder = tmp_path_factory.mktemp("pages")
+    rows = [
+        {"phase": phase, "step": step, "lr": 0.1 / step, "train": {"loss": 1.0 / step**3}}
+        for phase in ("intermediate", "prediction")
+        for step in range(1, 6)
+    ]
+    metrics = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
+    teacher = tiny.classifier(5, num_hidden_layers=4, num_attention_heads=6)
+    whole, _ = explained(masked_model(), FIRST, SECOND, teacher=teacher, run=folder)
+    large = masked_model(num_hidden_layers=3, max_position_embeddings=64)
+    _, some = explained(large, LONG, layers=[2, 3])
+    del some.maps[3]
+    part = pages.page(some)
+    alone, _ = explained(tiny.classifier(), "a film")
+    reading = read(masked_model(), FIRST)[0]
+    strings = injections()
+    reading.facts |= {"text": strings, "curves": None, "teacher": None, "head": strings[2]}
+    reading.facts["about"] = dict(enumerate(strings)) | {"model": strings[0]}
+    for i, token in enumerate(reading.facts["tokens"]):
+        token["piece"] = "".join(strings[i * 20 : i * 20 + 20])
+    for lists in (*reading.facts["words"]["layers"], reading.facts["words"]["masked"]):
+        for said in lists:
+            said[0][0] = "".join(strings[:30])
+    for i, step in enumerate(reading.facts["steps"][0]):
+        step["text"] = strings[i]
+    idle = masked_model()
+    idle.weights.blocks[0].attention.output.weight_OI[:, :8] = 0  # two of three heads do nothing
+    weights, config = without_idle(idle.weights, idle.config)
+    pruned, _ = explained(dataclasses.replace(idle, weights=weights, config=config), FIRST)
+    contents = {"whole": whole, "part": part, "alone": alone, "pruned": pruned}
+    contents["hostile"] = pages.page(reading)
+    found = {}
+    for name, content in contents.items():
+        found[name] = folder / f"{name}.html"
+        found[name].write_text(content, encoding="utf-8", newline="\n")
+    return found
+
+
+@pytest.fixture
+def opened(browser, files) -> Iterator[Any]:
+    """Opens a page without a network; in the end there was no error and no other request."""
+    contexts, said, asked = [], [], []
+
+    def open_page(name: str, **more: Any) -> Any:
+        context = browser.new_context(offline=True, viewport={"width": 1100, "height": 900}, **more)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(3000)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(files[name].as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+    allowed = {path.as_uri() for path in files.values()}
+    others = [url for url in asked if url not in allowed and not url.startswith(("data:", "blob:"))]
+    assert others == []
+
+
+def facts_of(page: Any) -> Any:
+    return json.loads(page.text_content("#facts"))
+
+
+def shares(page: Any, layer: int) -> Any:
+    """The shares of every head of a layer, decoded by the browser alone."""
+    return page.evaluate(
+        """(id) => { const e = document.getElementById(id), shape = e.dataset.shape.split(",");
+        const bytes = Uint8Array.from(atob(e.textContent), (c) => c.charCodeAt(0));
+        return [[...bytes], shape.map(Number)]; }""",
+        f"attention.{layer}",
+    )
+
+
+def n_lines(page: Any, visible: bool = True) -> int:
+    kind = ':not([visibility="hidden"])' if visible else ""
+    return page.locator(f"#lines line{kind}").count()
+
+
+def expected_lines(page: Any, layer: int, heads: list[int], keep: Any, least: float) -> int:
+    values, (_, n, _) = shares(page, layer)
+    return sum(
+        values[(h * n + s) * n + r] / 255 >= least and keep(s, r)
+        for h in heads for s in range(n) for r in range(n)
+    )  # fmt: skip
+
+
+def pressed(page: Any, within: str) -> list[str]:
+    return page.locator(f'{within} [aria-pressed="true"]').all_text_contents()
+
+
+# ----------------------------------------------------------------------------------- what is there
+
+
+def test_every_panel_is_there_and_those_without_data_are_not(opened):
+    def ids(name: str) -> list[str]:
+        sections = opened(name).locator("section").all()
+        return [section.get_attribute("id") for section in sections]
+
+    every = ["tokens", "map", "head", "steps", "words", "teacher", "training", "about"]
+    assert ids("whole") == every
+    assert ids("alone") == [one for one in every if one not in ("teacher", "training")]
+    alone = opened("alone")
+    assert "none that names words" in alone.text_content("#words")
+    assert "Attention is not explanation." in alone.text_content("#about")
+    assert alone.locator("#words button").count() == 0
+
+
+def test_every_matrix_tells_its_shape_and_scale(opened):
+    page = opened("whole")
+    for stage in range(10):
+        page.click(f"#stage-{stage}")
+        captions = page.locator("#steps figcaption").all()
+        assert len(captions) == (3 if stage == 1 else 1)
+        for caption in captions:
+            assert "[S × " in caption.text_content()
+            assert caption.locator(".scale canvas").count() == 1
+    assert "[4 × D = 4 × 12]" in page.text_content("#tokens")
+
+
+# -------------------------------------------------------------------------------------- the panels
+
+
+def test_a_token_marks_its_characters_and_a_word_shows_its_tries(opened):
+    page = opened("whole")
+    assert page.text_content("#tokens mark") == "[MASK]"
+    page.click("#token-2")
+    assert page.text_content("#tokens mark") == "film"
+    assert page.get_attribute("#token-2", "aria-pressed") == "true"
+    assert page.get_attribute("#token-4", "aria-pressed") == "false"
+    page.click("#token-9")
+    assert page.locator("#tokens mark").all_text_contents() == ["was"]
+    assert "sentence B" in page.text_content("#tokens")
+    page.click("#word-6")
+    assert page.locator(".tries s").all_text_contents() == ["it", "i"], "not in the vocabulary"
+    page.click("#word-1")
+    assert page.locator(".tries b").all_text_contents() == ["film"]
+
+
+def test_the_map_opens_a_head_and_can_be_walked_and_sorted(opened):
+    page = opened("whole")
+    assert page.locator("#map .thumb").count() == 6
+    page.click("#map-2-1")
+    assert page.input_value("#head-layer") == "2"
+    assert pressed(page, "#head") == ["2"]
+    assert (page.input_value("#steps-layer"), page.input_value("#steps-head")) == ("2", "1")
+    page.focus("#map-1-0")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.id") == "map-2-1"
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    assert (page.input_value("#head-layer"), pressed(page, "#head")) == ("1", ["2"])
+    facts = facts_of(page)
+    losses = [row[0] for row in facts["teacher"]["attention"]]
+    for sort, keys in (("entropy", [one["distinct"] for one in facts["layers"]]), ("order", None)):
+        page.select_option("#map-sort", sort)
+        for layer in (1, 2):
+            thumbs = page.locator(f'#map .thumb[data-layer="{layer}"]').all()
+            heads = [int(thumb.get_attribute("data-head")) for thumb in thumbs]
+            wanted = sorted(range(3), key=keys[layer - 1].__getitem__) if keys else [0, 1, 2]
+            assert heads == wanted
+    page.select_option("#map-sort", "teacher")
+    thumbs = page.locator('#map .thumb[data-layer="1"]')
+    heads = thumbs.evaluate_all("l => l.map(e => e.dataset.head)")
+    by_loss = facts["teacher"]["attention"][0][facts["teacher"]["maps"]["uniform"][0] - 1]
+    assert [int(head) for head in heads] == sorted(range(3), key=by_loss.__getitem__)
+    assert len(losses) == 2
+
+
+def test_the_head_view_draws_the_lines_that_are_asked_for(opened):
+    page = opened("whole")
+    facts = facts_of(page)
+    kinds = [token["type"] for token in facts["tokens"]]
+    special = [token["piece"] in ("[CLS]", "[SEP]") for token in facts["tokens"]]
+    page.select_option("#head-layer", "1")
+    page.click("#all-heads")
+    every = [0, 1, 2]
+    assert n_lines(page) == expected_lines(page, 1, every, lambda s, r: True, 0.05) > 50
+    page.fill("#threshold", "0.1")
+    assert n_lines(page) == expected_lines(page, 1, every, lambda s, r: True, 0.1) > 20
+    page.fill("#threshold", "0")
+    assert n_lines(page) == 3 * len(kinds) ** 2
+    page.select_option("#pairs", "AB")
+    assert n_lines(page) == 3 * kinds.count(0) * kinds.count(1)
+    page.select_option("#pairs", "BB")
+    page.check("#specials")
+    left = sum(kind and not hidden for kind, hidden in zip(kinds, special, strict=True))
+    assert n_lines(page) == 3 * left**2
+    page.uncheck("#specials")
+    page.select_option("#pairs", "all")
+    page.hover("#asks-2")
+    assert n_lines(page) == 3 * len(kinds)
+    page.mouse.move(5, 5)
+    assert n_lines(page) == 3 * len(kinds) ** 2
+    page.click("#asks-2")
+    page.mouse.move(5, 5)
+    assert n_lines(page) == 3 * len(kinds), "a click keeps it"
+    page.focus("#asks-3")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("#asks-3", "aria-pressed") == "true"
+
+
+def test_a_click_toggles_a_head_and_a_double_click_isolates_it(opened):
+    page = opened("whole")
+    page.click("#all-heads")
+    assert pressed(page, "#head") == ["1", "2", "3"]
+    page.click("#chip-1")
+    page.wait_for_selector('#chip-1[aria-pressed="false"]')
+    assert pressed(page, "#head") == ["1", "3"]
+    page.dblclick("#chip-2")
+    page.wait_for_selector('#chip-0[aria-pressed="false"]')
+    assert pressed(page, "#head") == ["3"]
+    page.wait_for_timeout(300)
+    assert pressed(page, "#head") == ["3"], "the clicks of the double click do nothing more"
+    page.dblclick("#chip-2")
+    page.wait_for_selector('#chip-0[aria-pressed="true"]')
+    assert pressed(page, "#head") == ["1", "2", "3"]
+    page.focus("#chip-1")
+    page.keyboard.press("o")
+    assert pressed(page, "#head") == ["2"]
+
+
+def click_cell(page: Any, canvas: str, row: int, col: int, n_rows: int, n_cols: int) -> None:
+    """Click into a matrix whose rows and columns have names (84 pixels left of it, 72 above)."""
+    page.locator(canvas).scroll_into_view_if_needed()
+    box = page.locator(canvas).bounding_box()
+    top = 72 if canvas in ("#m-dot", "#m-scaled", "#m-masked", "#m-weight") else 0
+    wide, tall = (box["width"] - 86) / n_cols, (box["height"] - top - 2) / n_rows
+    page.mouse.click(box["x"] + 84 + (col + 0.5) * wide, box["y"] + top + (row + 0.5) * tall)
+
+
+def test_a_number_is_followed_down_to_its_first_sum(opened):
+    page = opened("whole")
+    n = len(facts_of(page)["tokens"])
+    page.click("#stage-9")
+    click_cell(page, "#m-attended", 3, 5, n, 12)
+    seen = []
+    for name in ("x[5]", "o =", "z[head 1, 0]", "p(", "exp(", "score", "q · k", "q[0]", "x[0]"):
+        seen.append(page.text_content("#story h3"))
+        page.locator("#story .part", has_text=name).first.click()
+    seen.append(page.text_content("#story h3"))
+    words = [
+        "after attention, add and norm", "before the norm", "what the attention gives",
+        "what was takes", "takes this share", "score and mask", "score", "q · k", "query of was",
+        "number 0",
+    ]  # fmt: skip
+    for said, part in zip(seen, words, strict=True):
+        assert part in said
+    assert "step 10" in page.text_content("#story .bar")
+    for _ in range(9):
+        page.click("#story-back")
+    assert page.text_content("#story h3") == seen[0]
+    assert page.is_disabled("#story-back")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#story")
+
+
+def test_a_story_holds_its_sum_and_its_line_of_the_book(opened):
+    page = opened("whole")
+    n = len(facts_of(page)["tokens"])
+    page.click("#stage-2")
+    click_cell(page, "#m-dot", 2, 7, n, n)
+    title = page.text_content("#story h3")
+    assert title.startswith("film asks [SEP]: q · k: ")
+    assert float(title.rpartition(" ")[2]) == pytest.approx(float(page.text_content("#story-sum")))
+    rows = page.locator("#story tbody tr").all_text_contents()
+    assert len(rows) == 4
+    source = facts_of(page)["sources"]["scores"]
+    assert f"minibert/attention.py:{source['line']}" in page.text_content("#story .source")
+    assert source["code"] in page.text_content("#story .source")
+    assert "-k attention_scores" in page.text_content("#story .source")
+    page.click("#story-close")
+    assert page.is_hidden("#story")
+
+
+def test_a_matrix_is_walked_with_the_keyboard(opened):
+    page = opened("whole")
+    page.click("#stage-5")
+    page.focus("#m-weight")
+    first = page.locator("#steps .told").text_content()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowUp"):
+        page.keyboard.press(key)
+    told = page.locator("#steps .told").text_content()
+    assert told != first
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "story"
+    pieces, value = told.split(": ")
+    assert page.text_content("#story h3").endswith(f": {value}")
+    for piece in pieces.split(", "):
+        assert piece in page.text_content("#story h3")
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "m-weight", "the focus is where it was"
+
+
+def test_the_steps_are_stepped_scrubbed_and_played(opened):
+    page = opened("whole")
+    assert pressed(page, "#steps .stages") == ["x"]
+    page.click("#step-on")
+    assert pressed(page, "#steps .stages") == ["q, k, v"]
+    assert page.evaluate("document.activeElement.id") == "step-on", "and can be pressed again"
+    page.click("#step-back")
+    page.fill("#step-scrub", "6")
+    assert pressed(page, "#steps .stages") == ["weighted sum"]
+    page.clock.install()
+    page.click("#step-play")
+    assert page.text_content("#step-play") == "pause"
+    page.clock.run_for(2600)
+    assert pressed(page, "#steps .stages") == ["output map"]
+    page.click("#step-play")
+    page.clock.run_for(6000)
+    assert pressed(page, "#steps .stages") == ["output map"]
+    assert page.text_content("#step-play") == "play"
+
+
+def test_the_words_follow_the_token(opened):
+    page = opened("whole")
+    words = facts_of(page)["words"]
+    page.click("#say-2")
+    for place, said in (("#as-read", words["layers"][-1][2]), ("#if-masked", words["masked"][2])):
+        assert page.locator(f"{place} li code").all_text_contents() == [piece for piece, _ in said]
+    rows = page.locator("#lens tbody tr").all()
+    names = [row.locator("th").text_content() for row in rows]
+    assert names == ["layer 2", "layer 1", "embeddings"]
+    assert page.text_content("#lens-0-4") == words["layers"][0][4][0][0]
+    page.click("#lens-1-5")
+    assert page.text_content("#as-read h3").startswith("and")
+
+
+def test_the_layer_map_changes_the_loss(opened):
+    page = opened("whole")
+    teacher = facts_of(page)["teacher"]
+
+    def told() -> float:
+        return float(page.text_content("#loss-sum").rpartition(" ")[2])
+
+    def wanted(layers: list[int]) -> float:
+        chosen = [teacher["attention"][m][g - 1] for m, g in enumerate(layers)]
+        return sum(sum(losses) / len(losses) for losses in chosen)
+
+    assert told() == pytest.approx(wanted([2, 4]), rel=1e-3)
+    page.select_option("#rule", "top")
+    assert told() == pytest.approx(wanted([3, 4]), rel=1e-3)
+    page.select_option("#g-0", "1")
+    assert page.input_value("#rule") == "custom"
+    assert told() == pytest.approx(wanted([1, 4]), rel=1e-3)
+    assert page.locator("#teacher path").count() == 2
+    page.click("#loss-1-2")
+    assert (page.input_value("#head-layer"), pressed(page, "#head")) == ("2", ["3"])
+
+
+def test_the_curves_are_drawn_with_their_numbers(opened):
+    page = opened("whole")
+    titles = page.locator("#training figcaption").all_text_contents()
+    assert titles == ["train: loss", "learning rate"]
+    assert page.locator("#training svg.curve >> nth=0 >> path[stroke-width]").count() == 2
+    page.locator("#training summary").first.click()
+    assert page.locator("#training li:visible").first.text_content() == "step 1: 1.000"
+
+
+@pytest.mark.parametrize("button", ["#map .save", "#head .save"])
+def test_pictures_are_saved_as_svg(opened, button):
+    page = opened("whole")
+    with page.expect_download() as waiting:
+        page.click(button)
+    root = ElementTree.parse(waiting.value.path()).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    names = [element.tag.rpartition("}")[2] for element in root.iter()]
+    assert names.count("image") == (6 if "map" in button else 0)
+    assert names.count("text") >= 8
+    if "head" in button:
+        assert names.count("line") == n_lines(page, visible=False) > 0
+    assert "var(" not in Path(waiting.value.path()).read_text(encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------- for every reader
+
+
+def test_keys_change_layer_and_head(opened):
+    page = opened("whole")
+    page.select_option("#head-layer", "1")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("]")
+    assert (page.input_value("#head-layer"), page.input_value("#steps-layer")) == ("2", "2")
+    page.keyboard.press("]")
+    page.keyboard.press("[")
+    assert page.input_value("#head-layer") == "1"
+    before = int(page.input_value("#steps-head"))
+    page.keyboard.press(".")
+    assert int(page.input_value("#steps-head")) == (before + 1) % 3
+    page.keyboard.press(",")
+    page.keyboard.press(",")
+    assert int(page.input_value("#steps-head")) == (before - 1) % 3
+
+
+def test_everything_can_be_reached_by_tab(opened):
+    page = opened("whole")
+    kinds = "button:enabled, select, input, canvas.matrix, summary, text[role=button]"
+    controls = page.locator(kinds)
+    assert controls.count() > 80
+    unreachable = controls.evaluate_all("l => l.filter(e => e.tabIndex < 0).map(e => e.outerHTML)")
+    assert unreachable == []
+
+
+def test_a_layer_that_is_not_open_and_maps_that_are_not_there_say_so(opened):
+    page = opened("part")
+    page.select_option("#steps-layer", "1")
+    assert "Layers that can be opened: 2, 3" in page.text_content("#steps")
+    for layer, n_terms, said in ((2, 13, "come to"), (3, 0, "has more: --layers 3")):
+        page.select_option("#steps-layer", str(layer))
+        page.click("#stage-1")
+        click_cell(page, "#m-query", 1, 2, 32, 4)
+        assert page.locator("#story tbody tr").count() == n_terms, "12 products and the bias"
+        assert said in page.text_content("#story")
+        page.keyboard.press("Escape")
+
+
+def test_a_layer_may_have_lost_heads(opened):
+    page = opened("pruned")
+    assert page.locator("#map .thumb").count() == 4
+    page.click("#map-2-2")
+    page.select_option("#steps-layer", "1")
+    assert page.input_value("#steps-head") == "0", "the only one that is left"
+    page.click("#stage-7")
+    click_cell(page, "#m-output", 1, 3, 8, 12)
+    assert page.locator("#story tbody tr").count() == 5, "4 products of one head, and the bias"
+    assert pressed(page, "#head") == ["1"], "head 3, which was chosen, is not there"
+
+
+def test_light_dark_and_the_colours_of_query_key_and_value(opened):
+    colours = {}
+    for scheme in ("light", "dark"):
+        page = opened("whole", color_scheme=scheme)
+        page.click("#stage-1")
+        colours[scheme] = [page.evaluate("getComputedStyle(document.body).backgroundColor")]
+        for kind in ("query", "key", "value"):
+            style = f"getComputedStyle(document.querySelector('figcaption.{kind} b')).color"
+            colours[scheme].append(page.evaluate(style))
+    assert colours == {
+        "light": ["rgb(255, 255, 255)", "rgb(0, 114, 178)", "rgb(184, 74, 0)", "rgb(0, 120, 90)"],
+        "dark": ["rgb(21, 22, 23)", "rgb(86, 180, 233)", "rgb(255, 143, 77)", "rgb(62, 207, 159)"],
+    }
+
+
+def test_nothing_moves_where_that_is_not_wanted(opened):
+    for motion, seconds in (("reduce", "0s"), ("no-preference", "0.2s")):
+        page = opened("whole", reduced_motion=motion)
+        fill = "document.querySelector('.fill')"
+        found = page.evaluate(f"getComputedStyle({fill}).transitionDuration")
+        assert found == seconds
+        assert page.evaluate("still()") == (motion == "reduce")
+
+
+def test_a_phone_scrolls_down_and_not_sideways(opened):
+    page = opened("whole", screen={"width": 360, "height": 700})
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_200_injections_are_shown_as_text(opened):
+    page = opened("hostile")
+    strings = injections()
+
+    def texts(selector: str) -> list[str]:
+        return page.locator(selector).evaluate_all("l => l.map(e => e.textContent)")
+
+    assert texts("#provenance td")[:200] == strings
+    assert texts("#tokens p.text") == strings
+    foreign = "img, iframe, object, embed, base, link, math, body style, main script, main a"
+    assert page.locator(foreign).count() == 0
+    page.click("#asks4-3")
+    page.click("#stage-5")
+    page.locator("#m-weight").press("Enter")
+    page.click("#chip-1")
+    page.click("#lens-1-2")
+    assert page.locator(foreign).count() == 0
+    with page.expect_download() as waiting:
+        page.click("#head .save")
+    assert ElementTree.parse(waiting.value.path()).getroot() is not None
