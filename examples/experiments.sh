@@ -4,7 +4,7 @@
 #   MINILM=DIR GLUE=DIR TEXTS=DIR sh examples/experiments.sh PART...
 #
 # MINILM  all-MiniLM-L6-v2, the bare encoder · GLUE  a folder with sst2/, mrpc/, stsb/, cola/ · TEXTS  raw text
-# PART    teachers, general, ladder, ablation, wide, sparse
+# PART    teachers, general, ladder, ablation, wide, sparse, growth
 # Models go to runs/, rows to examples/results.jsonl. One core each; run parts beside each other on several.
 set -eu
 RECIPES=$(dirname "$0")/recipes
@@ -62,6 +62,15 @@ lean_models() {
   for share in $5; do lean "heads $share" --sparsity $share --pattern heads; done
 }
 
+# minutes on two cores, seeds, steps of the first stage and of the second, joined texts, more options
+growth() {
+  minutes=$1 seeds=$2 first=$3 second=$4 join=$5
+  shift 5
+  on_sst2 growth "$seeds" --threads 2 --init-student runs/general --name "growth: $minutes" \
+    --out "runs/growth/$minutes" --join "$join" --intermediate-epochs 99 --intermediate-steps "$first" \
+    --epochs 99 --steps "$second" "$@"
+}
+
 for part in "$@"; do
   case $part in
   teachers) # the best on dev becomes runs/teacher-TASK, by hand
@@ -107,6 +116,12 @@ for part in "$@"; do
   sparse) # needs the teachers and the ladder; every layer keeps one of its heads
     lean_models 6x384 runs/teacher-sst2 5e-5 0.5 "0.5 0.7 0.8 0.9"
     lean_models 4x128 runs/sst2-7-best/seed-0 3e-4 0.1 "0.5 0.7"
+    ;;
+  growth) # needs general and a teacher, and a machine that does nothing else
+    growth 5 3 500 1700 10000 --limit 20000
+    growth 15 3 1500 5500 30000
+    growth 60 3 28000 9000 60000
+    growth 180 1 90000 20000 120000
     ;;
   *)
     echo "there is no part $part" >&2

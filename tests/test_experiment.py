@@ -255,15 +255,16 @@ def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monke
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for name in ("MINILM", "GLUE", "TEXTS"):
         monkeypatch.setenv(name, str(tmp_path))
-    parts = "teachers general ladder ablation wide sparse".split()
+    parts = "teachers general ladder ablation wide sparse growth".split()
     script = ROOT / "examples" / "experiments.sh"
     subprocess.run(["sh", script, *parts], check=True, cwd=tmp_path)
     calls = [line.split("\037")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
-    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 2 * 28 + 6
+    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 2 * 28 + 6 + 4
     for command, *options in calls:
         monkeypatch.chdir(ROOT)
+        threads = 2 if any(option.startswith("growth: ") for option in options) else 1
         found = cli.cli.commands[command].make_context(command, options)
-        assert found.params["threads"] == 1
+        assert found.params["threads"] == threads
     assert subprocess.run(["sh", script, "nothing"], cwd=tmp_path, check=False).returncode == 2
 
 
