@@ -98,9 +98,9 @@ def without_parts(work: Work, heads: float, units: float) -> Work:
 
 def closed(part: LinearWeights, n_groups: int, share: float) -> LinearWeights:
     """A map without this share of its groups of inputs, those of the smallest weights."""
-    parts_OGi = part.weight_OI.unflatten(1, (n_groups, -1))
-    keep_G = keep_largest(parts_OGi.square().sum((0, 2)), share)
-    return part._replace(weight_OI=(parts_OGi * keep_G[:, None]).flatten(1))
+    parts_OGK = part.weight_OI.unflatten(1, (n_groups, -1))
+    keep_G = keep_largest(parts_OGK.square().sum((0, 2)), share)
+    return part._replace(weight_OI=(parts_OGK * keep_G[:, None]).flatten(1))
 
 
 def variants_of(work: Work) -> dict[str, Variant]:

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import re
 import signal
-import tempfile
 import textwrap
 import threading
 from doctest import DocTestParser
@@ -24,6 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import CodeType
 from typing import Any
+
+from minibert.writing import whole_file
 
 EXERCISES = {
     name: module
@@ -171,7 +172,8 @@ def state_of(name: str, folder: Path) -> str:
 def mark_passed(name: str, folder: Path) -> None:
     """Remember that the file passes as it is now."""
     passed = _passed(folder) | {name: _hash(folder / f"{name}.py")}
-    write_whole(folder / PASSED_FILE, json.dumps(passed, indent=1) + "\n")
+    with whole_file(folder / PASSED_FILE) as staged:
+        staged.write_text(json.dumps(passed, indent=1) + "\n", encoding="utf-8")
 
 
 def _passed(folder: Path) -> dict[str, str]:
@@ -184,28 +186,6 @@ def _passed(folder: Path) -> dict[str, str]:
 
 def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside the target, flush and rename: the file is the old one or the new one.
-
-    Raises
-        OSError  the disk is full or forbids it; what was at `path` is untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, staged = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(number, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(number)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(staged, 0o666 & ~mask)  # a temporary file is for its owner alone
-        os.replace(staged, path)
-    except OSError:
-        Path(staged).unlink(missing_ok=True)
-        raise
 
 
 # ---------------------------------------------------------------------- the process that tries it

@@ -25,6 +25,7 @@ from minibert.checkpoint import Stored, save_weights, shortened, stored_tensors
 from minibert.config import BertConfig, CheckpointError
 from minibert.packed import packed_file, with_unpacked
 from minibert.parameters import BertWeights
+from minibert.writing import flush
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -213,7 +214,7 @@ def save_whole(
         (staged / weights_file).chmod((staged / CONFIG_FILE).stat().st_mode)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         for file in files:
-            _flush(file)
+            flush(file)
         places = {file: folder / file.relative_to(staged) for file in files}
         weights = places.pop(staged / weights_file)
         changes = any(_bytes(place) != file.read_bytes() for file, place in places.items())
@@ -225,7 +226,7 @@ def save_whole(
             os.replace(file, place)
         os.replace(staged / weights_file, weights)
     for place in {folder, *(place.parent for place in places.values())}:
-        _flush(place)
+        flush(place)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -253,12 +254,3 @@ def _stored_config(config: BertConfig, weights: BertWeights) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ saved file, so `state_dict()` is what `model.safetensors` holds, and share their
 model they were made from.
 """
 
-import os
 import warnings
 from operator import attrgetter
 from pathlib import Path
@@ -28,6 +27,7 @@ from minibert.heads import (
     token_logits,
 )
 from minibert.parameters import BertWeights, named_tensors, with_tensors
+from minibert.writing import whole_file
 
 OPSET = 17  # the version of ONNX's operators
 
@@ -158,10 +158,9 @@ def export_onnx(module: BertModule, path: str | Path) -> None:
     mask, free = torch.ones(2, 5, dtype=torch.int64), {0: "B", 1: "S"}
     if module.head == "multiple_choice":
         mask, free = mask[None], {0: "B", 1: "C", 2: "S"}
-    staged = Path(path).with_name(f".{Path(path).name}.unfinished")
     torch.onnx.register_custom_op_symbolic("aten::erfc", erfc, OPSET)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with whole_file(Path(path)) as staged, warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 module,
@@ -172,9 +171,5 @@ def export_onnx(module: BertModule, path: str | Path) -> None:
                 input_names=list(names),
                 dynamic_axes=dict.fromkeys(names, free),
             )
-        with open(staged, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(staged, path)
     finally:
         torch.onnx.unregister_custom_op_symbolic("aten::erfc", OPSET)
-        staged.unlink(missing_ok=True)

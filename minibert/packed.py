@@ -103,5 +103,15 @@ def size_of(tensors: Mapping[str, Tensor]) -> Size:
     return Size(*(sum(column) for column in zip(*sizes, strict=True))) if sizes else Size(*[0] * 5)
 
 
+def size_sentence(size: Size) -> str:
+    """How many zeros there are, and what they cost in each form; nothing of a dense model."""
+    if not size.weights:
+        return ""
+    return (
+        f"{size.zeros:,} of {size.weights:,} weights are 0; {size.full:,} bytes in full, "
+        f"{size.packed:,} packed, {size.least:,.0f} at the least"
+    )
+
+
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(x.numel() * x.element_size() for x in tensors.values())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from minibert.translator import Asked
+from minibert.writing import whole_file
 
 
 def draw_cross_attention(asked: Asked, path: Path) -> None:
@@ -29,10 +30,5 @@ def draw_cross_attention(asked: Asked, path: Path) -> None:
         axes.set_xticks(range(n_read), asked.source, rotation=90, fontsize=8)
         axes.set_yticks(range(n_written), asked.target, fontsize=8)
     figure.colorbar(image, ax=fields, shrink=0.6, label="share, mean over the heads")
-    staged = path.with_name(f".{path.name}.part")
-    try:
-        with rc_context({"svg.fonttype": "none"}):  # letters as text, not as drawings of letters
-            figure.savefig(staged, dpi=120, format=path.suffix[1:])
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    with whole_file(path) as staged, rc_context({"svg.fonttype": "none"}):  # letters as text
+        figure.savefig(staged, dpi=120, format=path.suffix[1:])

@@ -83,8 +83,8 @@ def shape_told(config: BertConfig) -> str:
 
 def _at_work(weight_OI: Tensor, n_groups: int) -> Tensor:
     """Which groups of inputs are not all 0; the first group, if there is no other."""
-    parts_OGi = weight_OI.reshape(len(weight_OI), n_groups, -1)
-    found_G = (parts_OGi != 0).any(2).any(0).nonzero()[:, 0]
+    parts_OGK = weight_OI.reshape(len(weight_OI), n_groups, -1)
+    found_G = (parts_OGK != 0).any(2).any(0).nonzero()[:, 0]
     return found_G if len(found_G) else found_G.new_zeros(1)
 
 

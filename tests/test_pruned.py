@@ -358,15 +358,24 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_where_it_would_have(pattern, tm
             assert torch.equal(one, other), path
 
 
-@pytest.mark.parametrize("pattern", ["heads", "ffn"])
-def test_the_commands_make_smaller_models_which_the_commands_read(pattern, minibert, tmp_path):
-    tiny.write_data(tmp_path / "data", n_train=30, n_dev=16)
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Path:
+    """A folder with a model that has learned, and `data` beside it."""
+    folder = tmp_path_factory.mktemp("pruned")
+    tiny.write_data(folder / "data", n_train=30, n_dev=16)
     finetune(
-        model(torch.float32), tiny.dataset(200, 1), tiny.dataset(40, 2), tmp_path / "model",
+        model(torch.float32), tiny.dataset(200, 1), tiny.dataset(40, 2), folder / "model",
         TrainingOptions(epochs=6, lr=2e-2), 16, 20, Display(quiet=True),
     )  # fmt: skip
-    data = f"--data {tmp_path}/data --epochs 2 --batch-size 8 --lr 0.02 --max-length 20"
-    whole = f"{tmp_path}/model"
+    return folder / "model"
+
+
+@pytest.mark.parametrize("pattern", ["heads", "ffn"])
+def test_the_commands_make_smaller_models_which_the_commands_read(
+    pattern, minibert, learned, tmp_path
+):
+    data = f"--data {learned.parent}/data --epochs 2 --batch-size 8 --lr 0.02 --max-length 20"
+    whole = learned
     for command in (
         f"finetune --model {whole}",
         f"distill --teacher {whole} --init-student {whole} --intermediate-epochs 1",
@@ -385,16 +394,11 @@ def test_the_commands_make_smaller_models_which_the_commands_read(pattern, minib
         assert Bert.from_pretrained(f"{out}-further").config.heads_and_units == sizes
 
 
-def test_a_teacher_that_lost_heads_has_no_attention_to_compare(minibert, tmp_path):
-    tiny.write_data(tmp_path / "data", n_train=30, n_dev=16)
-    finetune(
-        model(torch.float32), tiny.dataset(200, 1), tiny.dataset(40, 2), tmp_path / "model",
-        TrainingOptions(epochs=6, lr=2e-2), 16, 20, Display(quiet=True),
-    )  # fmt: skip
-    learned = Bert.from_pretrained(tmp_path / "model")
-    smaller(silenced(learned, {0: [1]}, {})).save_pretrained(tmp_path / "heads")
-    smaller(silenced(learned, {}, {0: [1]})).save_pretrained(tmp_path / "units")
-    line = f"distill --data {tmp_path}/data --epochs 1 --student 1x12 --max-length 20"
+def test_a_teacher_that_lost_heads_has_no_attention_to_compare(minibert, learned, tmp_path):
+    teacher = Bert.from_pretrained(learned)
+    smaller(silenced(teacher, {0: [1]}, {})).save_pretrained(tmp_path / "heads")
+    smaller(silenced(teacher, {}, {0: [1]})).save_pretrained(tmp_path / "units")
+    line = f"distill --data {learned.parent}/data --epochs 1 --student 1x12 --max-length 20"
     answer = minibert(f"{line} --teacher {tmp_path}/units --out {tmp_path}/a")
     assert answer.code == 0, answer.err
     answer = minibert(f"{line} --teacher {tmp_path}/heads --out {tmp_path}/b")
@@ -405,16 +409,13 @@ def test_a_teacher_that_lost_heads_has_no_attention_to_compare(minibert, tmp_pat
     assert answer.code == 0, answer.err
 
 
-def test_the_card_of_a_student_that_lost_heads_says_how_transformers_reads_it(minibert, tmp_path):
-    tiny.write_data(tmp_path / "data", n_train=30, n_dev=16)
-    finetune(
-        model(torch.float32), tiny.dataset(200, 1), tiny.dataset(40, 2), tmp_path / "model",
-        TrainingOptions(epochs=6, lr=2e-2), 16, 20, Display(quiet=True),
-    )  # fmt: skip
-    whole, out = tmp_path / "model", tmp_path / "out"
+def test_the_card_of_a_student_that_lost_heads_says_how_transformers_reads_it(
+    minibert, learned, tmp_path
+):
+    out = tmp_path / "out"
     answer = minibert(
-        f"distill --teacher {whole} --init-student {whole} --intermediate-epochs 0 --epochs 2 "
-        f"--data {tmp_path}/data --sparsity 0.5 --pattern heads --max-length 20 --out {out}"
+        f"distill --teacher {learned} --init-student {learned} --intermediate-epochs 0 --epochs 2 "
+        f"--data {learned.parent}/data --sparsity 0.5 --pattern heads --max-length 20 --out {out}"
     )
     assert answer.code == 0, answer.err
     card = (out / "README.md").read_text(encoding="utf-8")

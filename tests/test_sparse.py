@@ -15,6 +15,7 @@ from test_training import Watched, labels_objective, stop_after
 from torch import Tensor
 
 from minibert.checkpoint import stored_tensors
+from minibert.cli import options
 from minibert.config import CheckpointError
 from minibert.laws.measure import distance
 from minibert.model import Bert
@@ -22,6 +23,7 @@ from minibert.optim import adam_form, adam_step, initial_adam_state
 from minibert.packed import packed_file, size_of, with_unpacked
 from minibert.parameters import LinearWeights, named_tensors, views_of
 from minibert.sparsity import soft_threshold
+from minibert.training import sparse as sparse_training
 from minibert.training.finetune import finetune
 from minibert.training.loop import Interrupted, TrainingOptions, train
 from minibert.training.progress import Display
@@ -215,6 +217,12 @@ def test_only_a_model_that_is_sparse_enough_is_kept(tmp_path):
     assert zeros / count == pytest.approx(0.9, abs=0.01)
 
 
+def test_the_command_line_offers_what_training_knows():
+    """Its own lists, which load no torch, are those of the training."""
+    assert (*sparse_training.PATTERNS, *sparse_training.GATED) == options.PATTERNS
+    assert options.SPARSITY_METHODS == sparse_training.METHODS
+
+
 def test_without_sparsity_nothing_changes(tmp_path):
     assert type(trainable_for(tiny.classifier().weights, "cpu", None, 9)) is Trainable
     run(tmp_path, None)
@@ -292,7 +300,7 @@ def test_a_model_with_zeros_is_not_filled_without_a_word(command, minibert, teac
     sparse = tmp_path / "sparse"
     answer = minibert(f"finetune --model {teacher} {options} --sparsity 0.5 --out {sparse}")
     zeros, count = zeros_of(Bert.from_pretrained(sparse).weights)
-    assert f"{zeros:,} of {count:,} weights in the maps of the blocks are 0; " in answer.err
+    assert " bytes in full, " in answer.err, "what they take, packed and at the least"
     answer = minibert(f"{command} {sparse} {options} {more} --out {tmp_path}/next")
     assert answer.code == 0, answer.err
     assert f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now, and" in answer.err
@@ -300,17 +308,18 @@ def test_a_model_with_zeros_is_not_filled_without_a_word(command, minibert, teac
     assert "are 0 now" not in answer.err
 
 
-def test_two_of_four_need_rows_that_four_divides(minibert, teacher, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "wide"),
+    [("finetune --model {}", 17), ("distill --teacher {} --student 1x12x3x5", 5)],
+)
+def test_two_of_four_need_rows_that_four_divides(command, wide, minibert, teacher, tmp_path):
     """It is said before anything is trained, and nothing is left behind."""
     options = f"--data {teacher.parent}/data --sparsity 0.5 --pattern 2:4 --out {tmp_path}/out"
-    for command in (f"finetune --model {teacher}", f"distill --teacher {teacher} --student 1x12"):
-        wide = 17 if "finetune" in command else None
-        answer = minibert(f"{command} {options}")
-        if wide:
-            assert (answer.code, answer.said) == (
-                3, "--pattern 2:4 needs rows that 4 divides, but blocks.0.output.weight_OI has 17"
-            )  # fmt: skip
-            assert not (tmp_path / "out").exists()
+    answer = minibert(f"{command.format(teacher)} {options}")
+    assert (answer.code, answer.said) == (
+        3, f"--pattern 2:4 needs rows that 4 divides, but blocks.0.output.weight_OI has {wide}"
+    )  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_penalty_alone_is_refused(minibert):

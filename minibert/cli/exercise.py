@@ -16,8 +16,8 @@ from minibert.exercises import (
     mark_passed,
     state_of,
     to_write,
-    write_whole,
 )
+from minibert.writing import whole_file
 
 NAMES = list(EXERCISES)  # in reading order
 
@@ -115,7 +115,8 @@ def start(name: str, out: str, overwrite: bool, as_json: bool) -> None:
     if path.exists() and not overwrite:
         raise click.UsageError(f"{path} is there already; --overwrite begins anew")
     command = _command("check", name, out)
-    write_whole(path, to_write(name, command))
+    with whole_file(path) as staged:
+        staged.write_text(to_write(name, command), encoding="utf-8")
     line = f"{path} is written: put the body in the place of its last line, then {command}"
     print_result({"exercise": name, "file": str(path), "next": command}, as_json, [line])
 

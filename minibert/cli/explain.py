@@ -49,7 +49,7 @@ def explain(
     from minibert.explain.making import explained
     from minibert.hub import model_folder
     from minibert.model import Bert
-    from minibert.training.runs import written_whole
+    from minibert.writing import whole_file
 
     run = DEMO if model is None else model_folder(model)
     bert = _demo() if model is None else Bert.from_pretrained(run)
@@ -57,7 +57,7 @@ def explain(
     names = (model or str(DEMO), teacher or "")
     command = shlex.join(["minibert", *sys.argv[1:]])
     content, reading = explained(bert, first, second, opened, above, run, names, command)
-    with written_whole(path) as staged:
+    with whole_file(path) as staged:
         staged.write_text(content, encoding="utf-8", newline="\n")
     size = len(content.encode())
     facts = reading.facts

@@ -30,7 +30,7 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
     from minibert.files import PACKED_FILE, WEIGHTS_FILE, read_json, stored_in
     from minibert.hub import model_folder
     from minibert.model import Bert
-    from minibert.packed import size_of
+    from minibert.packed import size_of, size_sentence
     from minibert.parameters import named_tensors
     from minibert.pruned import in_full
 
@@ -51,8 +51,5 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
     found |= {"sparse": size._asdict() | {"least": round(size.least)}}
     lines = [f"{out}: {found['bytes']:,} bytes"]
     if size.weights:
-        lines.append(
-            f"sparse: {size.zeros:,} of {size.weights:,} weights are 0; "
-            f"{size.full:,} bytes in full, {size.packed:,} packed, {size.least:,.0f} at the least"
-        )
+        lines.append(f"sparse: {size_sentence(size)}")
     print_result(found, as_json, lines)

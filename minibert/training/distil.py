@@ -32,7 +32,13 @@ from minibert.training.objectives import (
     Teaching,
 )
 from minibert.training.progress import Display
-from minibert.training.sparse import as_kept, check_fits, told, trainable_for, zeros_will_go
+from minibert.training.sparse import (
+    as_kept,
+    check_fits,
+    lost_zeros_warning,
+    sparsity_sentence,
+    trainable_for,
+)
 from minibert.training.state_plan import StateSource, state_plan
 from minibert.training.states import decided, held_with_more, kept_states, path_of_states
 from minibert.training.students import Start, new_student
@@ -234,7 +240,7 @@ def distil(
     )
     if options.prediction.sparsity is not None:
         check_fits(options.prediction.sparsity, weights, student)
-    elif warning := zeros_will_go(weights, None):
+    elif warning := lost_zeros_warning(weights, None):
         display.say(warning)
     steps = {}
     if options.intermediate.epochs and options.uses_states:
@@ -287,7 +293,7 @@ def distil(
     steps["prediction"] = progress.step
     if options.prediction.sparsity is not None:
         best = Bert.from_pretrained(out)
-        display.say(told(best.weights, best.config))
+        display.say(sparsity_sentence(best.weights, best.config))
     return {
         "task": dev_set.task.name,
         "n": len(dev_set),

@@ -10,12 +10,19 @@ from minibert.data.readers import Dataset, Task
 from minibert.files import read_config
 from minibert.hub import model_folder
 from minibert.model import Bert
-from minibert.parameters import BertWeights, named_tensors
+from minibert.parameters import BertWeights
+from minibert.training.comparison import n_parameters
 from minibert.training.evaluation import all_logits, encodings_of, labels_of, measured
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.objectives import LabelObjective
 from minibert.training.progress import Display
-from minibert.training.sparse import as_kept, told, trainable_for, zeros_of, zeros_will_go
+from minibert.training.sparse import (
+    as_kept,
+    lost_zeros_warning,
+    sparsity_sentence,
+    trainable_for,
+    zeros_of,
+)
 
 
 def starting_model(name: str, task: Task, seed: int, display: Display) -> Bert:
@@ -74,7 +81,7 @@ def finetune(
         kept, config = as_kept(weights, model.config, options.sparsity)
         dataclasses.replace(model, weights=kept, config=config).save_pretrained(out)
 
-    if warning := zeros_will_go(model.weights, options.sparsity):
+    if warning := lost_zeros_warning(model.weights, options.sparsity):
         display.say(warning)
     total = options.total(len(objective.order(0)))
     progress = train(
@@ -90,13 +97,13 @@ def finetune(
     )
     best = Bert.from_pretrained(out)
     if options.sparsity is not None:
-        display.say(told(best.weights, best.config))
+        display.say(sparsity_sentence(best.weights, best.config))
     return {
         "task": train_set.task.name,
         "n": len(dev_set),
         "metrics": progress.best_metrics,
         "best_epoch": progress.best_epoch,
-        "parameters": sum(tensor.numel() for _, tensor in named_tensors(best.weights)),
+        "parameters": n_parameters(best.weights),
         "zeros": zeros_of(best.weights)[0],
         "model": str(out),
     }

@@ -5,11 +5,11 @@ holds the old state or the new one, never half of one.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from minibert.config import CheckpointError
 from minibert.files import read_json
 from minibert.optim import AdamState
 from minibert.training.trainable import Trainable
+from minibert.writing import UNFINISHED, whole_file
 
 OPTIONS_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 STATE_ENDING = ".state.safetensors"
 ANSWERS = "answers-"  # of a teacher; the beginning of a name
-UNFINISHED = ".saving"
 
 
 class RunError(ValueError):
@@ -45,66 +45,8 @@ class NotFinite(RuntimeError):
 
 # --- Files, whole or not at all --------------------------------------------------------------
 
-
-@contextmanager
-def written_whole(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Where to write a file that gets the name `path` when it is complete and on the disk.
-
-    A `shared` file may be written by several processes at a time, which is not so in a run's own
-    folder: each writes its own, and the last one stays.
-
-    Raises
-        OSError  the disk is full or forbids it; what was at `path` is untouched.
-    """
-    staged = path.with_name(f".{path.name}{UNFINISHED}")
-    if shared:
-        staged = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if shared:
-            _drop_leftovers(path)
-        yield staged
-        staged.chmod(0o666 & ~_umask())  # some libraries write for their user alone
-        _flush(staged)
-        os.replace(staged, path)
-        _flush(path.parent)  # the new name, too, has to reach the disk
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"{path} cannot be written: {reason}; what was saved before is untouched; mend that, "
-            "then go on with --resume"
-        ) from None
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def _drop_leftovers(path: Path) -> None:
-    """Delete what a process that was killed had begun to write of a shared file."""
-    for staged in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
-        writer = staged.name.removesuffix(UNFINISHED).rpartition(".")[2]
-        if not writer.isdigit():
-            continue
-        try:
-            os.kill(int(writer), 0)  # sends nothing, and says whether there is such a process
-        except ProcessLookupError:
-            staged.unlink(missing_ok=True)
-        except PermissionError:  # it is somebody else's
-            pass
-
-
-def _umask() -> int:
-    """What new files are not to be allowed; it can be read only by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+# After a failure a run goes on from what was saved before.
+written_whole = partial(whole_file, then="; mend that, then go on with --resume")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

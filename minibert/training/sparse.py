@@ -1,7 +1,8 @@
 """Training that ends with weights that are 0: which weights, how many, and when.
 
 P parameters of the model in the order of the flat tensor · O, I the sides of one matrix · G its
-groups of inputs, each with one gate: a head of the output map of attention, or a feed-forward unit.
+groups of K inputs, each with one gate: a head of the output map of attention, or a feed-forward
+unit, of which K is 1.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError
 from minibert.optim import AdamOptions
+from minibert.packed import size_of, size_sentence
 from minibert.parameters import BertWeights, named_tensors, views_of
 from minibert.pruned import shape_told, without_idle
 from minibert.sparsity import (
@@ -24,6 +26,7 @@ from minibert.sparsity import (
     movement_scores,
     soft_threshold,
 )
+from minibert.training.comparison import n_parameters
 from minibert.training.trainable import Trainable, Weights
 
 # From scores [O, I] and the share that is to go, which weights stay.
@@ -157,8 +160,8 @@ class GatedTrainable(SparseTrainable[BertWeights]):
         layers = self.extra["importance"].split(self.n_groups)
         scores = [
             # below all others is what is closed, which stays so
-            torch.where(keep_OGi[0, :, 0], score_G / score_G.norm().clamp(min=1e-30), -1.0)
-            for keep_OGi, score_G in zip(keeps, layers, strict=True)
+            torch.where(keep_OGK[0, :, 0], score_G / score_G.norm().clamp(min=1e-30), -1.0)
+            for keep_OGK, score_G in zip(keeps, layers, strict=True)
         ]
         if self.sparsity.pattern == "heads":
             for score_G in scores:
@@ -166,8 +169,8 @@ class GatedTrainable(SparseTrainable[BertWeights]):
             chosen = keep_largest(torch.cat(scores), share).split(self.n_groups)
         else:
             chosen = tuple(keep_largest(score_G, share) for score_G in scores)
-        for keep_OGi, chosen_G in zip(keeps, chosen, strict=True):
-            keep_OGi &= chosen_G[:, None]
+        for keep_OGK, chosen_G in zip(keeps, chosen, strict=True):
+            keep_OGK &= chosen_G[:, None]
         self.extra["importance"].zero_()
 
     def _pruned(self, flat_P: Tensor) -> list[Tensor]:
@@ -243,18 +246,15 @@ def is_pruned(name: str) -> bool:
     return "blocks." in name and name.endswith("weight_OI")
 
 
-def told(weights: BertWeights, config: BertConfig) -> str:
-    """How sparse a model has become, in words."""
-    zeros, count = zeros_of(weights)
-    parts = sum(tensor.numel() for _, tensor in named_tensors(weights))
-    return (
-        f"{zeros:,} of {count:,} weights in the maps of the blocks are 0; {parts:,} parameters, "
-        f"{shape_told(config)}"
-    )
+def sparsity_sentence(weights: BertWeights, config: BertConfig) -> str:
+    """How sparse a model has become: its zeros and what they take, or what parts are left."""
+    sizes = f"{n_parameters(weights):,} parameters, {shape_told(config)}"
+    zeros = size_sentence(size_of(dict(named_tensors(weights))))
+    return f"{sizes}; {zeros}" if zeros else sizes
 
 
-def zeros_will_go(weights: Weights, sparsity: Sparsity | None) -> str:
-    """A warning for a start that is sparse and for training that is not."""
+def lost_zeros_warning(weights: Weights, sparsity: Sparsity | None) -> str:
+    """What training without `sparsity` does to zeros; nothing where there are none to lose."""
     zeros, count = zeros_of(weights)
     if sparsity is not None or not zeros:
         return ""

@@ -1,0 +1,71 @@
+"""Files that are whole or not there: written beside their target, flushed, and renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = ".saving"
+
+
+@contextmanager
+def whole_file(path: Path, shared: bool = False, then: str = "") -> Iterator[Path]:
+    """Where to write a file that gets the name `path` when it is complete and on the disk.
+
+    A `shared` file may be written by several processes at a time: each writes its own, and the
+    last one stays. `then` ends the sentence about a failure, and says how to go on.
+
+    Raises
+        OSError  the disk is full or forbids it; what was at `path` is untouched.
+    """
+    from safetensors import SafetensorError  # what it makes of a full disk; no help text needs it
+
+    staged = path.with_name(f".{path.name}{UNFINISHED}")
+    if shared:
+        staged = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shared:
+            _drop_leftovers(path)
+        yield staged
+        staged.chmod(0o666 & ~_umask())  # some libraries write for their user alone
+        flush(staged)
+        os.replace(staged, path)
+        flush(path.parent)  # the new name, too, has to reach the disk
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"{path} cannot be written: {reason}; what was saved before is untouched{then}"
+        ) from None
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _drop_leftovers(path: Path) -> None:
+    """Delete what a process that was killed had begun to write of a shared file."""
+    for staged in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
+        writer = staged.name.removesuffix(UNFINISHED).rpartition(".")[2]
+        if not writer.isdigit():
+            continue
+        try:
+            os.kill(int(writer), 0)  # sends nothing, and says whether there is such a process
+        except ProcessLookupError:
+            staged.unlink(missing_ok=True)
+        except PermissionError:  # it is somebody else's
+            pass
+
+
+def _umask() -> int:
+    """What new files are not to be allowed; it can be read only by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
