@@ -23,7 +23,10 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
 18 checkpoint      the names of weights in files
 
 The sub-packages are the workshop that makes the book do real work: `laws`, `data`, `kernels`,
-`training`, `bench`, `cli`.
+`training`, `explain`, `bench`, `cli`.
+
+A docstring has sections: Formula; Shapes of what goes in and comes out; Source; Differs, what other
+programs, papers or forms do; Accuracy, what rounding may do (first readers pass over it); Raises.
 
 Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
 
@@ -35,9 +38,9 @@ Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
  W  texts of a sentence: a beam's width      1  a broadcast axis
  O, I  out and in of one linear map
 
-`P` is also the length of a flat tensor of parameters, in `optim`, `sparsity` and the workshop; `X`
-there is the number of rows of a data set, and in `search` of candidates. In a list the first letter
-is its length: `hiddens_LBSD`.
+`Q` are the choices of all questions, `G` groups. `P` is also the length of a flat tensor of
+parameters, in `optim`, `sparsity` and the workshop; `X` there is the number of rows of a data set,
+and in `search` of candidates. In a list the first letter is its length: `hiddens_LBSD`.
 """
 
 from importlib import import_module

@@ -1,6 +1,7 @@
 """Attention: every token asks every other token, and takes a weighted mean of the answers.
 
-B batch · S asking tokens (queries) · R tokens asked (keys) · D width · N heads · K = D/N.
+B batch · S asking tokens (queries) · R tokens asked (keys) · D width · N heads · K = D/N, the
+width of a head; Q_n, K_n and V_n in formulas are the queries, keys and values of head n.
 One implementation serves self-attention (R = S), cross-attention (another memory) and, through the
 mask bias, padding and causal order.
 """
@@ -133,7 +134,8 @@ def attention_scores(query_BNSK: Tensor, key_BNRK: Tensor) -> Tensor:
 
     Formula
         score_sr = q_s · k_r / √K
-        A dot product of K independent terms of variance 1 has variance K; √K brings it back to 1.
+        A dot product of K independent terms of variance 1 has variance K; √K brings it back to 1,
+        where softmax still listens to more than the largest (K = 768/12 = 64 in BERT-base).
 
     Shapes
         query_BNSK  float [B, N, S, K]

@@ -1,7 +1,8 @@
 """The encoder: embeddings, then L blocks, each an attention and a feed-forward.
 
 B batch · S tokens · D width · F feed-forward width · N heads · K = D/N · V words · P positions.
-BERT is post-norm: every sub-layer's output is added to its input and *then* normalised.
+BERT is post-norm: every sub-layer's output is added to its input (the residual connection) and
+*then* normalised.
 """
 
 from typing import NamedTuple
@@ -148,7 +149,8 @@ def block(
         Vaswani et al. 2017, arXiv:1706.03762, section 3.1; google-research/bert, modeling.py.
 
     Differs
-        pre-norm code computes x + Attention(LayerNorm(x)) and cannot use BERT's weights.
+        pre-norm code computes x + dropout(Attention(LayerNorm(x))), and so for the feed-forward;
+        it cannot use BERT's weights, which learnt to work on normalised sums.
 
     Accuracy
         |error| <= 16 times what one eps more or less in x and in each weight changes

@@ -127,7 +127,7 @@ def log_softmax(x_C: Tensor) -> Tensor:
 
 
 def gelu_erf(x_D: Tensor) -> Tensor:
-    """The Gaussian error linear unit, exact form: x times the normal distribution function.
+    """The Gaussian error linear unit, "gelu" in BERT's files: x times the normal distribution.
 
     Formula
         y = x * Φ(x) = x/2 * erfc(-x/√2)
@@ -166,7 +166,8 @@ def gelu_tanh(x_D: Tensor) -> Tensor:
         Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2; google-research/bert, modeling.py.
 
     Differs
-        `hidden_act` "gelu" means the erf form in `transformers`; this one is "gelu_new" there.
+        BERT's files say `hidden_act` "gelu", and `transformers` and this book take the erf form;
+        this one is "gelu_new". Either serves those weights, so near are the two.
 
     Accuracy
         |error| <= 4 eps |x|: 1 + tanh cancels below 0. Half precision: float32 rounded once.

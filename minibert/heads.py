@@ -15,7 +15,7 @@ def pooled(hidden_BSD: Tensor, weights: LinearWeights) -> Tensor:
     """One vector for the whole text, made from its first token, [CLS].
 
     Formula
-        y = tanh(W h_0 + b)
+        y = tanh(W h_0 + b),  h_0 = the last layer's state of token 0
 
     Shapes
         hidden_BSD  float [B, S, D]
@@ -46,7 +46,8 @@ def mlm_logits(
 
     Formula
         t = LayerNorm(gelu(W h + b));  logit_v = t · word_v + bias_v
-        The decoder is the word table itself (tied), so a word's vector serves both ends.
+        The head's own are W, b, the norm and a bias for each word. The matrix of the words is the
+        encoder's word table (tied), so a word's vector serves both ends.
 
     Shapes
         hidden_MD  float [..., D]  all tokens, or only the masked ones
@@ -111,7 +112,7 @@ def sequence_logits(
         logits = W dropout(p) + b
 
     Shapes
-        pooled_BD     float [B, D]
+        pooled_BD     float [B, D]  p, from `pooled`
         dropout_rate  float 0 <= rate < 1, of what goes in
         return        float [B, C]
 

@@ -106,14 +106,15 @@ def smoothed_cross_entropy(logits_MC: Tensor, labels_M: Tensor, smoothing: float
 
 
 def mlm_loss(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
-    """Cross-entropy of the words that were masked, and of no others.
+    """Cross-entropy of the words that were chosen for masking, and of no others.
 
     Formula
-        L = 1/n Σ -log softmax(logits_bs)[label_bs] over the n masked tokens
+        L = 1/n Σ -log softmax(logits_bs)[label_bs] over the n chosen tokens,
+        with those in whose place a random word or the word itself was put
 
     Shapes
         logits_BSV  float [B, S, V]
-        labels_BS   int64 [B, S]  the original word where it was masked, -100 elsewhere
+        labels_BS   int64 [B, S]  the original word where one was chosen, -100 elsewhere
         return      float []
 
     Source
@@ -264,8 +265,9 @@ def soft_cross_entropy(
 
     Formula
         CE_b = - Σ_c p_c log q_c,  p = softmax(teacher/T), q = softmax(student/T)
-        = KL + the teacher's entropy; its gradient to the student's logits is (q - p) / T.
-        That shrinks with 1/T² for large T; multiply by T² to keep the scale.
+        = KL + the teacher's entropy. T > 1 makes both flatter, so that small answers count more.
+        The gradient to the student's logits is (q - p) / T, and q - p itself shrinks with 1/T:
+        T² times the loss keeps the scale, beside a loss of labels for instance.
 
     Shapes
         teacher_BC   float [B, C]  logits; no gradient flows here

@@ -75,7 +75,7 @@ def hidden_loss(
     Formula
         masked    1/(n E) Σ_{s kept} ‖W h_s + b - t_s‖²,  n = number of kept tokens
         tinybert  1/(S E) Σ_s        ‖W h_s + b - t_s‖²
-        The same function serves the embedding loss (state 0) and every layer's.
+        W, b (`fit_dense`) are trained too, and then thrown away. State 0 is the embedding loss.
 
     Shapes
         hidden_BSD          float [B, S, D]
@@ -126,8 +126,8 @@ def attention_loss(
     """How far the student's raw attention scores are from the teacher's.
 
     Formula
-        masked    1/(N n²) Σ_n Σ_{s, r kept} (a_nsr - t_nsr)²,  n² = pairs of kept tokens
-        tinybert  1/(N S R) Σ_n Σ_{s, r} (a' - t')²,  x' = 0 where r is hidden or x <= -100,
+        masked    1/(N n²) Σ_h Σ_{s, r kept} (a_hsr - t_hsr)²,  n² = pairs of kept tokens
+        tinybert  1/(N S R) Σ_h Σ_{s, r} (a' - t')²,  x' = 0 where r is hidden or x <= -100,
                   else x. Padded keys count in the mean, as 0; padded queries like real ones.
 
     Shapes
@@ -178,7 +178,7 @@ def relation_loss(
     keep_BS: Tensor,
     n_relation_heads: int,
 ) -> Tensor:
-    """How far the student's tokens stand to one another from how the teacher's tokens do.
+    """MiniLM: how tokens stand to one another; tables of tokens by tokens, of whatever width.
 
     Formula
         p_asr = softmax_r(u_as · v_ar / √(E/A)), q_asr = softmax_r(x_as · y_ar / √(D/A)), r kept;
@@ -189,7 +189,7 @@ def relation_loss(
         left_BSD, right_BSD                  float [B, S, D]  queries, keys or values, all heads
         teacher_left_BSE, teacher_right_BSE  float [B, S, E]  no gradient flows here
         keep_BS                              bool [B, S]
-        n_relation_heads                     int A, a divisor of D and E; not only their heads
+        n_relation_heads                     int A, any divisor of D and E, whatever N and H are
         return                               float [B]
 
     Source
@@ -368,7 +368,7 @@ def prediction_loss(
         C > 1  masked    - Σ_c p_c log q_c         (soft cross-entropy at temperature T)
                tinybert  - 1/C Σ_c p_c log q_c     (the code's mean over classes)
         C = 1  (student - teacher)²                (regression: the teacher's output, not labels)
-        T² times that of C > 1 where temperature_squared: its slope, (q - p)/T, shrinks as 1/T².
+        C > 1 times T² where temperature_squared: see `losses.soft_cross_entropy`
 
     Shapes
         logits_BC          float [B, C]

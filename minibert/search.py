@@ -165,15 +165,15 @@ def beam_search(
     """Follow the W likeliest beginnings of each sentence at once.
 
     Formula
-        score = Σ_s log p(w_s | w_1 … w_{s-1}, memory) / lp(n)  for a text of n words
-        At each length the 2 W likeliest beginnings are looked at: those of the first W that end
-        are finished texts, and the first W that do not end go on. A sentence is done when W texts
-        are finished, or when its texts have the greatest length, where all that is left is cut.
+        score = Σ_s log p(w_s | w_1 … w_{s-1}, memory) / lp(n)  for a finished text of n words
+        Each length looks at the 2 W likeliest beginnings, of which W at most end. Those that end
+        among the first W are finished texts; the first W that do not end go on, by their sums.
+        A sentence is done when it has W texts, or at the greatest length, where the rest is cut.
 
     Shapes
         memory   DecoderMemory of B rows and no words, from `decoder.empty_memory`
         longest  int    words of a text at most, the end counted
-        width    int    W; 1 is `greedy_search`, V^longest tries every text
+        width    int    W; 1 finds what `greedy_search` does, V^longest tries every text
         alpha    float  α of `length_penalty`
         return   Texts
 

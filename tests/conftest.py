@@ -32,6 +32,13 @@ under_mutation = "mutation" if os.environ.get("MUTANT_UNDER_TEST") else "default
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", under_mutation))
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """The whole suite runs in as many processes as there are cores, a part of it in this one."""
+    options = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return None if whole and not (options.keyword or options.markexpr) else 0
+
+
 def folder_from(variable: str) -> Path:
     value = os.environ.get(variable)
     if not value:

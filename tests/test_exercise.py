@@ -135,7 +135,7 @@ def test_exercises_stand_in_reading_order_and_each_has_a_mistake_to_make():
         places.append((READING_ORDER.index(module), names.index(name)))
     assert places == sorted(places)
     assert len(places) >= 20
-    assert f"| {len(places)} functions of the book" in (ROOT / "README.md").read_text("utf-8")
+    assert f"| {len(places)} functions of the book" in (ROOT / "docs/checks.md").read_text("utf-8")
     assert [name for name, *_ in WRONG] == list(EXERCISES)
 
 

@@ -314,11 +314,11 @@ def test_numbers_of_a_chapter_are_computed_or_have_a_source(path):
     text = path.read_text("utf-8")
     long_number = r"(?<![\w.])(?:\d[\d,]*\.\d+|\d{3,}|\d+,\d{3})"
     computed = re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?<=\d)_(?=\d)", "", examples(text)))
-    readme = (ROOT / "README.md").read_text("utf-8")
+    results = (DOCS / "results.md").read_text("utf-8")
     for paragraph in prose(text).split("\n\n"):
         said = re.sub(r"\[[^]]*\]\([^)]*\)|`[^`]*`", "", paragraph)
         for number in re.findall(long_number, said):
-            quoted = "](http" in paragraph or ("README" in paragraph and number in readme)
+            quoted = "](http" in paragraph or ("results.md" in paragraph and number in results)
             assert quoted or number.replace(",", "") in computed, number
 
 

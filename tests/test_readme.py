@@ -1,4 +1,7 @@
-"""What the README says is so: its snippets run, its map is the book's, its commands exist."""
+"""What the README says is so: its snippets run, its map is the book's, its commands exist.
+
+And the same of the pages that it leads to, and of the README in Chinese, which says the same.
+"""
 
 import re
 from pathlib import Path
@@ -12,24 +15,40 @@ from minibert.parameters import named_tensors
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+CHECKS = (ROOT / "docs/checks.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def test_every_python_block_runs(tmp_path, monkeypatch):
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 150
+
+
+def test_the_python_of_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert blocks("python")
-    for block in blocks("python"):
-        names: dict = {}
-        exec(compile(block, "README.md", "exec"), names)
-        assert names["vectors"].shape == (2, 24)
-        assert names["scores"].shape == (1, 4, 7, 7)
-        assert len(names["guesses"][0]) == 3
-        saved, loaded = (dict(named_tensors(names[name].weights)) for name in ("bert", "again"))
-        assert saved.keys() == loaded.keys()
-        assert all(torch.equal(saved[path], loaded[path]) for path in saved)
+    (block,) = blocks(GUIDE, "python")
+    names: dict = {}
+    exec(compile(block, "guide.md", "exec"), names)
+    assert names["vectors"].shape == (2, 24)
+    assert names["scores"].shape == (1, 4, 7, 7)
+    assert len(names["guesses"][0]) == 3
+    saved, loaded = (dict(named_tensors(names[name].weights)) for name in ("bert", "again"))
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[path], loaded[path]) for path in saved)
+
+
+def test_the_python_of_the_readme_runs_on_any_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks(GUIDE, "python")[0], "guide.md", "exec"), {})
+    (block,) = blocks(README, "python")
+    names: dict = {}
+    exec(block.replace("google-bert/bert-base-uncased", "runs/guide"), names)
+    assert names["scores"].shape == (1, 4, 7, 7)
+    assert len(names["guesses"][0]) == 3
 
 
 def test_the_map_lists_the_book_in_reading_order_with_its_lines():
@@ -39,15 +58,29 @@ def test_the_map_lists_the_book_in_reading_order_with_its_lines():
 
 
 def test_every_link_leads_to_a_file():
-    links = [link for link in re.findall(r"\]\(([^)#]+)", README) if not link.startswith("http")]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    links = re.findall(r"\]\(([^)#]+)", README + CHINESE)
+    assert [link for link in links if link and not (ROOT / link).exists()] == []
+
+
+def test_the_chinese_readme_has_the_same_commands_links_and_numbers():
+    """Words between them differ; what is measured, typed or linked must not."""
+    typed = [re.sub(r" +#.*", "", text).split("\n```")[1::2] for text in (README, CHINESE)]
+    assert typed[0] == typed[1]
+    own = {"README.md", "README.zh-CN.md", "docs/index.md", "docs/index.zh-CN.md"}
+    for text, other in ((README, CHINESE), (CHINESE, README)):
+        links = [set(re.findall(r"\]\(([^)#]+)", page)) for page in (text, other)]
+        assert links[0] - links[1] <= own
+    numbers = [
+        [sorted(re.findall(r"\d[\d.,e−-]*\d|\d", line)) for line in text.split("\n") if "|" in line]
+        for text in (README, CHINESE)
+    ]
+    assert numbers[0] == numbers[1]
 
 
 def test_what_a_broken_formula_prints_is_what_is_quoted(minibert):
     """The last two lines after `$ minibert verify --break …`."""
     command, quoted = re.search(
-        r"^\$ minibert (verify --break \S+).*?\n …\n(.*?)^```$", README, re.DOTALL | re.MULTILINE
+        r"^\$ minibert (verify --break \S+).*?\n …\n(.*?)^```$", CHECKS, re.DOTALL | re.MULTILINE
     ).groups()
     answer = minibert(command)
     assert answer.code == 1
@@ -59,13 +92,17 @@ def test_the_numbers_of_the_proof_are_those_of_the_proof():
     mistakes = [mistake for proof in found for mistake in proof.mistakes.values()]
     laws = sum(len(proof.laws) for proof in found)
     sources = [mistake.source for mistake in mistakes if mistake.source]
-    assert f"{laws:,} laws in {len(found)} proofs" in README
     seen = f"{len(sources)} of them seen in {len(set(sources))} public threads and files"
-    assert f"{len(mistakes):,} known mistakes, {seen}" in README
-    assert f"\n{len(found)} proofs, {laws:,} laws, " in README
+    for text in (README, CHECKS):
+        assert f"{laws:,} laws in {len(found)} proofs" in text
+        assert f"{len(mistakes):,} known mistakes" in text
+        assert seen in text
+    assert f"\n{len(found)} proofs, {laws:,} laws, " in CHECKS
 
 
-@pytest.mark.parametrize("command", re.findall(r"^minibert ([\w-]+)", README, re.MULTILINE))
+@pytest.mark.parametrize(
+    "command", re.findall(r"^minibert ([\w-]+)", README + GUIDE + CHECKS, re.MULTILINE)
+)
 def test_every_command_exists(command):
     from minibert.cli import cli
 
