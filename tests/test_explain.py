@@ -43,7 +43,7 @@ from minibert.wordpiece import SPECIALS, UNKNOWN, longest_match
 
 PACKAGE = ROOT / "minibert" / "explain"
 TEXT = "the film was [MASK] and bright"
-DTYPES = {"u8": "u1", "f16": "<f2", "f32": "<f4"}
+DTYPES = {"u8": "u1", "i8": "i1", "f16": "<f2", "f32": "<f4"}
 
 
 def masked_model(**changes: object) -> Bert:
@@ -79,6 +79,13 @@ class Parts(HTMLParser):
     def facts(self) -> Any:
         (only,) = (data for _, data in self.scripts("application/json"))
         return json.loads(only)
+
+    @property
+    def coded_blocks(self) -> dict[str, Any]:
+        return {
+            a["id"]: [a["data-kind"], [int(n) for n in (a["data-shape"] or "").split(",")], coded]
+            for a, coded in self.scripts("text/plain")
+        }
 
     def block(self, name: str) -> np.ndarray:
         (found,) = ((a, d) for a, d in self.scripts("text/plain") if a["id"] == name)
@@ -168,7 +175,7 @@ def test_a_model_without_a_masked_word_head_says_so():
 
 def test_source_lines_are_where_they_are_said_to_be(made):
     _, parts, _ = made
-    assert len(parts.facts["sources"]) == 10
+    assert len(parts.facts["sources"]) == 14
     for source in parts.facts["sources"].values():
         lines = (ROOT / source["file"]).read_text(encoding="utf-8").splitlines()
         assert lines[source["line"] - 1].strip() == source["code"]
@@ -247,7 +254,8 @@ def test_a_page_over_the_budget_is_refused_with_advice_that_helps():
 
 def test_layers_that_are_not_opened_keep_their_shares_alone():
     text, _ = explained(masked_model(num_hidden_layers=3), TEXT, layers=[2])
-    names = {attributes["id"] for attributes, _ in Parts(text).scripts("text/plain")}
+    ids = {attributes["id"] for attributes, _ in Parts(text).scripts("text/plain")}
+    names = {name for name in ids if not name.startswith("live.")}
     assert {f"attention.{layer}" for layer in (1, 2, 3)} <= names
     assert {name for name in names if name.startswith("query")} == {
         "query.2", "query.weight.2", "query.bias.2",
@@ -293,7 +301,7 @@ def test_200_injections_come_out_as_text(made):
         assert tags_of(parts) == usual, text
         assert parts.facts["text"] == [text]
         assert parts.facts["about"] == {"model": text}
-    assert [tag for tag, _ in usual].count("script") == 4
+    assert [tag for tag, _ in usual].count("script") == 2 + len(page.SCRIPTS)
     assert "meta" in {tag for tag, _ in tags_of(plain)}
 
 
@@ -314,10 +322,11 @@ def test_the_page_refers_to_nothing_outside(made):
         assert not links & set(attributes), tag
         assert not [name for name in attributes if name.startswith("on")], tag
         assert tag not in {"link", "iframe", "object", "embed", "base", "img"}
-    library, viewer = (script for _, script in parts.scripts(None))
+    library, *ours = (script for _, script in parts.scripts(None))
     assert library == shipped("vendor/d3.min.js")
+    assert ours == [shipped(name) for name in OURS]
     (style,) = (data for tag, _, data in parts.inside if tag == "style")
-    for content in (viewer, style):
+    for content in (*ours, style):
         for reach in (
             r"http", r"(?<![\w*])//[\w.]", r"@import", r"url\((?!data:)", r"\bfetch\b",
             r"\bimport\(", r"XMLHttpRequest", r"WebSocket", r"EventSource", r"sendBeacon",
@@ -326,7 +335,7 @@ def test_the_page_refers_to_nothing_outside(made):
             assert not re.search(reach, content.replace("URL.createObjectURL(", "")), reach
 
 
-def test_the_policy_names_the_two_scripts_and_lets_nothing_be_fetched(made):
+def test_the_policy_names_the_scripts_and_lets_nothing_be_fetched(made):
     _, parts, _ = made
     policy = next(a["content"] for t, a in parts.tags if a.get("http-equiv"))
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -354,7 +363,7 @@ def test_d3_is_unmodified_and_comes_with_its_licence(made):
     assert in_page == licence, "who hands on a page hands on d3"
 
 
-@pytest.mark.parametrize("name", ["page", "reading", "sources", "words"])
+@pytest.mark.parametrize("name", ["live", "page", "reading", "sources", "words"])
 def test_examples_say_what_happens(name):
     result = doctest.testmod(importlib.import_module(f"minibert.explain.{name}"))
     assert (result.failed, result.attempted > 0) == (0, True)
@@ -552,25 +561,42 @@ def test_a_folder_of_somebody_else_is_left_alone(minibert):
 # ------------------------------------------------------------------------------ the viewer, in Node
 
 NODE = shutil.which("node")
-CHECK = """
-const v = require(process.argv[1]), given = JSON.parse(require("fs").readFileSync(0, "utf8"));
-const blocks = {}, cells = given.cells;
-for (const [name, [kind, shape, text]] of Object.entries(given.blocks)) blocks[name] = v.asBlock(v.decode(text, kind), shape);
-const numbers = v.makeNumbers(given.facts, (name) => blocks[name]);
-console.log(JSON.stringify({
-  halves: [...v.decode(given.halves, "f16")].map(String), softmax: given.rows.map(v.softmaxRow),
+OURS = page.SCRIPTS[1:]  # d3 draws, and is not asked here
+OUR_SCRIPTS = "\n".join(map(shipped, OURS))
+IN_NODE = """
+const { scripts, expression, given } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+console.log(JSON.stringify(scripts.map((script) =>
+  new Function("given", "expression", `${script}\\nreturn eval(expression);`)(given, expression))));
+"""
+BLOCKS = """Object.fromEntries(Object.entries(given.blocks).map(
+  ([name, [kind, shape, text]]) => [name, asBlock(decode(text, kind), shape)]))"""
+CHECK = f"const blocks = {BLOCKS};" + """(() => {
+const cells = given.cells;
+const numbers = makeNumbers(given.facts, pageReading(given.facts, (name) => blocks[name]));
+return {
+  halves: [...decode(given.halves, "f16")].map(String), softmax: given.rows.map(softmaxRow),
   stories: cells.map((c) => { const s = numbers.story(c); return [numbers.get(c), s.sum, s.rows.length, s.source, s.then, s.note]; }),
   parts: cells.filter((c) => c.kind !== "weight").flatMap((c) => numbers.story(c).rows.flat().filter((p) => p.cell).map((p) => [p.value, numbers.get(p.cell)])),
-  shown: v.shown(given.facts.eps), hidden: [v.softmaxRow([-Infinity, 1]), v.softmaxRow([-Infinity, -Infinity])],
-}));
-"""  # noqa: E501
+  shown: shown(given.facts.eps), hidden: [softmaxRow([-Infinity, 1]), softmaxRow([-Infinity, -Infinity])],
+}; })()"""  # noqa: E501
+
+
+def in_node(expression: str, given: Any, *scripts: str) -> list[Any]:
+    """What JavaScript that speaks of `given` and of our scripts gives, for each set of scripts."""
+    if NODE is None:
+        pytest.skip("there is no node to run the page's functions")
+    asked = {"scripts": scripts or [OUR_SCRIPTS], "expression": expression, "given": given}
+    done = subprocess.run(
+        [NODE, "-e", IN_NODE], input=json.dumps(asked), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
 
 
 @pytest.fixture(scope="module")
 def viewed(made) -> Any:
     """What the pure functions of the viewer say of every kind of cell of the page."""
-    if NODE is None:
-        pytest.skip("there is no node to run the viewer's functions")
     _, parts, _ = made
     rng = random.Random(1)
     n_tokens = len(parts.facts["tokens"])
@@ -591,17 +617,10 @@ def viewed(made) -> Any:
         "cells": cells,
         "rows": rows.tolist(),
         "halves": base64.b64encode(np.arange(65536, dtype="<u2").tobytes()).decode(),
-        "blocks": {
-            a["id"]: [a["data-kind"], [int(n) for n in a["data-shape"].split(",")], coded]
-            for a, coded in parts.scripts("text/plain")
-        },
+        "blocks": parts.coded_blocks,
     }
-    done = subprocess.run(
-        [NODE, "-e", CHECK, str(PACKAGE / "viewer.js")],
-        input=json.dumps(given), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout) | {"cells": cells, "rows": rows}
+    (found,) = in_node(CHECK, given)
+    return found | {"cells": cells, "rows": rows}
 
 
 KINDS = (

@@ -15,11 +15,10 @@ from xml.etree import ElementTree
 
 import pytest
 import tiny
-from test_explain import LONG, injections, masked_model
+from test_explain import LONG, SEEDS, injections, masked_model
 
 from minibert.explain import page as pages
 from minibert.explain.making import explained
-from minibert.explain.reading import read
 from minibert.pruned import without_idle
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -57,8 +56,11 @@ def files(tmp_path_factory) -> dict[str, Path]:
     del some.maps[3]
     part = pages.page(some)
     alone, _ = explained(tiny.classifier(), "a film")
-    reading = read(masked_model(), FIRST)[0]
+    reading = explained(masked_model(max_position_embeddings=64), FIRST)[1]
     strings = injections()
+    reading.facts["live"]["pieces"] = [*reading.facts["live"]["pieces"][:-9], *strings[:9]]
+    odd = pages.page(reading)
+    reading.facts["live"], reading.model = {"why": strings[1]}, {}
     reading.facts |= {"text": strings, "curves": None, "teacher": None, "head": strings[2]}
     reading.facts["about"] = dict(enumerate(strings)) | {"model": strings[0]}
     for i, token in enumerate(reading.facts["tokens"]):
@@ -72,7 +74,10 @@ def files(tmp_path_factory) -> dict[str, Path]:
     idle.weights.blocks[0].attention.output.weight_OI[:, :8] = 0  # two of three heads do nothing
     weights, config = without_idle(idle.weights, idle.config)
     pruned, _ = explained(dataclasses.replace(idle, weights=weights, config=config), FIRST)
-    contents = {"whole": whole, "part": part, "alone": alone, "pruned": pruned}
+    closed, _ = explained(masked_model(intermediate_size=60_000), FIRST)
+    contents = {"whole": whole, "part": part, "alone": alone, "pruned": pruned, "closed": closed}
+    contents["odd"] = odd
+    contents["one"], _ = explained(masked_model(), FIRST)
     contents["hostile"] = pages.page(reading)
     found = {}
     for name, content in contents.items():
@@ -145,7 +150,7 @@ def test_every_panel_is_there_and_those_without_data_are_not(opened):
         sections = opened(name).locator("section").all()
         return [section.get_attribute("id") for section in sections]
 
-    every = ["tokens", "map", "head", "steps", "words", "teacher", "training", "about"]
+    every = ["live", "tokens", "map", "head", "steps", "words", "teacher", "training", "about"]
     assert ids("whole") == every
     assert ids("alone") == [one for one in every if one not in ("teacher", "training")]
     alone = opened("alone")
@@ -421,6 +426,221 @@ def test_pictures_are_saved_as_svg(opened, button):
     assert "var(" not in Path(waiting.value.path()).read_text(encoding="utf-8")
 
 
+# ------------------------------------------------------------------------- a sentence of one's own
+
+
+def typed(page: Any, text: str, field: int = 0) -> None:
+    """Type, and wait until the page has read it."""
+    page.evaluate("document.getElementById('live-0').dataset.was = ''")
+    page.fill(f"#live-text-{field}", text)
+    page.wait_for_selector("#live-0:not([data-was])")
+
+
+def live_tokens(page: Any) -> list[str]:
+    return page.locator("#live .desk .token").all_text_contents()
+
+
+def pictures(page: Any) -> Any:
+    """What the matrices of each panel show."""
+    script = "s => [...document.querySelectorAll(s)].map(c => c.toDataURL())"
+    shown = "#tokens canvas.matrix", "#map .thumb canvas", "#steps canvas.matrix"
+    return {panel: page.evaluate(script, panel) for panel in shown}
+
+
+def test_a_sentence_that_is_typed_changes_every_panel(opened):
+    page = opened("one")
+    assert live_tokens(page) == ["[CLS]", *FIRST.split(), "[SEP]"]
+    assert "Python computed" in page.text_content("#live")
+    before = pictures(page)
+    said = page.text_content("#words")
+    typed(page, "a dull film was very [MASK]")
+    pieces = ["[CLS]", "a", "dull", "film", "was", "very", "[MASK]", "[SEP]"]
+    assert live_tokens(page) == pieces
+    assert page.evaluate("document.activeElement.id") == "live-text-0", "one may type on"
+    for row, panel in (("token", "tokens"), ("asks4", "steps"), ("say", "words")):
+        assert page.locator(f"#{panel} button[id^={row}-]").all_text_contents() == pieces
+    assert page.locator("#lines .asks").all_text_contents() == pieces
+    assert page.text_content("#tokens p.text") == "a dull film was very [MASK]"
+    after = pictures(page)
+    assert not [panel for panel in before if set(before[panel]) & set(after[panel])]
+    assert page.text_content("#words") != said
+    assert "8 × 8" in page.text_content("#map")
+    assert "weights of eight bits" in page.text_content("#live")
+    page.click("#live-reset")
+    assert live_tokens(page) == ["[CLS]", *FIRST.split(), "[SEP]"]
+    assert pictures(page) == before
+    assert page.text_content("#words") == said
+
+
+def test_a_click_hides_a_word_and_shows_it_again(opened):
+    page = opened("one")
+    typed(page, "the film was very bright")
+    assert "Click a word to hide it" in page.text_content("#live-says")
+    assert page.locator("#live-guesses li").count() == 0
+    page.click("#live-2")
+    assert live_tokens(page)[2] == "[MASK] film"
+    assert page.get_attribute("#live-2", "aria-pressed") == "true"
+    assert page.evaluate("document.activeElement.id") == "live-2"
+    assert page.text_content("#tokens mark") == "film", "and it is the token of the panels"
+    guesses = page.locator("#live-guesses li code").all_text_contents()
+    assert len(guesses) == 5
+    assert guesses == page.locator("#as-read li code").all_text_contents()
+    assert guesses == page.locator("#if-masked li code").all_text_contents()
+    assert f"Place 2: {guesses[0]} " in page.text_content("#live-says")
+    assert page.get_attribute("#live-says", "role") == "status"
+    typed(page, "the film was very bright and warm")
+    assert live_tokens(page)[2] == "[MASK] film", "typing on leaves it hidden"
+    page.focus("#live-5")
+    page.keyboard.press("Enter")
+    assert page.locator("#live-guesses h3").all_text_contents() == [
+        "[MASK] at place 2, where film stands", "[MASK] at place 5, where bright stands",
+    ]  # fmt: skip
+    page.click("#live-2")
+    assert live_tokens(page)[2] == "film"
+    assert page.is_disabled("#live-0")
+    typed(page, "a [MASK]")
+    assert page.is_disabled("#live-2"), "what stands in the text is not shown by a click"
+
+
+def test_javascript_in_the_browser_agrees_with_python(opened):
+    """Of the page's own text, both as Python and as the page computes it."""
+    page = opened("whole")
+    shown = "[...document.querySelectorAll('#lens button')].map(e => e.title)"
+    python = page.evaluate(shown)
+    entropies = "l => l.map(e => +e.title.split(' ').pop())"
+    distinct = page.locator("#map .thumb").evaluate_all(entropies)
+    typed(page, FIRST + " ")
+    assert len(python) == 3 * 12
+    for one, other in zip(python, page.evaluate(shown), strict=True):
+        before, now = (
+            [float(line.split(" ")[1]) for line in title.split("\n")] for title in (one, other)
+        )
+        assert before == pytest.approx(now, abs=1.0)
+    assert page.locator("#map .thumb").evaluate_all(entropies) == pytest.approx(distinct, abs=0.02)
+    assert "stays with the page's own text" in page.text_content("#teacher")
+    assert page.locator("#map-sort option").all_text_contents()[-1] == "entropy, the sharpest first"
+
+
+def test_a_pair_has_two_fields(opened):
+    page = opened("whole")
+    typed(page, "a lovely day", 1)
+    wanted = ["[CLS]", *FIRST.split(), "[SEP]", "a", "lovely", "day", "[SEP]"]
+    assert live_tokens(page) == wanted
+    assert page.locator("#tokens p.text").all_text_contents() == [FIRST, "a lovely day"]
+    assert page.locator("#live label").all_text_contents() == ["sentence A", "sentence B"]
+
+
+def test_a_text_that_cannot_be_read_is_told_and_breaks_nothing(opened):
+    page = opened("one")
+    before = page.text_content("#words")
+    for text, said in (
+        ("", "The text holds no word yet."),
+        ("film " * 19, "These are 21 tokens, but the model knows only 20 positions; shorten"),
+        ("\u200d", "The text holds no word yet."),
+    ):
+        page.fill("#live-text-0", text)
+        page.wait_for_selector(f"#live-says:has-text('{said}')")
+        assert page.get_attribute("#live-text-0", "aria-invalid") == "true"
+        assert page.text_content("#words") == before
+    typed(page, "film")
+    assert page.get_attribute("#live-text-0", "aria-invalid") == "false"
+    assert live_tokens(page) == ["[CLS]", "film", "[SEP]"]
+    page.click("#token-2")
+    page.click("#stage-5")
+    assert page.text_content("#tokens p.text") == "film"
+
+
+def test_a_shorter_text_leaves_no_choice_of_a_token_that_is_gone(opened):
+    page = opened("one")
+    page.click("#token-6")
+    page.click("#asks-5")
+    page.click("#word-5")
+    page.click("#stage-2")
+    page.focus("#m-dot")
+    page.keyboard.press("Enter")
+    assert page.is_visible("#story")
+    typed(page, "film")
+    assert page.is_hidden("#story"), "of a token that is gone"
+    assert pressed(page, "#steps .tokens") == ["[SEP]"]
+    assert page.locator('#lines [aria-pressed="true"]').count() == 0
+    page.focus("#m-dot")
+    page.keyboard.press("Enter")
+    told = page.text_content("#story-sum")
+    typed(page, "warm film")
+    assert page.is_visible("#story")
+    assert page.text_content("#story-sum") != told, "and one that is there is told anew"
+
+
+def test_a_number_of_ones_own_sentence_is_followed_to_the_embeddings(opened):
+    page = opened("one")
+    typed(page, "the film was bright")
+    page.select_option("#steps-layer", "2")
+    page.click("#stage-0")
+    page.focus("#m-hidden")
+    page.keyboard.press("Enter")
+    seen = []
+    names = ("x[0]", "y =", "unit[3]", "u =", "a[1]", "x[0]", "o =", "z[head 2, 1]", "v[1]")
+    for name in (*names, "x[4]", "x[2]", "type"):
+        seen.append(page.text_content("#story h3"))
+        page.locator("#story .part", has_text=name).first.click()
+    words = [
+        "before the last norm", "feed-forward gives", "unit 3", "is given",
+        "attention, add and norm", "before the norm",
+    ]  # fmt: skip
+    for said, part in zip(seen[1:7], words, strict=True):
+        assert part in said
+    assert "looked up, not computed" in page.text_content("#story")
+    assert "step 13" in page.text_content("#story .bar")
+
+
+def test_the_field_follows_the_reader_where_there_is_room(opened):
+    page = opened("one")
+    typed(page, "the film was bright and warm")
+    top = "document.getElementById('live-text-0').getBoundingClientRect().top"
+    page.evaluate("document.getElementById('words').scrollIntoView()")
+    assert 0 <= page.evaluate(top) < 60
+    place = "document.getElementById('words').getBoundingClientRect().top"
+    before = page.evaluate(place)
+    page.evaluate("document.getElementById('live-text-0').focus({ preventScroll: true })")
+    page.keyboard.type(" and very cold")
+    page.wait_for_selector("#live-9")
+    assert page.evaluate(place) == pytest.approx(before, abs=40)
+    page.set_viewport_size({"width": 360, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.evaluate("document.getElementById('words').scrollIntoView()")
+    assert page.evaluate(top) < 0
+
+
+def test_a_page_without_a_live_model_says_why(opened):
+    page = opened("closed")
+    assert "its weights would take" in page.text_content("#live")
+    assert page.locator("textarea").count() == 0
+    alone = opened("alone")
+    typed(alone, "a very bad film")
+    assert live_tokens(alone) == ["[CLS]", "a", "very", "bad", "film", "[SEP]"]
+    assert "no head that names words" in alone.text_content("#live-says")
+    alone.click("#live-2")
+    assert live_tokens(alone)[2] == "[MASK] very"
+    lost = opened("pruned")
+    typed(lost, "the film was dark")
+    assert lost.locator("#map .thumb").count() == 4
+
+
+def test_hostile_strings_that_are_typed_come_out_as_text(opened):
+    page = opened("odd")
+    foreign = "img, iframe, object, embed, base, link, math, body style, main script, main a"
+    for start in range(0, len(SEEDS), 3):
+        typed(page, "film " + " ".join(SEEDS[start : start + 3]))
+        assert page.get_attribute("#live-text-0", "aria-invalid") == "false"
+        assert page.text_content("#tokens p.text") == page.input_value("#live-text-0")
+        assert page.locator(foreign).count() == 0
+    page.click("#live summary")
+    page.wait_for_selector("#live details code")
+    pieces = page.locator("#live details code").all_text_contents()
+    assert pieces[-9:] == injections()[:9], "nor are pieces of the vocabulary markup"
+    assert page.locator(foreign).count() == 0
+
+
 # -------------------------------------------------------------------------------- for every reader
 
 
@@ -443,7 +663,7 @@ def test_keys_change_layer_and_head(opened):
 
 def test_everything_can_be_reached_by_tab(opened):
     page = opened("whole")
-    kinds = "button:enabled, select, input, canvas.matrix, summary, text[role=button]"
+    kinds = "button:enabled, select, input, textarea, canvas.matrix, summary, text[role=button]"
     controls = page.locator(kinds)
     assert controls.count() > 80
     unreachable = controls.evaluate_all("l => l.filter(e => e.tabIndex < 0).map(e => e.outerHTML)")

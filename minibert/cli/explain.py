@@ -32,8 +32,8 @@ def explain(
 
     The page is a single file for a browser; it needs no network. It shows pieces, every head of
     every layer, and one attention step by step, down to each sum of products and its line in the
-    book; with a masked-word head also the words that the model expects. A tab in TEXT parts two
-    sentences.
+    book; with a masked-word head also the words that the model expects. A small model is in the
+    page itself: there one may type another text and hide words. A tab in TEXT parts two sentences.
 
     \b
     Example
@@ -68,6 +68,7 @@ def explain(
         "tokens": [token["piece"] for token in facts["tokens"]],
         "layers": facts["opened"],
         "words": facts["words"] is not None,
+        "live": facts["live"]["why"] is None,
         "teacher": teacher,
     }
     said = "" if result["words"] else "; the model has no masked-word head, so it names no words"

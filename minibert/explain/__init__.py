@@ -1,5 +1,7 @@
 """One page that shows a model at work on one text: `minibert explain`.
 
-`reading` computes what there is to see, `page` lays it into one file with `viewer.js`, `viewer.css`
-and d3; `demo` trains a small model for whoever has none.
+`reading` computes what there is to see, `live` writes the weights in eight bits, `page` lays both
+into one file with our scripts, `viewer.css` and d3; `demo` trains a small model for whoever has
+none. In the page `wordpiece.js` and `live.js` are the book once more, `reading.js` makes of any
+text what `reading` makes, and `viewer.js` draws it.
 """

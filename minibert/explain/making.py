@@ -8,6 +8,7 @@ import torch
 
 from minibert import __version__
 from minibert.explain.beside import beside_teacher, curves
+from minibert.explain.live import live
 from minibert.explain.page import BUDGET, page
 from minibert.explain.reading import Reading, read, shares_of
 from minibert.model import Bert
@@ -42,6 +43,8 @@ def explained(
         "python": platform.python_version(),
         "command": command,
     }
+    known = reading.facts["steps"] is not None
+    reading.facts["live"], reading.model = live(bert, trace, ids_BS, types_BS, known)
     reading.facts["curves"] = (run and curves(run)) or None
     reading.facts["teacher"] = None
     if teacher is not None:

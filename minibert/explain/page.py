@@ -1,4 +1,4 @@
-"""The page as one file: it fetches nothing, and runs no script but the two that are named by hash.
+"""The page as one file: it fetches nothing, and runs no script but the few it names by hash.
 
 Whatever the text, the model and its files hold is data to it: JSON without `<`, and base64.
 """
@@ -6,6 +6,7 @@ Whatever the text, the model and its files hold is data to it: JSON without `<`,
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from minibert.explain.reading import Reading
 
 BUDGET = 3_000_000  # bytes
-DTYPES = {torch.uint8: "u8", torch.float16: "f16", torch.float32: "f32"}
+DTYPES = {torch.uint8: "u8", torch.int8: "i8", torch.float16: "f16", torch.float32: "f32"}
+SCRIPTS = ("vendor/d3.min.js", "wordpiece.js", "live.js", "reading.js", "viewer.js")
 
 
 class TooLarge(ValueError):
@@ -59,45 +61,53 @@ def as_block(name: str, x: Tensor) -> str:
 def page(reading: Reading, budget: int = BUDGET) -> str:
     """The whole page, at most `budget` bytes.
 
-    Linear maps are the largest part: they are put in layer by layer while there is room, and the
-    page says which are in it.
+    Weights are the largest part: they are put in while there is room, first the whole model in
+    eight bits, then the linear maps layer by layer, and the page says which are in it.
 
     Raises
         TooLarge  there is no room even without linear maps; the sentence says what to leave out.
     """
-    style, viewer = shipped("viewer.css"), shipped("viewer.js")
-    library = shipped("vendor/d3.min.js")
-    room = budget - len(_shell(style, library, viewer, "", "").encode())
+    style, scripts = shipped("viewer.css"), [shipped(name) for name in SCRIPTS]
+    room = budget - len(_shell(style, scripts, "", "").encode())
     blocks = [as_block(name, x) for name, x in reading.blocks.items()]
-    facts = as_json(reading.facts | {"mapped": reading.facts["opened"]})
-    room -= len(facts) + sum(len(block) + 1 for block in blocks)
+    facts = reading.facts | {"mapped": reading.facts["opened"]}
+    model = [as_block(f"live.{name}", x) for name, x in reading.model.items()]
+    if model and room < len(as_json(facts)) + _size(blocks + model):
+        facts["live"] = {"why": "there was no room for its weights beside this text"}
+        model = []
+    blocks += model
+    room -= len(as_json(facts)) + _size(blocks)
     if room < 0:
         raise TooLarge(_advice(reading, budget - room, budget))
     mapped = []
     for layer, maps in reading.maps.items():
         added = [as_block(f"{name}.{layer}", x) for name, x in maps.items()]
-        size = sum(len(block) + 1 for block in added)
-        if size <= room:
-            room -= size
+        if _size(added) <= room:
+            room -= _size(added)
             blocks += added
             mapped.append(layer)
-    facts = as_json(reading.facts | {"mapped": mapped})
-    return _shell(style, library, viewer, facts, "\n".join(blocks))
+    return _shell(style, scripts, as_json(facts | {"mapped": mapped}), "\n".join(blocks))
+
+
+def _size(blocks: Sequence[str]) -> int:
+    """Bytes of blocks in the page, each on a line."""
+    return sum(len(block) + 1 for block in blocks)
 
 
 def _advice(reading: Reading, size: int, budget: int) -> str:
     """One sentence: how large the page would be, and which layers would fit."""
-    opened: list[int] = reading.facts["opened"]
-    of_layers = {
-        layer: sum(
-            len(as_block(name, x)) for name, x in reading.blocks.items()
-            if name.endswith(f".{layer}") and not name.startswith(("attention", "teacher"))
-        )
-        for layer in opened
-    }  # fmt: skip
-    over, fitting = size - budget, list(opened)
-    while fitting and over > 0:
-        over -= of_layers[fitting.pop(0)]
+    fitting: list[int] = list(reading.facts["opened"])
+    sizes = {name: len(as_block(name, x)) for name, x in reading.blocks.items()}
+
+    def left_out(name: str) -> bool:
+        """What a layer that is not opened has no need of; its last state goes into the next."""
+        kind, _, layer = name.rpartition(".")
+        if not layer.isdecimal() or kind in ("attention", "teacher") or name == "hidden.0":
+            return False
+        return not ({int(layer), int(layer) + (kind == "hidden")} & set(fitting))
+
+    while fitting and size - sum(n for name, n in sizes.items() if left_out(name)) > budget:
+        fitting.pop(0)
     says = f"the page would have {size / 1e6:.1f} MB, but may have {budget / 1e6:.1f} MB"
     if not fitting:
         return f"{says}; no --layers would make it fit, so give it a shorter text"
@@ -109,11 +119,12 @@ def _hash(content: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _shell(style: str, library: str, viewer: str, facts: str, blocks: str) -> str:
+def _shell(style: str, scripts: Sequence[str], facts: str, blocks: str) -> str:
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; img-src data: blob:; "
-        f"script-src {_hash(library)} {_hash(viewer)}"
+        f"script-src {' '.join(map(_hash, scripts))}"
     )
+    run = "\n".join(f"<script>{script}</script>" for script in scripts)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -129,8 +140,7 @@ def _shell(style: str, library: str, viewer: str, facts: str, blocks: str) -> st
 <script type="text/licence" id="licence">{shipped("vendor/LICENSE")}</script>
 <script type="application/json" id="facts">{facts}</script>
 {blocks}
-<script>{library}</script>
-<script>{viewer}</script>
+{run}
 </body>
 </html>
 """

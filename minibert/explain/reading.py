@@ -6,7 +6,7 @@ written; then shares become eight bits, and states half precision.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,14 +31,16 @@ class NotReadable(ValueError):
 
 @dataclass
 class Reading:
-    """`facts` go into the page as JSON, `blocks` as numbers by name, `maps` if there is room.
+    """`facts` go into the page as JSON, `blocks` as numbers by name, the others if there is room.
 
-    `maps` holds for each layer, counted from 1, its four linear maps.
+    `maps` holds for each layer, counted from 1, its four linear maps; `model` the weights that
+    `live.js` needs to read another text.
     """
 
     facts: dict[str, Any]
     blocks: dict[str, Tensor]
     maps: dict[int, dict[str, Tensor]]
+    model: dict[str, Tensor] = field(default_factory=dict)
 
 
 def checked_encoding(bert: Bert, first: str, second: str | None) -> Encoding:

@@ -18,6 +18,10 @@ STEPS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "taken": (attention.attend, "taken_BNSK =", "multi_head_attention"),
     "output": (attention.attend, "output_BSD =", "multi_head_attention"),
     "add": (encoder.block, "attended_BSD = hidden_BSD +", "block"),
+    "gelu": (functional.gelu_erf, "return (wide_D", "gelu_erf"),
+    "gelu_tanh": (functional.gelu_tanh, "return (0.5", "gelu_tanh"),
+    "fed": (encoder.feed_forward, "return linear(", "feed_forward"),
+    "add_fed": (encoder.block, "output_BSD = attended_BSD +", "block"),
     "words": (heads.mlm_logits, "return linear", "mlm_logits"),
 }
 

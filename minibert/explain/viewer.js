@@ -1,8 +1,8 @@
 /* The page of `minibert explain`: what a BERT computed from one text, panel by panel.
  *
- * One classic script, after d3. The numbers lie in the page: facts as JSON, tensors as base64.
+ * The last of a few classic scripts. The numbers lie in the page: facts as JSON, tensors as base64.
  * First come pure functions, which Node can run as well; then the drawing tools; then a function
- * for each panel. A panel returns a function that draws it anew from the one `state`.
+ * for each panel, which draws it from the reading that is shown and from the one `state`.
  * S tokens (queries) · R tokens asked (keys) · D width · N heads · K = D/N.
  */
 "use strict";
@@ -29,11 +29,12 @@ function halfToNumber(bits) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** Little-endian numbers from base64. @param {string} text @param {string} kind u8, f16 or f32 */
+/** Little-endian numbers from base64. @param {string} text @param {string} kind u8 (shares), i8, f16 or f32 */
 function decode(text, kind) {
   const letters = atob(text), bytes = new Uint8Array(letters.length);
   for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-  if (kind === "u8") return bytes;
+  if (kind === "u8") return Float32Array.from(bytes, (share) => share / 255);
+  if (kind === "i8") return new Int8Array(bytes.buffer);
   const view = new DataView(bytes.buffer), size = kind === "f16" ? 2 : 4;
   return Float32Array.from({ length: bytes.length / size }, (_, i) =>
     size === 2 ? halfToNumber(view.getUint16(2 * i, true)) : view.getFloat32(4 * i, true));
@@ -73,19 +74,19 @@ function shown(value) {
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 /**
- * Every number of the page by its cell, and its story.
- * @param {any} facts @param {(name: string) => Block} block
+ * Every number of a reading by its cell, and its story.
+ * @param {any} facts @param {Reading} reading
  */
-function makeNumbers(facts, block) {
+function makeNumbers(facts, reading) {
+  const { block, layers, tokens: all } = reading;
   /** @type {Map<string, any>} */
   const kept = new Map();
   const once = (key, make) => {
     if (!kept.has(key)) kept.set(key, make());
     return kept.get(key);
   };
-  const tokens = facts.tokens.length, width = facts.config.hidden_size;
-  const keyWidth = (layer) => facts.layers[layer - 1].key_width;
-  const places = range(tokens), name = (i) => `${facts.tokens[i].piece}`;
+  const { hidden_size: width, hidden_act } = facts.config, keyWidth = (layer) => layers[layer - 1].key_width;
+  const places = range(all.length), name = (i) => `${all[i].piece}`;
 
   /** Scores and shares of a head, from its queries and keys. */
   const head = (layer, h) => once(`head.${layer}.${h}`, () => {
@@ -97,6 +98,14 @@ function makeNumbers(facts, block) {
     const v = block(`value.${layer}`);
     const taken = weight.map((row) => range(K).map((i) => row.reduce((sum, p, r) => sum + p * v.at(h, r, i), 0)));
     return { dot, scaled, weight, taken };
+  });
+
+  /** The feed-forward of a token, whose weights a live reading has. */
+  const feeding = (layer, row) => once(`fed.${layer}.${row}`, () => {
+    const [inner, fed] = ["inner", "fed"].map((map) => ({ weight_OI: block(`${map}.weight.${layer}`).at(),
+      bias_O: block(`${map}.bias.${layer}`).at() }));
+    const inner_F = linear(block(`attended.${layer}`).at(row), inner), unit_F = inner_F.map(gelu[hidden_act]);
+    return { inner_F, unit_F, fed_D: linear(unit_F, fed) };
   });
 
   /** @type {Record<string, (c: Cell) => number>} */
@@ -117,6 +126,10 @@ function makeNumbers(facts, block) {
     output: (c) => block(`output.${c.layer}`).at(c.row, c.col),
     added: (c) => block(`hidden.${c.layer - 1}`).at(c.row, c.col) + get.output(c),
     attended: (c) => block(`attended.${c.layer}`).at(c.row, c.col),
+    inner: (c) => feeding(c.layer, c.row).inner_F[c.col],
+    unit: (c) => feeding(c.layer, c.row).unit_F[c.col],
+    fed: (c) => feeding(c.layer, c.row).fed_D[c.col],
+    filled: (c) => get.attended(c) + get.fed(c),
   };
 
   /** A part that can be asked further. @returns {Part} */
@@ -132,20 +145,21 @@ function makeNumbers(facts, block) {
       told.sum = sumOfProducts(told.rows);
       return told;
     };
-    const half = (found) => `The numbers in this page are kept in half precision, and come to ${shown(found)}; `
+    const half = (found) => reading.live ? "Computed in this page, from weights of eight bits."
+      : `The numbers in this page are kept in half precision, and come to ${shown(found)}; `
       + `the model, in float32, had ${shown(told.value)}.`;
 
     /** A number of y = W x + b; the map may be left out of the page for want of room. */
-    const linear = (map, out, inputs, title) => {
+    const byMap = (map, out, inputs, title) => {
       const formula = `${title} = Σ_d x[d] · W[${out}, d] + b[${out}]`;
-      if (!facts.mapped.includes(layer)) {
+      if (!reading.mapped.includes(layer)) {
         return tell({ formula, source: "linear",
             note: `A row of W is ${inputs.length} numbers, and the maps of this layer had no room here.`
-          + (facts.opened.length > 1 ? ` A page of this layer alone has more: --layers ${layer}` : "") });
+          + (reading.opened.length > 1 ? ` A page of this layer alone has more: --layers ${layer}` : "") });
       }
       const w = block(`${map}.weight.${layer}`), b = block(`${map}.bias.${layer}`);
       const rows = inputs.map((x, d) => [x, { name: `W[${out}, ${d}]`, value: w.at(out, d) }]);
-      tell({ formula, source: map === "output" ? "output" : "linear",
+      tell({ formula, source: ["output", "fed"].includes(map) ? map : "linear",
           rows: [...rows, [{ name: `b[${out}]`, value: b.at(out) }]] });
       return tell({ note: half(told.sum) });
     };
@@ -178,11 +192,13 @@ function makeNumbers(facts, block) {
         told.name = layer ? `state of ${name(s)} after layer ${layer}, number ${i}`
           : `embedding of ${name(s)}, number ${i}`;
         if (!layer) return norm("summed", block("embedding.norm"), 0);
+        if (reading.live) return norm("filled", block(`output_norm.${layer}`), layer);
         return tell({ formula: "LayerNorm(a + FeedForward(a)), a the state after the attention of that layer",
-            note: "The way through the feed-forward is not in this page." });
+            note: `The way through the feed-forward is not in this page${facts.live && !facts.live.why
+              ? "; of a sentence of your own it is" : ""}.` });
       case "query": case "key": case "value":
         told.name = `${kind} of ${name(s)}, number ${i} of head ${h + 1}`;
-        return linear(kind, h * keyWidth(layer) + i, state(layer - 1), kind[0]);
+        return byMap(kind, h * keyWidth(layer) + i, state(layer - 1), kind[0]);
       case "dot":
         told.name = `${name(s)} asks ${name(i)}: q · k`;
         return tell({ formula: "q_s · k_r = Σ_k q_s[k] · k_r[k]", source: "scores", rows: range(keyWidth(layer))
@@ -213,15 +229,35 @@ function makeNumbers(facts, block) {
             part(`v[${i}]`, at({ kind: "value", row: r }))]) });
       case "output": {
         told.name = `what the attention gives ${name(s)}, number ${i}`;
-        const K = keyWidth(layer), heads = facts.layers[layer - 1].heads;
+        const K = keyWidth(layer), { heads } = layers[layer - 1];
         const all = range(heads).flatMap((n) => range(K).map((k) => part(`z[head ${n + 1}, ${k}]`,
             at({ kind: "taken", head: n, col: k }))));
-        return linear("output", i, all, "o");
+        return byMap("output", i, all, "o");
       }
       case "added":
         told.name = `${name(s)} before the norm, number ${i}`;
         return tell({ formula: "x + o", source: "add", rows: [[part("x", at({ kind: "hidden", layer: layer - 1 }))],
             [part("o", at({ kind: "output" }))]] });
+      case "filled":
+        told.name = `${name(s)} before the last norm of the layer, number ${i}`;
+        return tell({ formula: "a + y", source: "add_fed", rows: [[part("a", at({ kind: "attended" }))],
+            [part("y", at({ kind: "fed" }))]] });
+      case "fed": {
+        told.name = `what the feed-forward gives ${name(s)}, number ${i}`;
+        const units = feeding(layer, s).unit_F.length;
+        return byMap("fed", i, range(units).map((f) => part(`unit[${f}]`, at({ kind: "unit", col: f }))), "y");
+      }
+      case "unit": {
+        told.name = `unit ${i} of the feed-forward of ${name(s)}`;
+        const x = part("u", at({ kind: "inner" })), exact = hidden_act === "gelu";
+        const share = gelu[hidden_act](x.value) / (x.value || 1);
+        return tell({ formula: exact ? "gelu(u) = u · Φ(u), Φ the normal distribution function"
+          : "gelu(u) = u · (1 + tanh(√(2/π) (u + 0.044715 u³))) / 2", source: exact ? "gelu" : "gelu_tanh",
+            rows: [[x, { name: exact ? "Φ(u)" : "(1 + tanh(…)) / 2", value: share }]] });
+      }
+      case "inner":
+        told.name = `what unit ${i} of the feed-forward of ${name(s)} is given`;
+        return byMap("inner", i, range(width).map((d) => part(`a[${d}]`, at({ kind: "attended", col: d }))), "u");
       default:
         told.name = `${name(s)} after attention, add and norm, number ${i}`;
         return norm("added", block(`norm.${layer}`), layer);
@@ -397,49 +433,64 @@ function start() {
     }
     return /** @type {Block} */ (cache.get(name));
   };
-  const first = facts.tokens.findIndex((t) => t.piece === "[MASK]");
+  const written = pageReading(facts, block), first = written.tokens.findIndex((t) => t.piece === "[MASK]");
   const state = {
-    word: Math.max(0, (facts.steps?.flat() ?? []).findIndex((word) => word.pieces.length > 1)),
-    ...sharpest(facts), token: Math.max(first, facts.tokens.length > 2 ? 1 : 0), stage: 0, sort: "order",
-    heads: /** @type {Set<number>} */ (new Set([sharpest(facts).head])), pinned: -1, specials: true, pairs: "all",
+    word: Math.max(0, (written.steps?.flat() ?? []).findIndex((word) => word.pieces.length > 1)),
+    ...sharpest(written), token: Math.max(first, written.tokens.length > 2 ? 1 : 0), stage: 0, sort: "order",
+    heads: /** @type {Set<number>} */ (new Set([sharpest(written).head])), pinned: -1, specials: true, pairs: "all",
       threshold: 0.05,
     rule: "uniform", map: facts.teacher ? [...facts.teacher.maps.uniform] : [],
   };
   const app = {
-    facts, block, state, numbers: makeNumbers(facts, block), pieces: facts.tokens.map((t) => t.piece),
-    share: (layer, head) => (s, r) => block(`attention.${layer}`).at(head, s, r) / 255,
+    facts, block, state, written, .../** @type {any} */ (shownOf(facts, written)),
+    /** Draw all anew from another reading; a choice of a token that is not there any more is given up. */
+    show: (reading, changes = {}) => {
+      Object.assign(app, shownOf(facts, reading));
+      const top = (section) => section.getBoundingClientRect().top;
+      const seen = [...main.children].find((part) => part.tagName === "SECTION" && top(part) > 0);
+      const before = seen && top(seen); // what is in view stays there, though all above it changes its height
+      const most = reading.tokens.length - 1, words = reading.steps?.flat().length ?? 1;
+      app.set({ reading, token: Math.min(state.token, most), word: Math.min(state.word, words - 1),
+          pinned: state.pinned > most ? -1 : state.pinned, ...changes });
+      app.again();
+      if (seen && window.scrollY) window.scrollBy({ top: top(seen) - before, behavior: "instant" });
+    },
     /** Change the state and draw what shows it; the focus stays where it was. */
     set: (changes) => {
       Object.assign(state, changes);
-      const heads = facts.layers[state.layer - 1].heads; // a pruned layer has fewer
+      const heads = written.layers[state.layer - 1].heads; // a pruned layer has fewer
       state.head = Math.min(state.head, heads - 1);
       if ("layer" in changes && ![...state.heads].some((head) => head < heads)) state.heads = new Set([state.head]);
       const focused = document.activeElement?.id, keys = Object.keys(changes);
       for (const panel of drawn) if (panel.watch.some((key) => keys.includes(key))) panel.draw();
       if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
     },
-    tell: (_cell) => {},
+    tell: (_cell) => {}, again: () => {},
   };
   const main = /** @type {HTMLElement} */ (document.getElementById("page"));
-  main.replaceChildren(h("h1", {}, "A BERT at work"), h("p", { class: "text" }, facts.text.join("  ·  ")),
+  main.replaceChildren(h("h1", {}, "A BERT at work"),
+    facts.live && !facts.live.why ? "" : h("p", { class: "text" }, facts.text.join("  ·  ")),
     h("p", { class: "faint" }, `${facts.about.model}: ${facts.config.num_hidden_layers} layers, `,
       `${facts.config.hidden_size} wide, ${facts.config.num_attention_heads} heads of ${facts.layers[0].key_width}. `,
       "Keys [ and ] change the layer, , and . the head; every picture can be walked with Tab and the arrows."));
-  app.tell = storyTeller(app, main);
+  Object.assign(app, storyTeller(app, main));
   /** @type {{watch: string[], draw: () => void}[]} */
   const drawn = [];
   for (const [id, title, needed, watch, make] of PANELS) {
     if (needed && !facts[needed]) continue;
     const body = h("div"), nav = h("h2", { id: `${id}-title` }, title);
     main.append(h("section", { id, "aria-labelledby": `${id}-title` }, nav, body));
-    const draw = () => body.replaceChildren(...make(app).flat().filter(Boolean));
+    const draw = () => {
+      const parts = make(app, body);
+      if (parts) body.replaceChildren(...parts.flat().filter(Boolean));
+    };
     drawn.push({ watch, draw });
     draw();
   }
   document.addEventListener("keydown", (event) => {
     if (/** @type {any} */ (event.target).matches("input, select, textarea") || event.ctrlKey || event.metaKey
         || event.altKey) return;
-    const heads = facts.layers[state.layer - 1].heads, layers = facts.layers.length;
+    const heads = written.layers[state.layer - 1].heads, layers = written.layers.length;
     if (event.key === "[") app.set({ layer: Math.max(1, state.layer - 1) });
     else if (event.key === "]") app.set({ layer: Math.min(layers, state.layer + 1) });
     else if (event.key === ",") showHead(app, state.layer, (state.head + heads - 1) % heads);
@@ -448,12 +499,18 @@ function start() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((panel) => panel.draw()));
 }
 
-/** The head that looks at the fewest tokens, to begin with. @param {any} facts */
-function sharpest(facts) {
-  const all = facts.opened.flatMap((layer) => range(facts.layers[layer - 1].heads).map((head) => ({ layer, head })));
-  const { layer, head } = all.sort((a,
-      b) => facts.layers[a.layer - 1].distinct[a.head] - facts.layers[b.layer - 1].distinct[b.head])[0];
-  return { layer, head };
+/** What the panels read of a reading. @param {any} facts @param {Reading} reading */
+const shownOf = (facts, reading) => ({ reading, numbers: makeNumbers(facts, reading),
+  pieces: reading.tokens.map((token) => token.piece), share: sharesOf(reading) });
+
+/** The shares of a head. @param {Reading} reading */
+const sharesOf = (reading) => (layer, head) => (s, r) => reading.block(`attention.${layer}`).at(head, s, r);
+
+/** The head that looks at the fewest tokens, to begin with. @param {Reading} reading */
+function sharpest({ opened, layers }) {
+  const all = opened.flatMap((layer) => range(layers[layer - 1].heads).map((head) => ({ layer, head })));
+  const distinct = ({ layer, head }) => layers[layer - 1].distinct[head];
+  return all.sort((a, b) => distinct(a) - distinct(b))[0];
 }
 
 /** One layer and head for all panels. @param {any} app @param {number} layer @param {number} head */
@@ -461,10 +518,10 @@ const showHead = (app, layer, head) => app.set({ layer, head, heads: new Set([he
 
 /** The layer and the head, as two lists. @param {any} app @param {string} id */
 function pickers(app, id) {
-  const { facts, state } = app;
-  return [choice("layer", facts.layers.map((_, i) => [i + 1, i + 1]), state.layer, (v) => app.set({ layer: +v }),
+  const { reading, state } = app;
+  return [choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]), state.layer, (v) => app.set({ layer: +v }),
       `${id}-layer`),
-    choice("head", range(facts.layers[state.layer - 1].heads).map((i) => [i, i + 1]), state.head,
+    choice("head", range(reading.layers[state.layer - 1].heads).map((i) => [i, i + 1]), state.head,
       (v) => showHead(app, state.layer, +v), `${id}-head`)];
 }
 
@@ -486,7 +543,7 @@ function storyTeller(app, main) {
   let before = null;
   const close = () => { aside.hidden = true; path = []; before?.focus(); };
   aside.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
-  const draw = () => {
+  const draw = (focus = true) => {
     const told = app.numbers.story(path[path.length - 1]), source = app.facts.sources[told.source];
     const partView = (part) => {
       const words = `${part.name} = ${shown(part.value)}`;
@@ -515,26 +572,136 @@ function storyTeller(app, main) {
       told.note ? h("p", { class: "faint" }, told.note) : "",
       source ? h("p", { class: "source" }, h("b", {}, `${source.file}:${source.line}`), h("code", {}, source.code),
         h("span", { class: "faint" }, "held by ", h("code", {}, source.proof))) : "");
-    aside.focus();
+    if (focus) aside.focus();
   };
-  return (cell) => {
+  const tell = (cell) => {
     if (aside.hidden) before = document.activeElement;
     path = [cell];
     draw();
   };
+  const again = () => { // of another text; a token may be gone
+    const over = ["dot", "scaled", "masked", "weight"], most = app.pieces.length;
+    if (aside.hidden) return;
+    if (path.every((c) => c.row < most && (c.col < most || !over.includes(c.kind)))) draw(false);
+    else { aside.hidden = true; path = []; }
+  };
+  return { tell, again };
+}
+
+// ------------------------------------------------------------------------ a sentence of one's own
+
+/** The model that lies in the page in whole numbers of eight bits. @param {any} app */
+function storedModel(app) {
+  const tensors = [...document.querySelectorAll('script[id^="live."]')].map(({ id }) =>
+    [id.slice("live.".length), app.block(id)]);
+  return liveModel(app.facts.live, app.facts.config, Object.fromEntries(tensors));
+}
+
+/** How far weights of eight bits are from the model, as Python found. @param {any} away */
+function awayWords({ state, largest, share }) {
+  return `of the text that the page was made with, its states are at most ${shown(state)} off (their largest `
+    + `number is ${shown(largest)})${share === null ? "" : `, and the shares of its likeliest words at most `
+    + `${(100 * share).toFixed(2)} points`}.`;
+}
+
+/** Fields for the text, and its tokens to click on; made once, so that the cursor stays. @param {any} app */
+function makeDesk(app) {
+  const { facts, written } = app, model = storedModel(app), mask = model.wordPiece.ids.get("[MASK]");
+  /** Places that a click has hidden, and the piece that stands there. @type {Map<number, string>} */
+  const hidden = new Map();
+  let waiting = 0, took = 0, why = "";
+  const names = written.text.length > 1 ? ["sentence A", "sentence B"] : ["sentence"];
+  const fields = written.text.map((text, i) => {
+    const field = h("textarea", { id: `live-text-${i}`, rows: 2, maxlength: 4000, spellcheck: "false",
+        "aria-describedby": "live-says",
+      oninput: () => { clearTimeout(waiting); waiting = setTimeout(read, 120); } });
+    field.value = text;
+    return field;
+  });
+  const read = (changes = {}) => {
+    clearTimeout(waiting);
+    const text = fields.map((field) => field.value), found = liveTokens(model, text), before = performance.now();
+    why = found.why ?? "";
+    if (why) return draw();
+    for (const [place, piece] of hidden) if (found.tokens[place]?.piece !== piece) hidden.delete(place);
+    const tokens = found.tokens.map((token, place) => hidden.has(place) ? { ...token, piece: "[MASK]", id: mask } : token);
+    const reading = liveReading(model, text, found.steps, tokens);
+    took = performance.now() - before;
+    app.show(reading, changes);
+    return undefined;
+  };
+  const toggle = (place) => {
+    if (!hidden.delete(place)) hidden.set(place, app.pieces[place]);
+    read({ token: place });
+  };
+  const reset = () => {
+    clearTimeout(waiting);
+    hidden.clear();
+    fields.forEach((field, i) => { field.value = written.text[i]; });
+    why = "";
+    app.show(written);
+  };
+  const row = h("p", { class: "tokens" }), says = h("p", { id: "live-says", role: "status" });
+  const guesses = h("div", { class: "columns", id: "live-guesses" }), note = h("p", { class: "faint" });
+  const chip = (piece, place) => h("button", { id: `live-${place}`, class: "token", onclick: () => toggle(place),
+      "aria-pressed": piece === "[MASK]", disabled: ["[CLS]", "[SEP]"].includes(piece)
+      || (piece === "[MASK]" && !hidden.has(place)), title: hidden.has(place) ? "click to show the word again"
+      : piece === "[MASK]" ? "stands in the text" : "click to hide this word" },
+    piece, hidden.has(place) ? [" ", h("s", {}, hidden.get(place))] : null);
+  const draw = () => {
+    const { reading, pieces } = app, last = reading.layers.length;
+    const masks = range(pieces.length).filter((place) => pieces[place] === "[MASK]"), some = masks.slice(0, 3);
+    const best = (place) => reading.said(last, place).slice(0, 3)
+      .map(([piece, share]) => `${piece} ${(100 * share).toFixed(1)} %`).join(", ");
+    for (const field of fields) field.setAttribute("aria-invalid", String(why !== ""));
+    row.replaceChildren(...pieces.map(chip));
+    says.textContent = why ? `${why} The panels still show the text before it.`
+      : !reading.said ? "This model has no head that names words; click one to see all else change."
+      : masks.length === 0 ? "Click a word to hide it: the model then says what it expects there."
+      : `${some.map((place) => `Place ${place}: ${best(place)}`).join("; ")}.`
+      + (masks.length > 3 ? " Panel 5 has the others." : "");
+    guesses.replaceChildren(...(reading.said && !why ? some : []).map((place) => h("div", {}, h("h3", {},
+      `[MASK] at place ${place}${hidden.has(place) ? `, where ${hidden.get(place)} stands` : ""}`),
+      h("ol", { class: "guesses" }, reading.said(last, place).map(([piece, share]) => bar(piece, share))))));
+    note.textContent = (reading.live ? `Computed in this page in ${took.toFixed(0)} ms, from weights of eight bits: `
+      : "These are the numbers that Python computed when the page was made. Change a letter, or click a word, and "
+      + "all panels are computed anew, in this page, by a model with weights of eight bits: ")
+      + awayWords(facts.live.away);
+    document.documentElement.classList.toggle("follow", reading.live); // from now on it stays in view
+  };
+  const list = h("p", { class: "tokens tall" }), known = h("details", {}, h("summary", {},
+    `The ${facts.live.pieces.length.toLocaleString("en")} pieces that it knows`), list);
+  known.addEventListener("toggle", () => { // thousands, so only when they are asked for
+    if (!list.firstChild) list.append(...facts.live.pieces.map((piece) => h("code", {}, piece)));
+  });
+  const desk = h("div", { class: "desk" },
+    h("div", { class: "fields" }, fields.map((field, i) => h("label", {}, names[i], field)),
+      h("button", { id: "live-reset", onclick: reset }, "reset")), row, says);
+  return { parts: [h("p", {}, "Type, click a word to hide it, and see every panel change."), desk, guesses, known,
+    note], draw };
+}
+
+/** @param {any} app @param {HTMLElement} body */
+function livePanel(app, body) {
+  const { why } = app.facts.live;
+  if (why) return [h("p", {}, `This page reads no other text: ${why}. What it shows was computed by Python.`)];
+  app.desk ??= makeDesk(app);
+  if (!body.firstChild) body.append(...app.desk.parts);
+  app.desk.draw();
+  return null; // it stays as it is
 }
 
 // ---------------------------------------------------------------------------------- 1. the tokens
 
 /** @param {any} app */
 function tokensPanel(app) {
-  const { facts, state, pieces, numbers } = app, token = facts.tokens[state.token];
-  const texts = facts.text.map((text, i) => {
+  const { facts, reading, state, numbers } = app, token = reading.tokens[state.token];
+  const texts = reading.text.map((text, i) => {
     const letters = [...text], [from, to] = token.span && token.type === i ? token.span : [0, 0];
     return h("p", { class: "text" }, to > from ? [letters.slice(0, from).join(""),
         h("mark", {}, letters.slice(from, to).join("")), letters.slice(to).join("")] : text);
   });
-  const words = facts.steps?.flat() ?? [], word = words[state.word];
+  const words = reading.steps?.flat() ?? [], word = words[state.word];
   const steps = !word ? h("p", { class: "faint" },
     "This tokenizer works in another way than the book's WordPiece, so its steps are not shown.") : [
     h("p", { class: "tokens" }, "WordPiece, word by word: ", words.map((one, i) =>
@@ -564,12 +731,13 @@ function tokensPanel(app) {
 
 /** @param {any} app */
 function mapPanel(app) {
-  const { facts, state, pieces } = app, n = pieces.length, size = Math.max(48, Math.min(96, n * 3));
+  const { reading, state, pieces } = app, n = pieces.length, size = Math.max(48, Math.min(96, n * 3));
+  const facts = { ...app.facts, layers: reading.layers, teacher: reading.live ? null : app.facts.teacher };
   const loss = (l, i) => facts.teacher.attention[l][state.map[l] - 1][i];
   const order = (l) => {
     const heads = range(facts.layers[l].heads), distinct = facts.layers[l].distinct;
     if (state.sort === "entropy") heads.sort((a, b) => distinct[a] - distinct[b]);
-    if (state.sort === "teacher") heads.sort((a, b) => loss(l, a) - loss(l, b));
+    if (state.sort === "teacher" && facts.teacher) heads.sort((a, b) => loss(l, a) - loss(l, b));
     return heads;
   };
   const open = (layer, head) => {
@@ -622,24 +790,24 @@ function mapPanel(app) {
 
 /**
  * Whether a line is drawn.
- * @param {any} facts @param {any} state @param {number} s @param {number} r @param {number} share
+ * @param {any[]} tokens @param {any} state @param {number} s @param {number} r @param {number} share
  */
-function lineShown(facts, state, s, r, share) {
-  const special = (i) => ["[CLS]", "[SEP]"].includes(facts.tokens[i].piece);
+function lineShown(tokens, state, s, r, share) {
+  const special = (i) => ["[CLS]", "[SEP]"].includes(tokens[i].piece);
   if (share < state.threshold || (!state.specials && (special(s) || special(r)))) return false;
-  return state.pairs === "all" || state.pairs === "AB"[facts.tokens[s].type] + "AB"[facts.tokens[r].type];
+  return state.pairs === "all" || state.pairs === "AB"[tokens[s].type] + "AB"[tokens[r].type];
 }
 
 /** @param {any} app */
 function headPanel(app) {
-  const { facts, state, pieces } = app, n = pieces.length, heads = facts.layers[state.layer - 1].heads, row = 21,
+  const { reading, state, pieces } = app, n = pieces.length, { heads } = reading.layers[state.layer - 1], row = 21,
     [x1, x2] = [190, 430];
   const chosen = [...state.heads].filter((head) => head < heads);
   const colour = (head) => HEADS[head % HEADS.length];
   const y = (i) => 14 + i * row;
   const lines = chosen.flatMap((head) => range(n).flatMap((s) => range(n)
       .map((r) => ({ head, s, r, share: app.share(state.layer, head)(s, r) }))))
-    .filter((line) => lineShown(facts, state, line.s, line.r, line.share));
+    .filter((line) => lineShown(reading.tokens, state, line.s, line.r, line.share));
   const svg = d3.create("svg:svg").attr("id", "lines").attr("viewBox", `0 0 620 ${n * row + 10}`)
     .attr("role", "group").attr("aria-label", "who asks whom")
     .attr("font-family", "system-ui, sans-serif").attr("font-size", 13);
@@ -696,9 +864,9 @@ function headPanel(app) {
   const slider = h("label", {}, "lines from ", h("input", { type: "range", id: "threshold", min: 0, max: 0.5,
       step: 0.01, value: state.threshold, onchange: (e) => app.set({ threshold: +e.target.value }) }),
     ` ${state.threshold.toFixed(2)} on`);
-  const pairs = facts.text.length > 1 ? choice("sentences", [["all", "all"], ["AA", "A → A"], ["AB", "A → B"],
+  const pairs = reading.text.length > 1 ? choice("sentences", [["all", "all"], ["AA", "A → A"], ["AB", "A → B"],
       ["BA", "B → A"], ["BB", "B → B"]], state.pairs, (v) => app.set({ pairs: v }), "pairs") : "";
-  return [h("p", { class: "bar" }, choice("layer", facts.layers.map((_, i) => [i + 1, i + 1]), state.layer,
+  return [h("p", { class: "bar" }, choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]), state.layer,
       (v) => app.set({ layer: +v }), "head-layer"), "heads ", chips,
       h("button", { id: "all-heads", onclick: () => app.set({ heads: new Set(range(heads)) }) }, "all heads")),
     h("p", { class: "bar" }, check, slider, pairs, saveButton(() => saveSvg(svg.node(), `layer-${state.layer}.svg`))),
@@ -728,13 +896,13 @@ const STAGES = [
 
 /** @param {any} app */
 function stepsPanel(app) {
-  const { facts, state, pieces, numbers } = app, layer = state.layer;
-  if (!facts.opened.includes(layer)) {
+  const { facts, reading, state, pieces, numbers } = app, layer = state.layer;
+  if (!reading.opened.includes(layer)) {
     return [h("p", { class: "bar" }, pickers(app, "steps")),
       h("p", {},
-      `Of layer ${layer} the page holds the shares alone. Layers that can be opened: ${facts.opened.join(", ")}.`)];
+      `Of layer ${layer} the page holds the shares alone. Layers that can be opened: ${reading.opened.join(", ")}.`)];
   }
-  const [, kinds, axis, says] = /** @type {any[]} */ (STAGES[state.stage]), K = facts.layers[layer - 1].key_width;
+  const [, kinds, axis, says] = /** @type {any[]} */ (STAGES[state.stage]), K = reading.layers[layer - 1].key_width;
   const cols = { D: facts.config.hidden_size, K, S: pieces.length }[/** @type {"D"} */ (axis)];
   const on = (kind) => (kind === "hidden" ? layer - 1 : layer);
   const pictures = kinds.map((kind) => {
@@ -771,11 +939,11 @@ let playing = 0;
 
 /** @param {any} app */
 function wordsPanel(app) {
-  const { facts, state, pieces } = app;
-  if (!facts.words) return [h("p", {},
+  const { facts, reading, state, pieces } = app;
+  if (!reading.said) return [h("p", {},
     `This model has the head "${facts.head}" and none that names words, so nobody can ask it for them. `,
     "A masked-word head comes from pre-training; minibert/training/masked_head.py trains one on raw text.")];
-  const { layers, masked } = facts.words, last = layers.length - 1;
+  const last = reading.layers.length;
   const guesses = (list) => h("ol", { class: "guesses" }, list.map(([piece, share]) => bar(piece, share)));
   const cell = (list, l, s) => {
     const [piece, share] = list[0], button = h("button", { id: `lens-${l}-${s}`, class: "lens",
@@ -787,17 +955,16 @@ function wordsPanel(app) {
   };
   return [tokenButtons(app, "say"), h("div", { class: "columns" },
       h("div", { id: "as-read" }, h("h3", {}, `${pieces[state.token]}, as it stands`),
-        guesses(layers[last][state.token])),
+        guesses(reading.said(last, state.token))),
       h("div", { id: "if-masked" }, h("h3", {}, `${pieces[state.token]}, if it were [MASK]`),
-        guesses(masked[state.token]))),
+        guesses(reading.ifMasked(state.token)))),
     h("h3", {}, "What each layer would say"), h("p", { class: "faint" },
       "The head, made for the last layer, reads the states of every layer. ",
       "Colour is the share of the likeliest piece. ", scaleBar(false, 1)),
     h("div", { class: "wide", id: "lens" },
       h("table", {}, h("thead", {}, h("tr", {}, h("th"), pieces.map((p) => h("th", {}, p)))),
-      h("tbody", {}, [...layers.keys()].reverse()
-        .map((l) => h("tr", {}, h("th", {}, l ? `layer ${l}` : "embeddings"), layers[l]
-          .map((list, s) => cell(list, l, s))))))),
+      h("tbody", {}, range(last + 1).reverse().map((l) => h("tr", {}, h("th", {}, l ? `layer ${l}` : "embeddings"),
+        pieces.map((_, s) => cell(reading.said(l, s), l, s))))))),
     h("p", { class: "source faint" }, `${facts.sources.words.file}:${facts.sources.words.line}`)];
 }
 
@@ -805,9 +972,8 @@ function wordsPanel(app) {
 
 /** @param {any} app */
 function teacherPanel(app) {
-  const { facts, state, pieces } = app, teacher = facts.teacher, n = pieces.length, L = facts.layers.length,
-    head = state.head;
-  const heads = facts.layers[0].heads, most = Math.max(1e-12, ...teacher.attention.flat(2));
+  const { facts, state, written } = app, { teacher } = facts, n = written.tokens.length, L = written.layers.length;
+  const head = state.head, heads = written.layers[0].heads, shares = sharesOf(written), most = Math.max(1e-12, ...teacher.attention.flat(2));
   const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
   const rules = [...Object.keys(teacher.maps).map((rule) => [rule, rule]), ["custom", "your own"]];
   const svg = d3.create("svg:svg").attr("viewBox", `0 0 300 ${teacher.layers * 24 + 24}`).attr("class", "layermap")
@@ -822,8 +988,7 @@ function teacherPanel(app) {
     .join("text").attr("x", x).attr("y", (i) => ys(i + 1, count) + 4).attr("fill", css("--ink"))
     .text((i) => `layer ${i + 1}`);
   const rows = range(L).map((l) => {
-    const g = state.map[l], own = app.share(l + 1, head), theirs = (s, r) => app.block(`teacher.${g}`).at(head, s,
-      r) / 255;
+    const g = state.map[l], own = shares(l + 1, head), theirs = (s, r) => app.block(`teacher.${g}`).at(head, s, r);
     const losses = teacher.attention[l][g - 1];
     return h("tr", {}, h("th", {}, `${l + 1} ← `, choice("", range(teacher.layers).map((i) => [i + 1, i + 1]), g,
         (v) => app.set({ rule: "custom", map: state.map.map((x, i) => (i === l ? +v : x)) }), `g-${l}`)),
@@ -839,10 +1004,11 @@ function teacherPanel(app) {
         shown(teacher.hidden[l][g - 1])) : null);
   });
   const sum = mean(range(L).map((l) => mean(teacher.attention[l][state.map[l] - 1]))) * L;
+  const own = "This panel stays with the page's own text: the teacher is not in the page.";
   const grouped = `; each of the ${heads} heads here stands beside the mean of ${teacher.heads / heads} of them`;
   return [h("p", {},
       `${facts.about.teacher}: ${teacher.layers} layers, ${teacher.width} wide, ${teacher.heads} heads`,
-      teacher.heads > heads ? grouped : "", "."),
+      teacher.heads > heads ? grouped : "", ". ", app.reading.live ? own : ""),
     h("p", { class: "bar" }, choice("layer map", rules, state.rule,
         (rule) => app.set({ rule, map: rule === "custom" ? state.map : [...teacher.maps[rule]] }), "rule"),
       h("span", { id: "loss-sum" }, `attention loss of this text, all layers: ${shown(sum)}`)), svg.node(),
@@ -862,7 +1028,8 @@ function teacherPanel(app) {
 function trainingPanel(app) {
   const groups = d3.groups(app.facts.curves, (c) => `${c.kind === "lr" ? "learning rate" : `${c.kind}: ${c.name}`}`);
   const phases = [...new Set(app.facts.curves.map((c) => c.phase))];
-  return [h("div", { class: "columns" }, groups.map(([title, lines]) => {
+  const own = "The model learned so, whatever it reads: these are the rows that its training wrote.";
+  return [h("p", { class: "faint" }, own), h("div", { class: "columns" }, groups.map(([title, lines]) => {
     const points = lines.flatMap((l) => l.points), values = points.map((p) => p[1]);
     const low = Math.min(...values), high = Math.max(...values), log = low > 0 && high / low > 30;
     const x = d3.scaleLinear([0, Math.max(...points.map((p) => p[0]))], [48, 350]);
@@ -894,15 +1061,18 @@ function trainingPanel(app) {
 /** @param {any} app */
 function aboutPanel(app) {
   const { facts } = app, rows = { ...facts.about, text: facts.text.join(" · "), ...facts.config };
+  const live = app.facts.live && !app.facts.live.why ? [h("p", {},
+      "Of a sentence of your own all numbers are computed in this page, in 32 bits, by a model whose weights are ",
+      "whole numbers of eight bits, with a scale for each row: ", awayWords(facts.live.away))] : [];
   return [h("p", {}, h("b", {}, "Attention is not explanation."),
       " A share says how much of a value was taken, not why the model answered as it did. ",
       "Other shares can give the same answer (Jain and Wallace 2019, arXiv:1902.10186); whether shares explain ",
       "anything depends on what is asked of an explanation (Wiegreffe and Pinter 2019, arXiv:1908.04626). ",
       "Values may be small where shares are large, as those of [SEP] often are (Kobayashi et al. 2020, ",
       "arXiv:2004.10102); the residual and the feed-forward pass all shares by."),
-    h("p", {}, "Shares in the map and the head view are kept in eight bits, so they are right to 0.002; states, ",
-      "queries, keys and values in half precision, three digits. ",
-      `Linear maps are in the page for layers: ${facts.mapped.join(", ") || "none"}.`),
+    h("p", {}, "Of the text that the page was made with, shares in the map and the head view are kept in eight ",
+      "bits, so they are right to 0.002; states, queries, keys and values in half precision, three digits. ",
+      `Linear maps are in the page for layers: ${app.written.mapped.join(", ") || "none"}.`), live,
     h("div", { class: "wide" }, h("table", { id: "provenance" }, h("tbody", {}, Object.entries(rows)
         .map(([key, value]) => h("tr", {}, h("th", {}, key),
         h("td", {}, typeof value === "object" ? JSON.stringify(value) : String(value))))))),
@@ -912,17 +1082,16 @@ function aboutPanel(app) {
 
 /** Every panel: id, title, the fact it needs, what of the state it shows, and how it is drawn. @type {any[][]} */
 const PANELS = [
-  ["tokens", "1 · From text to vectors", null, ["token", "word"], tokensPanel],
-  ["map", "2 · Every head of every layer", null, ["layer", "head", "sort", "map"], mapPanel],
-  ["head", "3 · Who asks whom", null, ["layer", "head", "heads", "pinned", "specials", "pairs", "threshold"],
-    headPanel],
-  ["steps", "4 · One attention head, step by step", null, ["layer", "head", "token", "stage"], stepsPanel],
-  ["words", "5 · Which words it expects", null, ["token"], wordsPanel],
-  ["teacher", "6 · Beside its teacher", "teacher", ["map", "rule", "head", "layer"], teacherPanel],
+  ["live", "A sentence of your own", "live", ["reading"], livePanel],
+  ["tokens", "1 · From text to vectors", null, ["reading", "token", "word"], tokensPanel],
+  ["map", "2 · Every head of every layer", null, ["reading", "layer", "head", "sort", "map"], mapPanel],
+  ["head", "3 · Who asks whom", null,
+    ["reading", "layer", "head", "heads", "pinned", "specials", "pairs", "threshold"], headPanel],
+  ["steps", "4 · One attention head, step by step", null, ["reading", "layer", "head", "token", "stage"], stepsPanel],
+  ["words", "5 · Which words it expects", null, ["reading", "token"], wordsPanel],
+  ["teacher", "6 · Beside its teacher", "teacher", ["reading", "map", "rule", "head", "layer"], teacherPanel],
   ["training", "7 · How it was trained", "curves", [], trainingPanel],
   ["about", "8 · What this page shows, and what not", null, [], aboutPanel],
 ];
 
-if (typeof document !== "undefined") start();
-else module.exports = { halfToNumber, decode, asBlock, softmaxRow, sumOfProducts, moments, shown, makeNumbers,
-  lineShown };
+if (typeof document !== "undefined") start(); // in Node the tests call the functions alone
