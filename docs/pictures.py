@@ -1,23 +1,27 @@
-"""The pictures of the chapters, drawn from what functions of the book compute.
+"""The pictures of the pages: of the chapters, drawn from what functions of the book compute, and
+of `plots.md`, drawn by the commands that stand there.
 
-    python docs/pictures.py [FOLDER]        writes the six SVG files, by default to docs/pictures
+    python docs/pictures.py                 writes all SVG files that need no model to docs/pictures
+    python docs/pictures.py --runs DIR      those of plots.md too; DIR/runs/distill is the demo
 
 They need `pip install 'minibert[docs]'` and 20 seconds. Each experiment is a function of its own,
 so that the chapters can ask for its numbers.
 """
 
 import math
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from functools import cache
-from io import StringIO
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from minibert.attention import attention_probabilities, causal_bias, multi_head_attention
+from minibert.cli import cli
 from minibert.config import BertConfig
 from minibert.encoder import block, feed_forward
 from minibert.functional import layer_norm, linear, softmax
@@ -30,9 +34,17 @@ from minibert.parameters import (
     weight_shapes,
     with_tensors,
 )
-
-# At least 3:1 on a white and on a dark page; dashes and markers tell lines apart without colour.
-INK, BLUE, ORANGE, GREEN = "#777b80", "#3d86c6", "#c8681e", "#2f9560"
+from minibert.pictured import adam_lengths, schedules_over, step_lengths
+from minibert.pictures import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    WIDE,
+    draw_adam,
+    draw_schedules,
+    picture,
+)
 
 # ------------------------------------------------------------------------------- experiments
 
@@ -86,21 +98,6 @@ def normed_size(deviation: float, eps: float) -> float:
     """The deviation of what LayerNorm makes of a vector of this deviation."""
     x_D = torch.tensor([-deviation, deviation], dtype=torch.float64)
     return layer_norm(x_D, torch.ones(2), torch.zeros(2), eps)[1].item()
-
-
-def step_lengths(
-    n_steps: int, form: str, gradient: float = 1.0, eps: float | None = None
-) -> list[float]:
-    """How far Adam goes at each step against a gradient that stays, in learning rates."""
-    options = adam_form(form)._replace(weight_decay=0.0)
-    options = options if eps is None else options._replace(eps=eps)
-    theta_P = torch.zeros(1, dtype=torch.float64)
-    state, lengths = initial_adam_state(theta_P), []
-    for _ in range(n_steps):
-        moved_P, state = adam_step(theta_P, torch.full_like(theta_P, gradient), state, 1.0, options)
-        lengths.append((theta_P - moved_P).item())
-        theta_P = moved_P
-    return lengths
 
 
 @cache
@@ -189,27 +186,6 @@ def draw_eps(left, right) -> None:
         axes.legend(frameon=False, loc="lower right")
 
 
-def draw_adam(left, right) -> None:
-    n = 3000
-    steps = range(1, n + 1)
-    plain, corrected = step_lengths(n, "google"), step_lengths(n, "kingma")
-    left.plot(steps, plain, color=ORANGE, label="without correction")
-    left.plot(steps, corrected, color=BLUE, linestyle="--", label="with correction")
-    left.set_title("the learning rate stays")
-    left.set_ylabel("length of a step, in learning rates")
-    for warmup, dash in ((34, "-"), (1000, "-.")):
-        rates = [min(1, t / warmup) for t in steps]
-        lengths = [rate * length for rate, length in zip(rates, plain, strict=True)]
-        right.plot(steps, lengths, dash, color=ORANGE, label=f"without, warm-up {warmup}")
-    right.plot(steps, [min(1, t / 34) for t in steps], "--", color=BLUE, label="with, warm-up 34")
-    right.set_title("the learning rate rises, then stays")
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xlabel("step")
-        axes.set_ylim(0, 7)
-        axes.legend(frameon=False, fontsize=9)
-
-
 def draw_distillation(left, right) -> None:
     logits = torch.tensor([4.0, 2.0, -1.0])
     for n, (temperature, colour) in enumerate(((1, BLUE), (2, GREEN), (4, ORANGE))):
@@ -263,48 +239,57 @@ def draw_mask(left, right) -> None:
     right.legend(frameon=False)
 
 
-PICTURES = {
+def adam(figure) -> None:
+    lengths = adam_lengths()
+    draw_adam(figure, lengths["google"], lengths["kingma"])
+
+
+def schedules(figure) -> None:
+    draw_schedules(figure, schedules_over(1000, 0.1))
+
+
+CHAPTERS = {
     "root-k": draw_root_k,
     "post-norm": draw_post_norm,
     "eps": draw_eps,
-    "adam": draw_adam,
     "distillation": draw_distillation,
     "mask": draw_mask,
 }
+PLOTS = {"adam": adam, "schedules": schedules}  # those of `minibert plot` that need no model
 
 
 def svg_of(name: str) -> str:
     """One picture as SVG, the same on every call; letters stay letters, nothing is referred to."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    style = {
-        "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11, "axes.titlesize": 11,
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
-        "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
-        "lines.markersize": 4.5, "font.family": "sans-serif",
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(8.8, 3.4), layout="constrained")
-        FigureCanvasSVG(figure)
-        PICTURES[name](*figure.subplots(1, 2))
-        page = StringIO()
-        figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
-    # Without what speaks of the file itself; the style of all elements goes to the root.
-    svg = page.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"\s*<(metadata|style)[ >].*?</\1>", "", svg, flags=re.DOTALL)
-    svg = svg.replace("<svg", '<svg stroke-linejoin="round" stroke-linecap="butt"', 1)
-    return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
+    def draw(figure) -> None:
+        if name in PLOTS:
+            PLOTS[name](figure)
+        else:
+            CHAPTERS[name](*figure.subplots(1, 2))
+
+    draw.__name__ = name
+    return picture(draw, WIDE, ground="transparent").decode()
 
 
-def main(folder: Path) -> None:
+def commands() -> list[list[str]]:
+    """The calls of `minibert plot` in plots.md, as lists of words."""
+    text = (Path(__file__).parent / "plots.md").read_text(encoding="utf-8")
+    return [shlex.split(line) for line in re.findall(r"^minibert (plot .*)$", text, re.MULTILINE)]
+
+
+def main(folder: Path, runs: Path | None) -> None:
     torch.set_num_threads(1)  # small tensors gain nothing from more
-    folder.mkdir(exist_ok=True)
-    for name in PICTURES:
+    for name in (*CHAPTERS, *PLOTS):
         (folder / f"{name}.svg").write_text(svg_of(name), encoding="utf-8")
+    if runs is not None:
+        os.chdir(runs)
+        for *words, option, name in commands():
+            assert option == "-o"
+            if Path(name).stem not in PLOTS:
+                more = ["-o", str(folder / name), "--ground", "transparent"]
+                cli.main([*words, *more], standalone_mode=False)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures")
+    given = sys.argv[2] if sys.argv[1:2] == ["--runs"] else None
+    main(Path(__file__).resolve().parent / "pictures", given and Path(given))

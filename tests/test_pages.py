@@ -349,7 +349,9 @@ def test_what_a_chapter_names_is_there(path):
     assert set(re.findall(r"--break ([\w.]+)", text)) <= mistakes
 
 
-@pytest.mark.parametrize("name", ["root-k", "post-norm", "eps", "adam", "distillation", "mask"])
+@pytest.mark.parametrize("name", [
+    "root-k", "post-norm", "eps", "adam", "distillation", "mask", "schedules",
+])
 def test_a_picture_is_what_the_code_draws(name, monkeypatch):
     """Up to a hundredth of a point: processors round differently."""
     matplotlib = pytest.importorskip("matplotlib")
@@ -357,9 +359,9 @@ def test_a_picture_is_what_the_code_draws(name, monkeypatch):
     if matplotlib.__version__ != pinned[1]:
         pytest.skip(f"drawn by matplotlib {pinned[1]}, not {matplotlib.__version__}")
     monkeypatch.syspath_prepend(str(DOCS))
-    from pictures import PICTURES, svg_of
+    from pictures import CHAPTERS, PLOTS, svg_of
 
-    assert name in PICTURES
+    assert name in {**CHAPTERS, **PLOTS}
     drawn = svg_of(name)
     kept = (DOCS / "pictures" / f"{name}.svg").read_text("utf-8")
     assert not [a for a in Page(kept).resources if is_outside(a)]
@@ -370,3 +372,24 @@ def test_a_picture_is_what_the_code_draws(name, monkeypatch):
     )
     for ours, theirs in zip(*(re.findall(number, svg) for svg in anonymous), strict=True):
         assert float(ours) == pytest.approx(float(theirs), abs=0.01), "python docs/pictures.py"
+
+
+def test_every_command_of_plots_shows_the_picture_it_draws(monkeypatch):
+    """Small, without anything from outside, and with no name that another in the page has too."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    from pictures import commands
+
+    text = (DOCS / "plots.md").read_text("utf-8")
+    shown = re.findall(r"!\[[^]]{40,}\]\(pictures/([\w-]+\.svg)\)", text)
+    assert [words[-1] for words in commands()] == shown
+    kinds = {words[1] for words in commands()}
+    assert kinds == {"attention", "embeddings", "schedules", "adam", "losses", "students"}
+    seen: set[str] = set()
+    for name in shown:
+        path = DOCS / "pictures" / name
+        page = Page(path.read_text("utf-8"))
+        assert path.stat().st_size < 60_000
+        assert not [a for a in page.resources if is_outside(a)]
+        assert not seen & set(page.ids)
+        seen |= set(page.ids)
+    assert seen

@@ -31,7 +31,9 @@ def test_the_package_itself_loads_no_module_of_its_own_and_none_of_others():
     assert loaded == {"minibert"}
 
 
-@pytest.mark.parametrize("command", ["", "predict", "distill", "verify", "exercise", "explain"])
+@pytest.mark.parametrize(
+    "command", ["", "predict", "distill", "verify", "exercise", "explain", "plot", "plot adam"]
+)
 def test_help_loads_neither_torch_nor_numpy(command):
     loaded = modules_after_command(*command.split(), "--help")
     assert "minibert.cli.predict" in loaded
@@ -51,3 +53,10 @@ def test_a_prediction_loads_what_it_computes_with_and_no_more(tmp_path):
     assert not loaded & SLOW
     assert not {name for name in loaded if name.startswith(("torch._dynamo.", "torch._inductor."))}
     assert not {name for name in loaded if name.startswith("minibert.training")}
+
+
+def test_a_picture_of_a_formula_loads_no_more_than_draws_it(tmp_path):
+    pytest.importorskip("matplotlib")
+    loaded = modules_after_command("plot", "adam", "-o", str(tmp_path / "adam.svg"))
+    assert {"torch", "matplotlib", "minibert.optim"} <= loaded
+    assert not loaded & (SLOW - {"matplotlib"})

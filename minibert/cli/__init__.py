@@ -22,6 +22,7 @@ from minibert.cli.export import export
 from minibert.cli.fill_mask import fill_mask
 from minibert.cli.finetune import finetune
 from minibert.cli.inspect import inspect
+from minibert.cli.plot import plot
 from minibert.cli.predict import predict
 from minibert.cli.tokenizer import tokenizer
 from minibert.cli.translate import translate
@@ -41,8 +42,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    distill, finetune, evaluate, predict, fill_mask, translate, explain, inspect, diff, export,
-    verify, exercise, tokenizer, bench,
+    distill, finetune, evaluate, predict, fill_mask, translate, explain, plot, inspect, diff,
+    export, verify, exercise, tokenizer, bench,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.options import Number, keep_memory, place_of, print_result
+from minibert.cli.options import (
+    Number,
+    check_picture,
+    keep_memory,
+    place_of,
+    print_result,
+)
 
 if TYPE_CHECKING:
     from minibert.bench.cases import Case, Choices
     from minibert.bench.compare import Table
-
-CHARTS = (".svg", ".png")
 
 
 @click.command()
@@ -79,12 +83,8 @@ def bench(
     Example
       minibert bench --case base --case one-32 --chart bench.svg
     """
-    if chart is not None and Path(chart).suffix not in CHARTS:
-        raise click.UsageError(f"--chart {chart}: the name must end in {' or '.join(CHARTS)}")
-    if chart is not None and not Path(chart).resolve().parent.is_dir():
-        raise click.UsageError(f"--chart {chart}: there is no such folder")
-    if chart is not None and not _has_matplotlib():
-        raise click.UsageError("--chart needs matplotlib; pip install 'minibert[plot]'")
+    if chart is not None:
+        check_picture("--chart", chart)
     if data is not None and model is None:
         raise click.UsageError("--data needs --model, whose vocabulary reads it")
     import torch
@@ -126,12 +126,6 @@ def _chosen(
                 f"there is no engine {engine!r}; known: {', '.join(sorted(engines))}"
             )
     return cases
-
-
-def _has_matplotlib() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
 
 
 def _tables(

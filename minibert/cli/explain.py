@@ -39,8 +39,8 @@ def explain(
     Example
       minibert explain "[MASK] but marta said that the plot was dull ." -o page.html
     """
-    first, second = _sentences(text)
-    opened = None if layers is None else _numbers(layers)
+    first, second = one_or_two(text)
+    opened = None if layers is None else layer_numbers(layers)
     path = Path(out)
     if path.suffix not in (".html", ".htm"):
         raise click.UsageError(f"-o {out}: the name must end in .html")
@@ -52,7 +52,7 @@ def explain(
     from minibert.writing import whole_file
 
     run = DEMO if model is None else model_folder(model)
-    bert = _demo() if model is None else Bert.from_pretrained(run)
+    bert = small_model() if model is None else Bert.from_pretrained(run)
     above = None if teacher is None else Bert.from_pretrained(teacher)
     names = (model or str(DEMO), teacher or "")
     command = shlex.join(["minibert", *sys.argv[1:]])
@@ -75,7 +75,7 @@ def explain(
     print_result(result, as_json, [f"{path}, {size / 1e6:.2f} MB: open it in a browser{said}"])
 
 
-def _sentences(text: str) -> tuple[str, str | None]:
+def one_or_two(text: str) -> tuple[str, str | None]:
     """One sentence, or the two that a tab parts.
 
     Raises
@@ -91,7 +91,7 @@ def _sentences(text: str) -> tuple[str, str | None]:
     return parts[0], parts[1] if len(parts) == 2 else None
 
 
-def _numbers(layers: str) -> list[int]:
+def layer_numbers(layers: str) -> list[int]:
     """1,3 or 2-4 as numbers.
 
     Raises
@@ -108,7 +108,7 @@ def _numbers(layers: str) -> list[int]:
     return found
 
 
-def _demo() -> "Bert":
+def small_model() -> "Bert":
     """The small model, trained if it is not there yet."""
     import torch
 

@@ -150,6 +150,20 @@ def check_sacrebleu() -> None:
         )
 
 
+def check_picture(option: str, path: str) -> None:
+    """Whether a picture can be drawn into this file.
+
+    Raises
+        click.UsageError  its ending or its folder is wrong, or matplotlib is not installed.
+    """
+    if Path(path).suffix not in (".svg", ".png"):
+        raise click.UsageError(f"{option} {path}: the name must end in .svg or .png")
+    if not Path(path).resolve().parent.is_dir():
+        raise click.UsageError(f"{option} {path}: there is no such folder")
+    if find_spec("matplotlib") is None:
+        raise click.UsageError("pictures need matplotlib; pip install 'minibert[plot]'")
+
+
 def training_options(command: Command) -> Command:
     """How to train, and where the run is kept."""
     return apply(

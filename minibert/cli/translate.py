@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from minibert.cli.options import Number, compute_options, prepare
+from minibert.cli.options import Number, check_picture, compute_options, prepare
 
 
 @click.command()
@@ -54,7 +54,9 @@ def translate(
     if bool(texts) == bool(path):
         raise click.UsageError("give texts as arguments, or --file FILE (- for standard input)")
     if attention is not None:
-        _check_picture(attention, len(texts))
+        check_picture("--attention", attention)
+        if len(texts) != 1:
+            raise click.UsageError("--attention draws one text; give one as an argument")
     place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.data.readers import read_texts
     from minibert.translator import Translator
@@ -80,16 +82,3 @@ def translate(
         return
     for one in found:
         click.echo(one.text)
-
-
-def _check_picture(path: str, n_texts: int) -> None:
-    from importlib.util import find_spec
-
-    if Path(path).suffix not in (".svg", ".png"):
-        raise click.UsageError(f"--attention {path}: the name must end in .svg or .png")
-    if not Path(path).resolve().parent.is_dir():
-        raise click.UsageError(f"--attention {path}: there is no such folder")
-    if n_texts != 1:
-        raise click.UsageError("--attention draws one text; give one as an argument")
-    if find_spec("matplotlib") is None:
-        raise click.UsageError("--attention needs matplotlib; pip install 'minibert[plot]'")

@@ -123,10 +123,10 @@ def measured(task: Task, logits_XC: Tensor, labels_X: Tensor) -> dict[str, float
     return {name: float(by_name[name](labels, answers)) for name in task.metrics}
 
 
-def evaluated(
+def task_answers(
     model: Bert, dataset: Dataset, max_length: int, dtype: torch.dtype = torch.float32
-) -> dict[str, float]:
-    """The metrics of a model on a data set.
+) -> Tensor:
+    """A model's logits [X, C] for every example of a data set.
 
     Raises
         CheckpointError  the model has no head for this task, or other labels: another number of
@@ -155,8 +155,19 @@ def evaluated(
         )
     encodings = encodings_of(dataset, model.tokenizer, max_length)
     with arithmetic(model.arithmetic):
-        logits_XC = all_logits(encodings, model.weights, config, dtype)
-    return measured(task, logits_XC, labels_of(dataset))
+        return all_logits(encodings, model.weights, config, dtype)
+
+
+def evaluated(
+    model: Bert, dataset: Dataset, max_length: int, dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
+    """The metrics of a model on a data set.
+
+    Raises
+        CheckpointError  as `task_answers`.
+    """
+    logits_XC = task_answers(model, dataset, max_length, dtype)
+    return measured(dataset.task, logits_XC, labels_of(dataset))
 
 
 def _correlation(function, true, said) -> float:  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError
 from minibert.files import read_config, read_json, stored_in
@@ -211,8 +212,7 @@ def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWei
         word = X U,  position = P U,  type = T U
 
     Most of a small student's weights are its word table, and the teacher's rows already know which
-    words are alike. The directions that are kept hold the most variance (Pearson 1901). The sign of
-    a direction is arbitrary; ours makes its largest number positive.
+    words are alike.
 
     Raises
         CheckpointError  the student is wider than its teacher, or has more positions.
@@ -232,13 +232,26 @@ def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWei
         )
     # In float64 on the CPU, so that the student is the same whatever machine its teacher is on.
     word_VE, position_PE, type_TE = (table.double().cpu() for table in tables[:3])
-    centred_VE = word_VE - word_VE.mean(0)
-    # eigh of the E x E covariance has the same vectors as the svd of V x E, and is much smaller.
-    directions_ED = torch.linalg.eigh(centred_VE.T @ centred_VE)[1].flip(1)[:, :width]
-    largest_1D = directions_ED.gather(0, directions_ED.abs().argmax(0, keepdim=True))
-    directions_ED = directions_ED * largest_1D.sign()
+    directions_ED, _ = principal_directions(word_VE, width)
     return student.embeddings._replace(
-        word_VD=(centred_VE @ directions_ED).float(),
+        word_VD=((word_VE - word_VE.mean(0)) @ directions_ED).float(),
         position_PD=(position_PE[:positions] @ directions_ED).float(),
         type_TD=(type_TE @ directions_ED).float(),
     )
+
+
+def principal_directions(table_VE: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The directions [E, width] along which rows differ most, and the variance along each, [E].
+
+    They hold the most variance that so many directions can (Pearson 1901). The sign of a direction
+    is arbitrary; ours makes its largest number positive.
+
+    >>> principal_directions(torch.tensor([[0.0, 1.0], [0.0, -3.0]]).double(), 1)[1].tolist()
+    [4.0, 0.0]
+    """
+    centred_VE = table_VE - table_VE.mean(0)
+    # eigh of the E x E covariance has the same vectors as the svd of V x E, and is much smaller.
+    squares_E, directions_EE = torch.linalg.eigh(centred_VE.T @ centred_VE)
+    directions_ED = directions_EE.flip(1)[:, :width]
+    largest_1D = directions_ED.gather(0, directions_ED.abs().argmax(0, keepdim=True))
+    return directions_ED * largest_1D.sign(), squares_E.flip(0).clamp(min=0) / len(table_VE)

@@ -1,0 +1,337 @@
+"""`minibert plot`: pictures for a page or a talk."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from minibert.cli.explain import DEMO, layer_numbers, one_or_two, small_model
+from minibert.cli.options import (
+    TASKS,
+    Command,
+    Number,
+    apply,
+    check_picture,
+    print_result,
+)
+
+if TYPE_CHECKING:
+    from minibert.data.readers import Dataset
+    from minibert.model import Bert
+
+a_model = click.option(
+    "--model",
+    help=f"folder, or id on huggingface.co  [default: a small one, trained once into {DEMO}]",
+)
+
+
+@click.group()
+def plot() -> None:
+    """Draw a picture of a model or of its training, as SVG or PNG.
+
+    Pictures need matplotlib: pip install 'minibert[plot]'.
+    """
+
+
+def picture_options(command: Command) -> Command:
+    """Where the picture goes, and on which ground it stands."""
+    return apply(
+        command,
+        (
+            click.option("-o", "--out", required=True, help="FILE.svg or FILE.png"),
+            click.option(
+                "--ground",
+                type=click.Choice(["white", "dark", "transparent"]),
+                default="white",
+                show_default=True,
+                help="transparent can be read on white and on dark pages",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout"),
+        ),
+    )
+
+
+@plot.command()
+@click.argument("text")
+@a_model
+@click.option("--layers", help="such as 1,3 or 2-4  [default: all]")
+@click.option("--head", help="LAYER.HEAD, such as 2.3: that one alone, large  [default: all]")
+@picture_options
+def attention(
+    text: str, model: str | None, layers: str | None, head: str | None, **given: Any
+) -> None:
+    """Draw who asks whom: every head of every layer.
+
+    A row is a token that asks, and sums to 1. Where there is no room for the tokens, all heads are
+    small pictures without words; --head shows one with them. A tab in TEXT parts two sentences.
+
+    \b
+    Example
+      minibert plot attention "the plot was not dull ." --model runs/distill -o attention.svg
+    """
+    check_picture("-o", given["out"])
+    first, second = one_or_two(text)
+    shown = None if layers is None else layer_numbers(layers)
+    if head is not None:
+        layer, one = _layer_and_head(head, shown)
+        shown = [layer]
+    from minibert import pictures
+    from minibert.pictured import attention_shares
+
+    shares = attention_shares(_model(model), first, second, shown)
+    if head is None:
+        draw, size = partial(pictures.draw_heads, shares=shares), pictures.size_of_heads(shares)
+    else:
+        n_heads = len(shares.maps[0])
+        if not 1 <= one <= n_heads:
+            raise click.UsageError(f"--head {head}: layer {layer} has heads 1 to {n_heads}")
+        draw = partial(pictures.draw_head, shares=shares, head=one)
+        size = pictures.size_of_head(shares)
+    heads = [len(maps_NSR) for maps_NSR in shares.maps]
+    facts = {
+        "model": model or str(DEMO),
+        "tokens": shares.tokens,
+        "layers": shares.layers,
+        "heads": heads,
+        "head": head,
+    }
+    said = f"{sum(heads)} heads" if head is None else f"head {head}"
+    _write(draw, size, facts, f"{said}, {len(shares.tokens)} tokens", **given)
+
+
+def _layer_and_head(head: str, layers: Sequence[int] | None) -> tuple[int, int]:
+    """Both numbers of LAYER.HEAD.
+
+    Raises
+        click.UsageError  it is not two numbers, or --layers is there too.
+    """
+    layer, dot, one = head.partition(".")
+    if not (dot and layer.isdecimal() and one.isdecimal() and len(head) < 9):
+        raise click.UsageError(f"--head {head}: give LAYER.HEAD, such as 2.3")
+    if layers is not None:
+        raise click.UsageError("--head names its layer; leave out --layers")
+    return int(layer), int(one)
+
+
+@plot.command()
+@click.argument("words", nargs=-1)
+@a_model
+@picture_options
+def embeddings(words: tuple[str, ...], model: str | None, **given: Any) -> None:
+    """Draw which words lie where in the table of word embeddings.
+
+    The axes are the two directions along which the rows of the whole table differ most. Each word
+    must be one piece of the vocabulary, for only pieces have rows. Without WORDS, some of the usual
+    ones are taken, in groups.
+
+    \b
+    Example
+      minibert plot embeddings good great bad awful not --model runs/distill -o words.svg
+    """
+    check_picture("-o", given["out"])
+    from minibert.pictured import word_points
+    from minibert.pictures import draw_points
+
+    points = word_points(_model(model), words)
+    count = sum(map(len, points.groups.values()))
+    facts = {
+        "model": model or str(DEMO),
+        "variance": list(points.variance),
+        "words": {group: list(places) for group, places in points.groups.items()},
+    }
+    said = f"{count} words on two axes with {sum(points.variance):.1%} of the variance"
+    _write(partial(draw_points, points=points), (7.0, 5.6), facts, said, **given)
+
+
+@plot.command()
+@click.option(
+    "--steps", type=click.IntRange(2, 10**9), default=1000, show_default=True, help="in all"
+)
+@click.option(
+    "--warmup",
+    type=Number(0, 1),
+    default=0.1,
+    show_default=True,
+    help="share of the steps in which the learning rate rises",
+)
+@picture_options
+def schedules(steps: int, warmup: float, **given: Any) -> None:
+    """Draw the schedules of the learning rate, those of --schedule.
+
+    \b
+    Example
+      minibert plot schedules -o schedules.svg
+    """
+    check_picture("-o", given["out"])
+    from minibert.pictured import schedules_over
+    from minibert.pictures import WIDE, draw_schedules
+
+    found = schedules_over(steps, warmup)
+    facts = {"steps": steps, "warmup": found.warmup, "schedules": list(found.factors)}
+    draw = partial(draw_schedules, schedules=found)
+    _write(draw, WIDE, facts, f"{len(found.factors)} schedules", **given)
+
+
+@plot.command()
+@picture_options
+def adam(**given: Any) -> None:
+    """Draw how long Adam's steps are, with bias correction and without.
+
+    The gradient stays the same; a step is measured in learning rates (docs/chapters tell more).
+
+    \b
+    Example
+      minibert plot adam -o adam.svg
+    """
+    check_picture("-o", given["out"])
+    from minibert.pictured import adam_lengths
+    from minibert.pictures import WIDE, draw_adam
+
+    lengths = adam_lengths()
+    longest = max(lengths["google"])
+    facts = {"longest": longest, "step": lengths["google"].index(longest) + 1}
+    said = f"without correction step {facts['step']} is {longest:.2f} learning rates long"
+    draw = partial(draw_adam, plain=lengths["google"], corrected=lengths["kingma"])
+    _write(draw, WIDE, facts, said, **given)
+
+
+@plot.command()
+@click.argument("run")
+@picture_options
+def losses(run: str, **given: Any) -> None:
+    """Draw the losses of a RUN: each term times its weight, and the scores on the dev set.
+
+    RUN is a folder that minibert distill or finetune has written.
+
+    \b
+    Example
+      minibert plot losses runs/distill -o losses.svg
+    """
+    check_picture("-o", given["out"])
+    from minibert.hub import model_folder
+    from minibert.pictures import WIDE, draw_curves
+    from minibert.training.curves import loss_curves
+
+    folder = model_folder(Path(run))
+    curves = loss_curves(folder, _options_of(folder))
+    facts = {
+        "run": run,
+        "stages": curves.starts,
+        "terms": {name: line[-1][1] for name, line in curves.terms.items()},
+        "dev": {name: max(score for _, score in line) for name, line in curves.dev.items()},
+    }
+    size = WIDE if curves.dev else (5.4, WIDE[1])
+    said = f"losses {', '.join(curves.terms)}"
+    _write(partial(draw_curves, curves=curves), size, facts, said, **given)
+
+
+@plot.command()
+@click.argument("run")
+@click.option("--data", type=click.Path(), help="a labelled file, or its folder  [default: RUN's]")
+@click.option("--task", type=click.Choice(TASKS), help="default: RUN's, or from the header")
+@click.option("--teacher", help="folder or id of a model  [default: RUN's]")
+@picture_options
+def students(
+    run: str, data: str | None, task: str | None, teacher: str | None, **given: Any
+) -> None:
+    """Draw the answers of a student against its teacher's, text by text.
+
+    RUN is a folder that minibert distill has written. Both models answer the texts anew: those that
+    the run was measured on, or --data.
+
+    \b
+    Example
+      minibert plot students runs/distill -o students.svg
+    """
+    check_picture("-o", given["out"])
+    from minibert.hub import model_folder
+    from minibert.model import Bert
+    from minibert.pictures import draw_answers
+    from minibert.training.agreement import answers_beside
+
+    folder = model_folder(Path(run))
+    options = _options_of(folder)
+    above = teacher or _teacher_of(folder, options)
+    student = Bert.from_pretrained(folder)
+    dataset = _texts(folder, options, data, task, student)
+    most = min(options.get("max_length") or 128, student.config.max_position_embeddings)
+    answers = answers_beside(Bert.from_pretrained(above), student, dataset, most)
+    facts = {
+        "run": run,
+        "teacher": str(above),
+        "data": str(dataset.path),
+        "n": len(dataset),
+        "agree": sum(answers.agree_X),
+        "corners": {
+            words.replace("\n", " "): count for count, words in answers.corners.values()
+        },
+    }
+    said = f"they agree on {facts['agree']:,} of {len(dataset):,} texts"
+    _write(partial(draw_answers, answers=answers), (5.4, 5.6), facts, said, **given)
+
+
+def _write(
+    draw: Callable[[Any], None],
+    size: tuple[float, float],
+    facts: Mapping[str, Any],
+    said: str,
+    out: str,
+    ground: str,
+    as_json: bool,
+) -> None:
+    from minibert.pictures import picture
+    from minibert.writing import whole_file
+
+    content = picture(draw, size, Path(out).suffix, ground)
+    with whole_file(Path(out)) as staged:
+        staged.write_bytes(content)
+    print_result({"picture": out, "bytes": len(content), **facts}, as_json, [f"{out}: {said}"])
+
+
+def _model(name: str | None) -> "Bert":
+    from minibert.model import Bert
+
+    return small_model() if name is None else Bert.from_pretrained(name)
+
+
+def _options_of(folder: Path) -> dict[str, Any]:
+    """The options of a run; none if the folder does not hold them."""
+    from minibert.files import read_json
+    from minibert.training.runs import OPTIONS_FILE
+
+    path = folder / OPTIONS_FILE
+    return read_json(path) if path.exists() else {}
+
+
+def _teacher_of(folder: Path, options: Mapping[str, Any]) -> str | Path:
+    """The teacher of a run: of the demo, a folder in it.
+
+    Raises
+        click.UsageError  it is not known.
+    """
+    if (folder / "teacher").is_dir():
+        return folder / "teacher"
+    if not options.get("teacher"):
+        raise click.UsageError(f"{folder} does not say who its teacher was; name it by --teacher")
+    return str(options["teacher"])
+
+
+def _texts(
+    folder: Path, options: Mapping[str, Any], data: str | None, task: str | None, student: "Bert"
+) -> "Dataset":
+    """The labelled texts that a run was measured on, or others.
+
+    Raises
+        click.UsageError  they are not known.
+    """
+    from minibert.data.readers import find_split, read_dataset
+
+    own = folder / "held_out.tsv"  # of the demo
+    known = data or (own if own.exists() else options.get("dev") or options.get("data"))
+    if known is None:
+        raise click.UsageError(f"{folder} does not say what it was measured on; give --data")
+    task = task or (None if own.exists() and data is None else options.get("task"))
+    names = tuple(student.config.id2label.values()) if task in (None, "classify") else None
+    return read_dataset(find_split(known, "dev"), task, names)

@@ -1,0 +1,88 @@
+"""Where a student says what its teacher says: their answers to the same texts, side by side.
+
+X texts of a data set · C classes.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+from minibert.data.readers import Dataset
+from minibert.functional import softmax
+from minibert.model import Bert
+from minibert.training.evaluation import labels_of, task_answers
+
+
+class Answers(NamedTuple):
+    """Of each text what teacher and student say of it, as one number each, and how they agree.
+
+    `cut` parts the numbers of one answer from those of the other, where there is such a number.
+    `corners` counts texts: (by the teacher, by the student) → how many, and in words.
+    """
+
+    what: str
+    teacher_X: list[float]
+    student_X: list[float]
+    agree_X: list[bool]
+    cut: float | None
+    span: tuple[float, float]
+    corners: dict[tuple[bool, bool], tuple[int, str]]
+
+    def spots(self, agree: bool) -> dict[tuple[float, float], int]:
+        """How many texts lie at a place, to a hundredth of the span, where the two agree or not."""
+        step = (self.span[1] - self.span[0]) / 100
+        texts = zip(self.teacher_X, self.student_X, self.agree_X, strict=True)
+        return Counter(
+            (round(round(x / step) * step, 9), round(round(y / step) * step, 9))
+            for x, y, same in texts
+            if same == agree
+        )
+
+
+def answers_beside(
+    teacher: Bert, student: Bert, dataset: Dataset, max_length: int = 128
+) -> Answers:
+    """Both models' answers to the texts of a data set.
+
+    Of two classes the number is the probability of the second. Of more it is that of the label,
+    and corners say who is right. Of scores it is the score, and corners say who is above the mean
+    of the labels.
+
+    Raises
+        CheckpointError  a model does not answer this task, see `evaluation.task_answers`.
+    """
+    logits = [task_answers(model, dataset, max_length) for model in (teacher, student)]
+    labels_X = labels_of(dataset)
+    cut, span = None, (0.0, 1.0)
+    if dataset.task.regression:
+        numbers = [logits_XC[:, 0] for logits_XC in logits]
+        cut = labels_X.mean().item()
+        sides = [number_X > cut for number_X in numbers]
+        said = sides
+        span = (min(x.min().item() for x in numbers), max(x.max().item() for x in numbers))
+        what = "score"
+        words = ("both above the mean", "teacher alone above", "student alone above", "both below")
+    elif logits[0].shape[1] == 2:
+        numbers = [softmax(logits_XC)[:, 1] for logits_XC in logits]
+        cut = 0.5
+        said = sides = [logits_XC.argmax(-1) == 1 for logits_XC in logits]
+        no, yes = student.config.id2label.values()
+        what = f"probability of {yes}"
+        words = (f"both {yes}", f"teacher {yes},\nstudent {no}",
+                 f"teacher {no},\nstudent {yes}", f"both {no}")  # fmt: skip
+    else:
+        numbers = [softmax(logits_XC).gather(1, labels_X[:, None])[:, 0] for logits_XC in logits]
+        said = [logits_XC.argmax(-1) for logits_XC in logits]
+        sides = [said_X == labels_X for said_X in said]
+        what = f"probability of the label, of {logits[0].shape[1]}"
+        words = ("both right", "teacher alone right", "student alone right", "both wrong")
+    places = ((True, True), (True, False), (False, True), (False, False))
+    counts = Counter(zip(*(side_X.tolist() for side_X in sides), strict=True))
+    return Answers(
+        what,
+        numbers[0].tolist(),
+        numbers[1].tolist(),
+        (said[0] == said[1]).tolist(),
+        cut,
+        span if span[0] < span[1] else (span[0] - 1, span[1] + 1),
+        {place: (counts[place], text) for place, text in zip(places, words, strict=True)},
+    )

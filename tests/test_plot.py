@@ -1,0 +1,420 @@
+"""`minibert plot`: the numbers in a picture are the book's, and its file is whole."""
+
+import dataclasses
+import doctest
+import json
+import math
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import tiny
+import torch
+from command import documented, shape_of
+
+from minibert import optim, pictured, pictures
+from minibert.config import CheckpointError
+from minibert.data.readers import TASKS, Dataset
+from minibert.explain.reading import NotReadable
+from minibert.functional import softmax
+from minibert.model import Bert
+from minibert.pruned import without_idle
+from minibert.training import agreement, curves, students
+from minibert.training.agreement import answers_beside
+from minibert.training.curves import loss_curves
+from minibert.training.evaluation import evaluated
+
+TEXT = "the film was very bright"
+STAGES = [
+    {"phase": "intermediate", "step": 4, "train": {"loss": 9.0, "hidden": 1.0, "attention": 4.0}},
+    {"phase": "intermediate", "step": 8, "train": {"loss": 3.0, "hidden": 1.0, "attention": 1.0}},
+    {"phase": "prediction", "step": 5, "train": {"loss": 0.5}, "dev": {"accuracy": 0.75}},
+    {"phase": "prediction", "step": 10, "train": {"loss": 0.25}, "dev": {"accuracy": 0.5}},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A run with a teacher of its own, a dev set, weights of its terms and rows of two stages."""
+    folder = tmp_path_factory.mktemp("plot")
+    tiny.classifier(1).save_pretrained(folder)
+    tiny.classifier(2).save_pretrained(folder / "teacher")
+    tiny.write_table(folder / "dev.tsv", tiny.examples(20, 2))
+    options = {"attention_weight": 2.0, "data": str(folder), "task": "classify", "max_length": 20}
+    (folder / "run.json").write_text(json.dumps(options))
+    rows = "".join(json.dumps(row) + "\n" for row in STAGES)
+    (folder / "metrics.jsonl").write_text(rows)
+    return folder
+
+
+KINDS = {
+    "attention": ("--model {f}", ["layer 2", "head 3", "[CLS]", "bright", "share"]),
+    "attention --head 2.3": ("--model {f}", ["layer 2, head 3", "[SEP]", "0."]),
+    "embeddings": ("--model {f} good bad film", ["good", "bad", "film", "% of the variance"]),
+    "schedules": ("--steps 50", [*"linear google constant cosine inverse_sqrt".split(), "step"]),
+    "adam": ("", ["6.57 at step 12", "with correction", "without, warm-up 34"]),
+    "losses": ("{f}", ["intermediate", "prediction", "attention", "hidden", "best 0.7500"]),
+    "students": ("{f}", ["teacher: probability of praise", "both blame", "they agree"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_has_its_words_and_tells_its_numbers(kind, minibert, folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    arguments, words = KINDS[kind]
+    texts = [TEXT] if kind.startswith("attention") else []
+    line = f"plot {kind} {arguments.format(f=folder)} -o {tmp_path}/a.svg"
+    answer = minibert(f"{line} --ground transparent --json", *texts)
+    assert (answer.code, answer.err) == (0, "")
+    svg = (tmp_path / "a.svg").read_text("utf-8")
+    assert answer.document["bytes"] == len(svg.encode())
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    written = " ".join(t for e in root.iter() if (t := (e.text or "").strip()))
+    for word in words:
+        assert word in written
+    number = list(dict.fromkeys(name.split()[0] for name in KINDS)).index(kind.split()[0])
+    told = documented("plot", number)
+    assert answer.document.keys() == told.keys()
+    if kind in ("schedules", "adam", "attention"):
+        assert shape_of(answer.document) == shape_of(told)
+
+
+def test_a_picture_is_the_same_on_every_call(minibert, folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in ("a.svg", "b.svg"):
+        answer = minibert(f"plot students {folder} -o {tmp_path}/{name}")
+        assert re.fullmatch(rf".*/{name}: they agree on \d+ of 20 texts\n", answer.out)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("ground", pictures.GROUNDS)
+def test_a_png_has_the_colour_of_its_ground(ground):
+    numpy = pytest.importorskip("numpy")
+    image = pytest.importorskip("matplotlib.image")
+    from io import BytesIO
+
+    draw = lambda figure: figure.subplots()  # noqa: E731
+    content = pictures.picture(draw, (1, 1), ".png", ground)
+    assert content.startswith(b"\x89PNG")
+    pixel = image.imread(BytesIO(content), format="png")[0, 0]
+    wanted = {"white": (1, 1, 1, 1), "dark": (20 / 255, 23 / 255, 28 / 255, 1)}
+    if ground == "transparent":
+        assert pixel[3] == 0
+    else:
+        assert numpy.allclose(pixel, wanted[ground], atol=1e-3)
+
+
+def test_every_colour_stands_out_on_white_and_on_dark_pages():
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((light(one), light(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    for colour in pictures.COLOURS:
+        for page in ("white", "dark"):
+            assert contrast(colour, pictures.GROUNDS[page][0]) >= 3, (colour, page)
+    for page in ("white", "dark"):
+        assert contrast(*pictures.GROUNDS[page]) >= 7
+
+
+def test_words_stay_as_they_are_and_names_that_nobody_uses_go():
+    pytest.importorskip("matplotlib")
+    words = ("a$b$c", "<b>&", "it's ##ly")
+    points = pictured.Points({"g": {word: (i, i * i) for i, word in enumerate(words)}}, (0.5, 0.3))
+
+    def draw(figure):
+        pictures.draw_points(figure, points)
+
+    svg = pictures.picture(draw, (4, 4)).decode()
+    written = [e.text for e in ElementTree.fromstring(svg).iter() if e.text]
+    assert set(words) <= set(written)
+    assert "50.0% of the variance" in svg
+    ids = re.findall(r' id="([^"]+)"', svg)
+    assert ids
+    assert all(f"#{name}" in svg for name in ids)
+    assert "<style" not in svg
+    assert "<metadata" not in svg
+
+
+# ------------------------------------------------------------------------------------- attention
+
+
+def test_shares_are_those_of_the_trace():
+    bert = tiny.classifier()
+    shares = pictured.attention_shares(bert, TEXT, "it is dull", [2])
+    assert shares.layers == [2]
+    assert shares.tokens == bert.tokens(TEXT, "it is dull")
+    trace = bert.trace(TEXT, "it is dull")
+    assert torch.allclose(
+        shares.maps[0], trace.blocks[1].attention.probabilities_BNSR[0], atol=1e-6
+    )
+    assert len(pictured.attention_shares(bert, TEXT).maps) == 2
+
+
+def test_every_head_of_a_pruned_model_is_drawn():
+    pytest.importorskip("matplotlib")
+    idle = tiny.classifier()
+    idle.weights.blocks[0].attention.output.weight_OI[:, :8] = 0  # two of three heads do nothing
+    weights, config = without_idle(idle.weights, idle.config)
+    bert = dataclasses.replace(idle, weights=weights, config=config)
+    shares = pictured.attention_shares(bert, TEXT)
+    assert [len(maps) for maps in shares.maps] == [1, 3]
+
+    def draw(figure):
+        pictures.draw_heads(figure, shares)
+
+    svg = pictures.picture(draw, pictures.size_of_heads(shares)).decode()
+    assert svg.count("<image") == 4 + 1  # and the scale
+
+
+def test_many_heads_are_drawn_without_words():
+    pytest.importorskip("matplotlib")
+    many = pictured.Shares(["bright"] * 20, [3], [torch.rand(8, 20, 20)])
+    assert pictures.has_words(many._replace(maps=[torch.rand(7, 20, 20)]))
+    assert not pictures.has_words(many)
+
+    def draw(figure):
+        pictures.draw_heads(figure, many)
+
+    svg = pictures.picture(draw, pictures.size_of_heads(many)).decode()
+    assert "head 8" in svg
+    assert "bright" not in svg
+
+
+# ----------------------------------------------------------------------------------------- words
+
+
+def test_places_are_principal_components():
+    """Against the singular value decomposition of the whole table."""
+    bert = tiny.classifier()
+    points = pictured.word_points(bert, ["good", "BAD"])
+    table = bert.weights.embeddings.word_VD.double()
+    left, singular, _ = torch.linalg.svd(table - table.mean(0), full_matrices=False)
+    for word, row in (("good", 5), ("BAD", 11)):
+        assert bert.tokenizer.pieces[row] == word.lower()
+        for axis in (0, 1):
+            expected = abs(float(left[row, axis] * singular[axis]))
+            assert abs(points.groups["words"][word][axis]) == pytest.approx(expected, rel=1e-9)
+    shares = singular**2 / (singular**2).sum()
+    assert points.variance == pytest.approx(shares[:2].tolist(), rel=1e-9)
+
+
+def test_words_are_grouped_where_none_are_named():
+    points = pictured.word_points(tiny.classifier())
+    assert list(points.groups["praise"]) == ["good", "great", "lovely"]
+    assert list(points.groups["blame"]) == ["bad", "awful", "poor", "dull"]
+    assert list(points.groups["things"]) == ["plot", "film", "room"]
+    assert "numbers" not in points.groups, "none of them is in the vocabulary"
+
+
+def test_no_word_of_ours_stands_in_two_groups():
+    words = " ".join(pictured.WORDS.values()).split()
+    assert len(words) == len(set(words))
+
+
+# -------------------------------------------------------------------------------------- training
+
+
+def test_schedules_are_those_of_the_book():
+    found = pictured.schedules_over(1000, 0.1)
+    assert found.warmup == 100
+    assert {0, 99, 100, 101, 1000} <= set(found.steps)
+    by_name = {
+        "linear": optim.linear_schedule, "google": optim.google_schedule,
+        "constant": optim.constant_schedule, "cosine": optim.cosine_schedule,
+        "inverse_sqrt": optim.inverse_square_root_schedule,
+    }  # fmt: skip
+    assert found.factors == {
+        name: [schedule(step, 100, 1000) for step in found.steps]
+        for name, schedule in by_name.items()
+    }
+    assert pictured.schedules_over(2, 0.0).steps == [0, 1, 2]
+
+
+def test_steps_of_adam_are_as_long_as_their_closed_form():
+    """(1 - β₁ᵗ) / √(1 - β₂ᵗ) learning rates without correction, one with it."""
+    lengths = pictured.adam_lengths(40)
+    closed = [(1 - 0.9**t) / math.sqrt(1 - 0.999**t) for t in range(1, 41)]
+    assert lengths["google"] == pytest.approx(closed, rel=1e-4)  # ε in the place of nothing
+    assert lengths["kingma"] == pytest.approx([1.0] * 40, rel=1e-7)
+    assert lengths["google"].index(max(lengths["google"])) + 1 == 12
+    assert round(max(lengths["google"]), 2) == 6.57
+
+
+def test_terms_count_as_they_are_weighted(folder):
+    options = json.loads((folder / "run.json").read_text())
+    found = loss_curves(folder, options)
+    assert found.terms == {
+        "hidden": [(4, 1.0), (8, 1.0)],
+        "attention": [(4, 8.0), (8, 2.0)],
+        "prediction": [(13, 0.5), (18, 0.25)],
+        "loss": [(4, 9.0), (8, 3.0)],
+    }
+    assert list(found.terms)[-1] == "loss"
+    assert found.dev == {"accuracy": [(13, 0.75), (18, 0.5)]}
+    assert found.starts == {"intermediate": 0, "prediction": 8}
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "name"),
+    [
+        ("intermediate", {"embedding_weight": 0, "hidden_weight": 0}, "attention"),
+        ("intermediate", {}, "loss"),
+        ("prediction", {"prediction_weight": 0, "label_weight": 0.5}, "label"),
+        ("finetune", {}, "loss"),
+    ],
+)
+def test_the_only_term_of_a_stage_has_its_name(stage, options, name, tmp_path):
+    row = {"phase": stage, "step": 1, "train": {"loss": 2.0}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert loss_curves(tmp_path, options).terms == {name: [(1, 2.0)]}
+
+
+def test_what_is_no_number_is_left_out(tmp_path):
+    rows = [{"step": 1, "train": {"loss": math.nan, "hidden": "x"}, "dev": 3}, {"step": 2}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CheckpointError, match="holds no loss that is a finite number"):
+        loss_curves(tmp_path, {})
+
+
+# -------------------------------------------------------------------------- student and teacher
+
+
+def test_answers_of_two_classes_are_counted():
+    teacher, student, dataset = tiny.classifier(2), tiny.classifier(1), tiny.dataset(30, 2)
+    answers = answers_beside(teacher, student, dataset, 20)
+    said = []
+    for model, numbers in ((teacher, answers.teacher_X), (student, answers.student_X)):
+        rows = model.classify([example.first for example in dataset.examples])
+        praise = [shares["praise"] for _, shares in rows]
+        assert numbers == pytest.approx(praise, abs=1e-5)
+        said.append([number > 0.5 for number in numbers])
+    pairs = list(zip(*said, strict=True))
+    assert {place: n for place, (n, _) in answers.corners.items()} == {
+        place: pairs.count(place)
+        for place in ((True, True), (True, False), (False, True), (False, False))
+    }
+    assert answers.corners[True, False][1] == "teacher praise,\nstudent blame"
+    assert answers.agree_X == [one == other for one, other in pairs]
+    assert 0 < sum(answers.agree_X) < 30, "a set on which they do not always agree"
+    spots = [answers.spots(same) for same in (True, False)]
+    assert [sum(found.values()) for found in spots] == [
+        sum(answers.agree_X), 30 - sum(answers.agree_X)
+    ]  # fmt: skip
+    x, y = next(iter(spots[0]))
+    assert (round(x, 2), round(y, 2)) == (x, y)
+
+
+def test_answers_of_more_classes_are_right_or_wrong():
+    names = ("a", "b", "c")
+    task = dataclasses.replace(TASKS["classify"], label_names=names)
+    rows = [row._replace(label=i % 3) for i, row in enumerate(tiny.examples(30, 3))]
+    dataset = Dataset(Path("three"), task, tuple(rows))
+    models = [
+        Bert.from_config(
+            tiny.config().with_labels(names, "single_label_classification"),
+            "classification", tiny.tokenizer(), seed,
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    answers = answers_beside(*models, dataset, 20)
+    counts = {place: count for place, (count, _) in answers.corners.items()}
+    assert sum(counts.values()) == 30
+    for number, model in enumerate(models):
+        right = sum(count for place, count in counts.items() if place[number])
+        assert right / 30 == pytest.approx(evaluated(model, dataset, 20)["accuracy"])
+    assert answers.cut is None
+    logits = agreement.task_answers(models[0], dataset, 20)
+    label = int(rows[4].label or 0)
+    assert answers.teacher_X[4] == pytest.approx(float(softmax(logits)[4, label]), abs=1e-6)
+
+
+def test_answers_of_a_regression_are_scores():
+    rows = [row._replace(label=float(i % 5)) for i, row in enumerate(tiny.examples(20, 3))]
+    dataset = Dataset(Path("scores"), TASKS["regress"], tuple(rows))
+    config = tiny.config().with_labels(("score",), "regression")
+    models = [Bert.from_config(config, "classification", tiny.tokenizer(), s) for s in (1, 2)]
+    answers = answers_beside(*models, dataset, 20)
+    assert (answers.what, answers.cut) == ("score", 2.0)
+    assert answers.span == (
+        min(answers.teacher_X + answers.student_X), max(answers.teacher_X + answers.student_X)
+    )  # fmt: skip
+    above = sum(x > 2.0 for x in answers.teacher_X)
+    assert answers.corners[True, True][0] + answers.corners[True, False][0] == above
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+REFUSED = [
+    ("adam -o a.pdf", 2, "the name must end in .svg or .png"),
+    ("adam -o none/a.svg", 2, "there is no such folder"),
+    ("adam", 2, "Missing option '-o'"),
+    ("pie -o a.svg", 2, "No such command 'pie'"),
+    ("schedules --warmup 1.5 -o a.svg", 2, "1.5 is not in the range"),
+    ("attention --model {f} -o a.svg", 2, "Missing argument 'TEXT'"),
+    ("attention film --model {f} --layers 3 -o a.svg", 2, "the model has layers 1 to 2"),
+    ("attention film --model {f} --layers x -o a.svg", 2, "give numbers such as 1,3 or 2-4"),
+    ("attention film --model {f} --head 2 -o a.svg", 2, "give LAYER.HEAD, such as 2.3"),
+    ("attention film --model {f} --head 2.4 -o a.svg", 2, "layer 2 has heads 1 to 3"),
+    ("attention film --model {f} --head 0.1 -o a.svg", 2, "there is no layer 0"),
+    ("attention film --model {f} --head 1.1 --layers 1 -o a.svg", 2, "leave out --layers"),
+    ("attention film --model {f}/none -o a.svg", 3, "there is no folder"),
+    ("embeddings film filmroom --model {f} -o a.svg", 2, "the model reads [UNK]; give words that"),
+    ("losses {f}/teacher -o a.svg", 3, "holds no metrics.jsonl of a run"),
+    ("losses {f}/none -o a.svg", 3, "there is no folder"),
+    ("losses {f}/.. -o a.svg", 3, "name one of the runs in it, such as"),
+    ("students {f}/teacher -o a.svg", 2, "does not say who its teacher was"),
+    ("students {f}/teacher --teacher {f} -o a.svg", 2, "give --data"),
+    ("students {f} --data {f}/none -o a.svg", 3, "none: no such file or folder"),
+    ("students {f} --task stsb -o a.svg", 3, "needs two sentences"),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "said"), REFUSED, ids=[line for line, *_ in REFUSED])
+def test_what_cannot_be_drawn_is_said(line, code, said, minibert, folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    answer = minibert("plot " + line.format(f=folder))
+    assert (answer.code, answer.out) == (code, "")
+    assert said in answer.said
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+
+
+def test_without_matplotlib_it_is_said_what_to_install(minibert, monkeypatch):
+    monkeypatch.setattr("minibert.cli.options.find_spec", lambda name: None)
+    answer = minibert("plot adam -o a.svg --json")
+    assert answer.code == 2
+    assert answer.document == {"error": "pictures need matplotlib; pip install 'minibert[plot]'"}
+
+
+def test_words_of_several_pieces_are_told_apart():
+    tokenizer = tiny.Tokenizer.from_vocabulary([*tiny.SPECIALS, "dull", "##ness", "warm"])
+    assert pictured.piece_of("##ness", tokenizer) == 6
+    assert pictured.piece_of("WARM", tokenizer) == 7
+    with pytest.raises(NotReadable, match="the model reads dull ##ness; give words"):
+        pictured.piece_of("dullness", tokenizer)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(minibert, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "a.svg").write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minibert.writing.flush", full)
+    answer = minibert("plot schedules --steps 9 -o a.svg")
+    assert answer.code == 1
+    assert "cannot be written" in answer.said
+    assert (tmp_path / "a.svg").read_text() == "old"
+
+
+@pytest.mark.parametrize("module", [pictured, students, curves, agreement])
+def test_docstrings_run(module):
+    result = doctest.testmod(module)
+    assert result.failed == 0
