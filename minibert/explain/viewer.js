@@ -1032,14 +1032,15 @@ function trainingPanel(app) {
   return [h("p", { class: "faint" }, own), h("div", { class: "columns" }, groups.map(([title, lines]) => {
     const points = lines.flatMap((l) => l.points), values = points.map((p) => p[1]);
     const low = Math.min(...values), high = Math.max(...values), log = low > 0 && high / low > 30;
-    const x = d3.scaleLinear([0, Math.max(...points.map((p) => p[0]))], [48, 350]);
-    const y = (log ? d3.scaleLog([low, high], [150, 10]) : d3.scaleLinear([Math.min(low, log ? low : 0), high || 1],
-        [150, 10])).nice();
+    const x = d3.scaleLinear([0, Math.max(...points.map((p) => p[0]))], [48, 344]);
+    const floor = lines[0].kind === "dev" ? low : Math.min(low, 0); // a loss ends at 0, a score does not begin there
+    const y = (log ? d3.scaleLog([low, high], [150, 10]) : d3.scaleLinear([floor, high || 1], [150, 10])).nice();
     const svg = d3.create("svg:svg").attr("viewBox", "0 0 360 190").attr("class", "curve").attr("role", "img")
       .attr("aria-label", `${title}, from ${shown(values[0])} to ${shown(values[values.length - 1])}`);
+    const written = (v) => (v && v < 1e-3 ? v.toExponential(0) : d3.format("~g")(v));
     svg.append("g").attr("transform", "translate(0,150)").call(d3.axisBottom(x).ticks(4));
     svg.append("g").attr("transform", "translate(48,0)")
-      .call(d3.axisLeft(y).ticks(4).tickFormat((v) => (v && v < 1e-3 ? v.toExponential(0) : d3.format("~g")(v))));
+      .call(d3.axisLeft(y).ticks(4).tickFormat(log ? y.tickFormat(4, written) : written)); // a log scale leaves some out
     lines.forEach((line) => {
       const i = phases.indexOf(line.phase);
       svg.append("path").datum(line.points).attr("fill", "none").attr("stroke", HEADS[i % HEADS.length])
