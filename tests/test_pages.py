@@ -191,6 +191,12 @@ def text_of(html: str) -> str:
     return unescape(re.sub(r"<[^>]+>", "", html))
 
 
+def test_a_page_says_its_language(built):
+    for name, language in (("index", "en"), ("index.zh-CN", "zh-CN")):
+        html = (built.folder / f"{name}.html").read_text("utf-8")
+        assert re.search(r"<html[^>]* lang=\"([^\"]+)\"", html)[1] == language
+
+
 def test_every_module_has_its_page_in_reading_order():
     for number, name in enumerate(READING_ORDER, start=1):
         page = (DOCS / "book" / f"{name}.md").read_text("utf-8")
