@@ -429,10 +429,13 @@ def test_the_teacher_must_not_be_the_smaller_one(folder, minibert):
 
 
 def test_numbers_that_no_page_can_hold_are_refused():
-    for bad in (float("nan"), 1e6):
-        bert = masked_model()
-        bert.weights.blocks[0].attention.value.bias_O.fill_(bad)
-        with pytest.raises(CheckpointError, match=r"holds .*, but the page keeps numbers up to"):
+    bert = masked_model()
+    bert.weights.blocks[0].attention.value.bias_O.fill_(1e6)
+    with pytest.raises(CheckpointError, match=r"holds .*, but the page keeps numbers up to"):
+        explained(bert, TEXT)
+    for bert in (masked_model(), tiny.classifier()):
+        bert.weights.embeddings.word_VD[-1, 3] = float("nan")  # of a word that is not in the text
+        with pytest.raises(CheckpointError, match="word_VD holds a number that is not finite"):
             explained(bert, TEXT)
     blank = Bert.from_config(tiny.config(), "mlm")
     with pytest.raises(CheckpointError, match="no vocabulary"):
@@ -558,6 +561,14 @@ def test_a_folder_of_somebody_else_is_left_alone(minibert):
     assert (answer.code, "name a --model" in answer.said) == (2, True)
 
 
+def test_a_place_where_the_small_model_cannot_be_kept_names_the_way_out(minibert):
+    Path("runs").write_text("x", encoding="utf-8")
+    answer = minibert("explain", "the plot was dull .")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.said.startswith("runs/explain cannot be made here: ")
+    assert answer.said.endswith("; call this in a folder where you may write, or name a --model")
+
+
 # ------------------------------------------------------------------------------ the viewer, in Node
 
 NODE = shutil.which("node")
@@ -574,10 +585,11 @@ CHECK = f"const blocks = {BLOCKS};" + """(() => {
 const cells = given.cells;
 const numbers = makeNumbers(given.facts, pageReading(given.facts, (name) => blocks[name]));
 return {
-  halves: [...decode(given.halves, "f16")].map(String), softmax: given.rows.map(softmaxRow),
+  halves: [...decode(given.halves, "f16")].map(String), softmax: given.rows.map((row) => softmax(row)),
   stories: cells.map((c) => { const s = numbers.story(c); return [numbers.get(c), s.sum, s.rows.length, s.source, s.then, s.note]; }),
   parts: cells.filter((c) => c.kind !== "weight").flatMap((c) => numbers.story(c).rows.flat().filter((p) => p.cell).map((p) => [p.value, numbers.get(p.cell)])),
-  shown: shown(given.facts.eps), hidden: [softmaxRow([-Infinity, 1]), softmaxRow([-Infinity, -Infinity])],
+  shown: shown(given.facts.eps), hidden: softmax([-Infinity, 1]),
+  away: awayWords({ state: 0.25, largest: 8, share: 0.0123 }),
 }; })()"""  # noqa: E501
 
 
@@ -637,7 +649,7 @@ def test_every_half_precision_number_is_decoded(viewed):
 
 def test_softmax_is_the_books(viewed):
     assert np.allclose(viewed["softmax"], softmax(viewed["rows"].double()).numpy(), atol=1e-12)
-    assert viewed["hidden"] == [[0, 1], [0, 0]], "a row that is hidden takes nothing"
+    assert viewed["hidden"] == [0, 1], "what is hidden gets nothing"
 
 
 def value_in(trace: Any, embedded: dict[str, Any], cell: dict[str, Any]) -> float:
@@ -697,3 +709,8 @@ def test_a_part_is_the_number_that_it_leads_to(viewed):
     assert len(viewed["parts"]) > 500
     assert all(told == reached for told, reached in viewed["parts"])
     assert viewed["shown"] == "1.00e-12"
+
+
+def test_how_far_eight_bits_are_is_said_in_points(viewed):
+    said = "at most 0.2500 off (their largest number is 8.000), and the shares of its likeliest "
+    assert said + "words at most 1.23 points." in viewed["away"]

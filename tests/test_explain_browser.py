@@ -43,10 +43,11 @@ def files(tmp_path_factory) -> dict[str, Path]:
     """A pair of sentences with everything, one text with one open layer, and hostile strings."""
     folder = tmp_path_factory.mktemp("pages")
     rows = [
-        {"phase": phase, "step": step, "lr": 0.1 / step, "train": {"loss": 1.0 / step**3}}
+        {"phase": phase, "step": step, "lr": 0.1 / step, "train": {"loss": 1.0 / step**3},
+         "dev": {"accuracy": 0.8 + step / 100}}
         for phase in ("intermediate", "prediction")
         for step in range(1, 6)
-    ]
+    ]  # fmt: skip
     metrics = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
     teacher = tiny.classifier(5, num_hidden_layers=4, num_attention_heads=6)
@@ -77,6 +78,8 @@ def files(tmp_path_factory) -> dict[str, Path]:
     closed, _ = explained(masked_model(intermediate_size=60_000), FIRST)
     contents = {"whole": whole, "part": part, "alone": alone, "pruned": pruned, "closed": closed}
     contents["odd"] = odd
+    sizes = {"max_position_embeddings": 512, "num_hidden_layers": 12, "num_attention_heads": 12}
+    contents["large"], _ = explained(masked_model(**sizes), FIRST)
     contents["one"], _ = explained(masked_model(), FIRST)
     contents["hostile"] = pages.page(reading)
     found = {}
@@ -157,6 +160,11 @@ def test_every_panel_is_there_and_those_without_data_are_not(opened):
     assert "none that names words" in alone.text_content("#words")
     assert "Attention is not explanation." in alone.text_content("#about")
     assert alone.locator("#words button").count() == 0
+    for name in ("whole", "alone"):
+        first, *titles = opened(name).locator("h2").all_text_contents()
+        assert first == "A sentence of your own"
+        assert [int(title.partition(" · ")[0]) for title in titles] == [*range(1, len(titles) + 1)]
+    assert alone.locator("kbd").all_text_contents() == ["[", "]", ",", "."]
 
 
 def test_every_matrix_tells_its_shape_and_scale(opened):
@@ -405,7 +413,12 @@ def test_the_layer_map_changes_the_loss(opened):
 def test_the_curves_are_drawn_with_their_numbers(opened):
     page = opened("whole")
     titles = page.locator("#training figcaption").all_text_contents()
-    assert titles == ["train: loss", "learning rate"]
+    assert titles == ["train: loss", "dev: accuracy", "learning rate"]
+    for i, (low, high) in enumerate([(0.001, 1), (0.81, 0.85)]):
+        axis = page.locator("#training svg.curve").nth(i).locator("> g").nth(1).locator("text")
+        numbers = [float(text) for text in axis.all_text_contents() if text]
+        assert min(numbers) == pytest.approx(low, rel=0.01), "a score does not begin at 0"
+        assert max(numbers) == pytest.approx(high, rel=0.01)
     assert page.locator("#training svg.curve >> nth=0 >> path[stroke-width]").count() == 2
     page.locator("#training summary").first.click()
     assert page.locator("#training li:visible").first.text_content() == "step 1: 1.000"
@@ -486,7 +499,9 @@ def test_a_click_hides_a_word_and_shows_it_again(opened):
     assert len(guesses) == 5
     assert guesses == page.locator("#as-read li code").all_text_contents()
     assert guesses == page.locator("#if-masked li code").all_text_contents()
-    assert f"Place 2: {guesses[0]} " in page.text_content("#live-says")
+    shares = page.locator("#as-read li").evaluate_all("l => l.map(e => e.lastChild.textContent)")
+    three = ", ".join(piece + share for piece, share in zip(guesses[:3], shares, strict=False))
+    assert page.text_content("#live-says") == f"Place 2: {three}."
     assert page.get_attribute("#live-says", "role") == "status"
     typed(page, "the film was very bright and warm")
     assert live_tokens(page)[2] == "[MASK] film", "typing on leaves it hidden"
@@ -500,6 +515,69 @@ def test_a_click_hides_a_word_and_shows_it_again(opened):
     assert page.is_disabled("#live-0")
     typed(page, "a [MASK]")
     assert page.is_disabled("#live-2"), "what stands in the text is not shown by a click"
+
+
+def hidden_tokens(page: Any) -> list[str]:
+    return page.locator("#live .desk .token s").all_text_contents()
+
+
+def test_a_hidden_word_stays_hidden_where_it_goes(opened):
+    page = opened("one")
+    typed(page, "film film was bright")
+    page.click("#live-1")
+    page.click("#live-4")
+    for text, wanted in (
+        ("a film film was bright", "[CLS] a [MASK]_film film was [MASK]_bright [SEP]"),
+        ("a very film film was bright", "[CLS] a very [MASK]_film film was [MASK]_bright [SEP]"),
+        ("", "[CLS] a very [MASK]_film film was [MASK]_bright [SEP]"),
+        ("film film was bright", "[CLS] [MASK]_film film was [MASK]_bright [SEP]"),
+        ("film film was very bright", "[CLS] [MASK]_film film was very [MASK]_bright [SEP]"),
+        ("film was very bright", "[CLS] [MASK]_film was very [MASK]_bright [SEP]"),
+        ("film was very dark", "[CLS] [MASK]_film was very dark [SEP]"),
+    ):
+        typed(page, text)
+        assert [token.replace(" ", "_") for token in live_tokens(page)] == wanted.split()
+    page.fill("#live-text-0", "a very film was dark")
+    page.click("#live-1")
+    assert live_tokens(page)[3] == "film", "a click means the word that it is on"
+    assert hidden_tokens(page) == []
+
+
+def test_no_token_is_hidden_of_a_text_that_cannot_be_read(opened):
+    page = opened("one")
+    typed(page, "the film was very bright")
+    page.click("#live-2")
+    before = live_tokens(page)
+    page.fill("#live-text-0", "film " * 19)
+    page.evaluate("document.getElementById('live-4').click()")  # before it was read, and after
+    assert "21 tokens" in page.text_content("#live-says")
+    assert page.locator("#live .desk .token:enabled").count() == 0
+    page.evaluate("document.getElementById('live-4').click()")
+    assert live_tokens(page) == before
+    typed(page, "the film was very bright and warm")
+    assert hidden_tokens(page) == ["film"]
+    assert page.locator("#live .desk .token:enabled").count() == 7
+
+
+def test_a_reset_shows_what_was_hidden(opened):
+    page = opened("one")
+    page.click("#live-2")
+    assert hidden_tokens(page) == ["film"]
+    page.click("#live-reset")
+    assert hidden_tokens(page) == []
+    typed(page, FIRST + " !")
+    assert hidden_tokens(page) == [], "and it does not come back"
+    assert live_tokens(page)[2] == "film"
+
+
+def test_a_long_text_is_read_at_once_or_not_at_all(opened):
+    page = opened("large")
+    typed(page, "film " * 62)
+    assert page.get_attribute("#live-text-0", "aria-invalid") == "false"
+    page.fill("#live-text-0", "film " * 120)
+    page.wait_for_selector("#live-text-0[aria-invalid=true]")
+    assert "would keep the page waiting" in page.text_content("#live-says")
+    assert page.locator("#lines .asks").count() == 64
 
 
 def test_javascript_in_the_browser_agrees_with_python(opened):
@@ -708,6 +786,46 @@ def test_light_dark_and_the_colours_of_query_key_and_value(opened):
         "light": ["rgb(255, 255, 255)", "rgb(0, 114, 178)", "rgb(184, 74, 0)", "rgb(0, 120, 90)"],
         "dark": ["rgb(21, 22, 23)", "rgb(86, 180, 233)", "rgb(255, 143, 77)", "rgb(62, 207, 159)"],
     }
+
+
+def test_paper_is_white_and_its_ink_dark(opened):
+    """Also what was drawn before with the colours of a dark screen."""
+    page = opened("whole", color_scheme="dark")
+    ink = "getComputedStyle(document.body).color"
+    line = "document.querySelector('#lines text').getAttribute('fill')"
+    names = (  # the darkest pixel of the pieces beside a picture
+        "(() => { const c = document.querySelector('#m-hidden'); const { data } = "
+        "c.getContext('2d').getImageData(0, 18, 80, 60); const inked = []; for (let i = 0; i < "
+        "data.length; i += 4) if (data[i + 3] > 200) inked.push(data[i]); "
+        "return Math.min(...inked); })()"
+    )
+    assert (page.evaluate(ink), page.evaluate(line)) == ("rgb(236, 236, 236)", "#ececec")
+    assert page.evaluate(names) > 150
+    page.emulate_media(media="print", color_scheme="dark")
+    page.wait_for_selector("#lines text[fill='#1b1b1b'] >> nth=0")
+    assert page.evaluate(line) == "#1b1b1b"
+    assert page.evaluate(ink) == "rgb(27, 27, 27)"
+    assert page.evaluate(names) < 60
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
+    page.emulate_media(media="screen", color_scheme="dark")
+    page.wait_for_selector("#lines text[fill='#ececec'] >> nth=0")
+
+
+def test_no_row_looks_out_from_under_the_sum(opened):
+    page = opened("whole")
+    page.set_viewport_size({"width": 1100, "height": 500})
+    page.click("#stage-7")
+    page.focus("#m-output")
+    page.keyboard.press("Enter")
+    ends = (
+        "(() => { const foot = document.querySelector('#story tfoot td'), "
+        "box = foot.closest('.tall'); return [box.scrollHeight - box.clientHeight, "
+        "box.getBoundingClientRect().bottom, foot.getBoundingClientRect().bottom]; })()"
+    )
+    hidden, box, foot = page.evaluate(ends)
+    assert hidden > 0
+    assert foot >= box - 0.01
 
 
 def test_nothing_moves_where_that_is_not_wanted(opened):

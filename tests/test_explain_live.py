@@ -61,8 +61,9 @@ def eps_counts(**changes: object) -> Bert:
 
 def with_eight_bits(bert: Bert) -> Bert:
     """What the page computes with, in Python."""
-    weights = live.dequantised(bert.weights, live.eight_bits(bert.weights))
-    return dataclasses.replace(bert, weights=weights)
+    weights = live.read_by_page(bert.weights)
+    blocks = live.eight_bits(dict(named_tensors(weights)))
+    return dataclasses.replace(bert, weights=live.dequantised(weights, blocks))
 
 
 def in_page(bert: Bert) -> dict[str, Any]:
@@ -158,7 +159,7 @@ MISTAKES = {
     "no residual round the feed-forward": (
         "add(a_D, feedForward(", "add(a_D.map(() => 0), feedForward(",
     ),
-    "one norm for both": ("weights.output_norm", "weights.attention_norm"),
+    "one norm for both": ("weights.output_norm, config", "weights.attention_norm, config"),
     "one token type": ("type_TD[types_S[s]]", "type_TD[0]"),
     "positions from row 1": ("position_PD[s]", "position_PD[s + 1]"),
     "heads in strides": ("x_D.subarray(n * K, (n + 1) * K)", "x_D.filter((_, d) => d % 3 === n)"),
@@ -167,7 +168,7 @@ MISTAKES = {
         "scores_SR.map(softmax)",
         "scores_SR.map((_, r) => softmax(Float32Array.from(scores_SR, (q) => q[r])))",
     ),
-    "the first scale for all rows": (".scale`].data[o]", ".scale`].data[0]"),
+    "the first scale for all rows": ("whole * scale_O[o]", "whole * scale_O[0]"),
     "no bias in the decoder": ("bias_O: mlm.bias_V", "bias_O: mlm.bias_V.map(() => 0)"),
     "no GELU in the head": ("mlm.transform).map(gelu[config.hidden_act])", "mlm.transform)"),
     "no norm in the head": ("linear(normed_D, {", "linear(transformed_D, {"),
@@ -309,6 +310,38 @@ def test_what_cannot_be_read_is_said():
         "Half a character stands in the text; type it anew.",
         None,
     ]
+
+
+def test_a_text_that_would_keep_the_page_waiting_is_refused():
+    """A hundred and more tokens of a dozen layers with a dozen heads: over a second."""
+    given = in_page(masked_model()) | {"counts": [118, 510]}
+    given["config"] |= {"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 48}
+    given["config"]["max_position_embeddings"] = 512
+    asked = MODEL + """given.counts.map((n) => {
+      const { why } = liveTokens(model, ["film ".repeat(n)]), quick = +why.match(/over (\\d+) /)[1];
+      const others = [quick - 2, quick - 1].map((few) => liveTokens(model, ["film ".repeat(few)]));
+      return [why, quick, others[0].tokens.length, others[1].why.slice(0, 35)];
+    })"""
+    (answers,) = in_node(asked, given)
+    for n_tokens, (why, quick, read_yet, first_refused) in zip((120, 512), answers, strict=True):
+        assert why == (
+            f"These are {n_tokens} tokens; over {quick} this model would keep the page waiting for "
+            "more than a second, so shorten the text."
+        )
+        assert 40 <= quick == read_yet <= 80
+        assert first_refused.startswith(f"These are {quick + 1} tokens; over {quick}")
+
+
+def test_hidden_places_move_with_the_edit():
+    cases = [
+        ("a b c", "a x b c", [0, 2, 3]), ("a b c", "a c", [0, -1, 1]),
+        ("a b c", "a x c", [0, -1, 2]), ("a b c", "a b c d", [0, 1, 2]),
+        ("a b c", "x y a b c", [2, 3, 4]), ("b b b", "b b", [0, 1, -1]), ("b b", "b b b", [0, 1]),
+        ("a b", "x y", [-1, -1]), ("a b a", "a", [0, -1, -1]),
+    ]  # fmt: skip
+    given = [[before.split(), after.split()] for before, after, _ in cases]
+    (answers,) = in_node("given.map(([before, after]) => placesAfter(before, after))", given)
+    assert answers == [places for _, _, places in cases]
 
 
 # --------------------------------------------------------------------------------------- WordPiece
@@ -463,4 +496,5 @@ def test_the_size_that_is_reckoned_is_that_of_the_page():
     with_model = len(page(reading).encode())
     reading.model = {}
     took = with_model - len(page(reading).encode())
-    assert took == pytest.approx(live.size_in_page(bert.weights), rel=0.15)
+    tensors = dict(named_tensors(live.read_by_page(bert.weights)))
+    assert took == pytest.approx(live.size_in_page(tensors.values()), rel=0.15)

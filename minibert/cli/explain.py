@@ -126,6 +126,13 @@ def small_model() -> "Bert":
             f"{DEMO} holds files that no run wrote, so the small model cannot be kept there; move "
             "them, or name a --model"
         )
+    try:
+        DEMO.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{DEMO} cannot be made here: {error.strerror}; call this in a folder where you may "
+            "write, or name a --model"
+        ) from None
     display = Display()
     display.say(f"a small model learns to name masked words in reviews; kept in {DEMO}")
     torch.set_num_threads(1)  # its matrices are so small that sharing them costs time

@@ -33,7 +33,7 @@ function softmax(x_R) {
 }
 
 /** y = gain (x - mean) / √(variance + eps) + bias */
-function layerNorm(x_D, { gain_D, bias_D }, eps) {
+function layerNorm(x_D, { gain_D, bias_D }, { layer_norm_eps: eps }) {
   const D = x_D.length, mean = x_D.reduce((a, b) => a + b) / D;
   const centred_D = x_D.map((x) => x - mean);
   const deviation = Math.sqrt(dot(centred_D, centred_D) / D + eps);
@@ -71,7 +71,8 @@ const attentionScores = (query_SK, key_RK) => query_SK.map((query_K) =>
 const weightedSum = (p_R, value_RK) => value_RK[0].map((_, k) => dot(p_R, value_RK.map((value_K) => value_K[k])));
 
 /** Every token asks every token, in each head anew, and takes its shares of their values. */
-function multiHeadAttention(hidden_SD, weights, K) {
+function multiHeadAttention(hidden_SD, weights, config) {
+  const K = config.hidden_size / config.num_attention_heads;
   const heads = (map) => splitHeads(hidden_SD.map((x_D) => linear(x_D, map)), K);
   const query_NSK = heads(weights.query), key_NRK = heads(weights.key), value_NRK = heads(weights.value);
   const scores_NSR = query_NSK.map((query_SK, n) => attentionScores(query_SK, key_NRK[n]));
@@ -86,38 +87,39 @@ function multiHeadAttention(hidden_SD, weights, K) {
 /** x_s = LayerNorm(word[id_s] + position[s] + type[t_s]) */
 function embeddings(ids_S, types_S, { word_VD, position_PD, type_TD, norm }, config) {
   const summed_SD = ids_S.map((id, s) => add(add(word_VD[id], position_PD[s]), type_TD[types_S[s]]));
-  return summed_SD.map((x_D) => layerNorm(x_D, norm, config.layer_norm_eps));
+  return summed_SD.map((x_D) => layerNorm(x_D, norm, config));
 }
 
 /** y = W₂ gelu(W₁ x + b₁) + b₂ */
-const feedForward = (x_D, weights, hidden_act) =>
-  linear(linear(x_D, weights.intermediate).map(gelu[hidden_act]), weights.output);
+const feedForward = (x_D, weights, config) =>
+  linear(linear(x_D, weights.intermediate).map(gelu[config.hidden_act]), weights.output);
 
 /** a = LayerNorm(x + Attention(x)), y = LayerNorm(a + FeedForward(a)) */
 function block(hidden_SD, weights, config) {
-  const eps = config.layer_norm_eps, K = config.hidden_size / config.num_attention_heads;
-  const attention = multiHeadAttention(hidden_SD, weights.attention, K);
+  const attention = multiHeadAttention(hidden_SD, weights.attention, config);
   const attended_SD = hidden_SD.map((x_D, s) =>
-    layerNorm(add(x_D, attention.output_SD[s]), weights.attention_norm, eps));
+    layerNorm(add(x_D, attention.output_SD[s]), weights.attention_norm, config));
   const output_SD = attended_SD.map((a_D) =>
-    layerNorm(add(a_D, feedForward(a_D, weights, config.hidden_act)), weights.output_norm, eps));
+    layerNorm(add(a_D, feedForward(a_D, weights, config)), weights.output_norm, config));
   return { attention, attended_SD, hidden_SD: output_SD };
 }
 
 /** h_0 = embeddings, h_l = block_l(h_(l-1)); everything on the way is kept. */
 function encode(ids_S, types_S, weights, config) {
-  const embedded_SD = embeddings(ids_S, types_S, weights.embeddings, config), blocks = [];
+  let hidden_SD = embeddings(ids_S, types_S, weights.embeddings, config);
+  const blocks = [], hiddens_LSD = [hidden_SD];
   for (const blockWeights of Object.values(weights.blocks)) {
-    const hidden_SD = blocks.length ? blocks[blocks.length - 1].hidden_SD : embedded_SD;
     blocks.push(block(hidden_SD, blockWeights, config));
+    hidden_SD = blocks.at(-1).hidden_SD;
+    hiddens_LSD.push(hidden_SD);
   }
-  return { blocks, hiddens_LSD: [embedded_SD, ...blocks.map((one) => one.hidden_SD)] };
+  return { blocks, hiddens_LSD };
 }
 
 /** The masked-word head: t = LayerNorm(gelu(W h + b)), logit_v = t · word_v + bias_v. */
 function mlmLogits(hidden_D, { mlm, embeddings: { word_VD } }, config) {
   const transformed_D = linear(hidden_D, mlm.transform).map(gelu[config.hidden_act]);
-  const normed_D = layerNorm(transformed_D, mlm.norm, config.layer_norm_eps);
+  const normed_D = layerNorm(transformed_D, mlm.norm, config);
   return linear(normed_D, { weight_OI: word_VD, bias_O: mlm.bias_V });
 }
 
@@ -133,8 +135,9 @@ function dequantised(tensors) {
     const names = path.split("."), last = names.pop();
     if (last === "scale") continue;
     const part = names.reduce((inside, name) => (inside[name] ??= {}), weights);
-    part[last] = width === undefined ? data : Array.from({ length: rows }, (_, o) =>
-      Float32Array.from(data.subarray(o * width, (o + 1) * width), (whole) => whole * tensors[`${path}.scale`].data[o]));
+    const scale_O = tensors[`${path}.scale`]?.data;
+    part[last] = scale_O === undefined ? data : Array.from({ length: rows }, (_, o) =>
+      Float32Array.from(data.subarray(o * width, (o + 1) * width), (whole) => whole * scale_O[o]));
   }
   return weights;
 }

@@ -4,19 +4,20 @@ S tokens · D width · V words · O, I the sides of a map.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from minibert.encoder import EncoderTrace, encode_traced
+from minibert.explain.words import LONGEST
 from minibert.functional import softmax
 from minibert.heads import mlm_logits
 from minibert.model import Bert
 from minibert.parameters import BertWeights, named_tensors, with_tensors
 from minibert.quantization import quantized_rows
-from minibert.wordpiece import CHANGED_SINCE_8, CHINESE, GAINED_AFTER_8
+from minibert.wordpiece import CHANGED_SINCE_8, CHINESE, GAINED_AFTER_8, SPECIALS
 
 LARGEST = 1_500_000  # bytes that the weights may take: half of a page
 SCALE = ".scale"
@@ -30,23 +31,28 @@ def live(
     `book_reads` says that the model's tokenizer is the book's WordPiece, the only one that the
     page knows. The facts also hold how far the model with weights in eight bits is from the model.
     """
-    if not book_reads or bert.tokenizer is None:
+    if not book_reads:
         return {"why": "its tokenizer treats text in another way than the book's WordPiece"}, {}
-    size = size_in_page(bert.weights)
+    assert bert.tokenizer is not None
+    weights = read_by_page(bert.weights)
+    tensors = dict(named_tensors(weights))
+    size = size_in_page(tensors.values())
     if size > LARGEST:
         return {
             "why": f"its weights would take {size / 1e6:.1f} MB, and a page keeps at most "
             f"{LARGEST / 1e6:.1f} MB of them"
         }, {}
-    blocks = eight_bits(bert.weights)
+    blocks = eight_bits(tensors)
     facts = {
         "why": None,
         "pieces": bert.tokenizer.pieces,
         "lowercase": bert.tokenizer.lowercase,
+        "specials": SPECIALS,
+        "longest": LONGEST,
         "gained": in_javascript(GAINED_AFTER_8.pattern),
         "changed": CHANGED_SINCE_8,
         "chinese": in_javascript(CHINESE.pattern),
-        "away": away(bert, dequantised(bert.weights, blocks), trace, ids_BS, types_BS),
+        "away": away(bert, dequantised(weights, blocks), trace, ids_BS, types_BS),
     }
     return facts, blocks
 
@@ -66,29 +72,26 @@ def in_javascript(pattern: str) -> str:
     return parts[0] + "".join(written)
 
 
-def _read_by_page(weights: BertWeights) -> BertWeights:
+def read_by_page(weights: BertWeights) -> BertWeights:
     """The encoder and the masked-word head; the page asks no other."""
     return BertWeights(weights.embeddings, weights.blocks, mlm=weights.mlm)
 
 
-def size_in_page(weights: BertWeights) -> int:
+def size_in_page(tensors: Iterable[Tensor]) -> int:
     """How many bytes the weights take there, nearly: a number is one and a third in base64."""
-    tensors = [x for _, x in named_tensors(_read_by_page(weights))]
-    numbers = sum(x.numel() + 4 * x.shape[0] if x.ndim == 2 else 4 * x.numel() for x in tensors)
-    return math.ceil(numbers / 3) * 4 + 150 * len(tensors)
+    sizes = [x.numel() + 4 * x.shape[0] if x.ndim == 2 else 4 * x.numel() for x in tensors]
+    return math.ceil(sum(sizes) / 3) * 4 + 150 * len(sizes)
 
 
-def eight_bits(weights: BertWeights) -> dict[str, Tensor]:
-    """Every tensor by its path: tables as whole numbers with a scale for each row, vectors as
-    they are.
+def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by their paths: tables as whole numbers with a scale for each row, vectors as they
+    are.
 
-    >>> from minibert.parameters import LinearWeights
-    >>> list(eight_bits(LinearWeights(torch.eye(2), torch.zeros(2))))
+    >>> list(eight_bits({"weight_OI": torch.eye(2), "bias_O": torch.zeros(2)}))
     ['weight_OI', 'weight_OI.scale', 'bias_O']
     """
     blocks = {}
-    parts = _read_by_page(weights) if isinstance(weights, BertWeights) else weights
-    for path, x in named_tensors(parts):
+    for path, x in tensors.items():
         if x.ndim == 1:
             blocks[path] = x.detach().float()
             continue
@@ -101,9 +104,9 @@ def dequantised(weights: BertWeights, blocks: Mapping[str, Tensor]) -> BertWeigh
     """The weights that the page computes with, in float32."""
     tensors = {
         path: blocks[path] * blocks[path + SCALE][:, None] if x.ndim == 2 else blocks[path]
-        for path, x in named_tensors(_read_by_page(weights))
+        for path, x in named_tensors(weights)
     }
-    return with_tensors(_read_by_page(weights), tensors)
+    return with_tensors(weights, tensors)
 
 
 def away(

@@ -4,6 +4,12 @@
 "use strict";
 
 /**
+ * The numbers of one name. As many places as it has axes give a number; of a live block, which is lists in lists,
+ * fewer give the rows there, and none the whole.
+ * @typedef {{at: (...place: number[]) => any}} Block
+ */
+
+/**
  * `block` finds the numbers of a name, `said` the likeliest pieces of a token after a layer, `ifMasked` those of a
  * token that [MASK] hides. Layers that are `opened` have states in the reading, those that are `mapped` weights too.
  * @typedef {{live: boolean, text: string[], tokens: any[], steps: any[][] | null, layers: any[], opened: number[],
@@ -12,6 +18,8 @@
  */
 
 const MOST_SAID = 5;
+const MOST_WORK = 2e8; // multiplications that take about a second
+const POINT = 300; // of them take as long as a point of a picture in the map
 
 /** Each result is made once. @param {(...place: number[]) => any} make */
 function remembered(make) {
@@ -36,6 +44,22 @@ function liveModel(live, config, tensors) {
   return { weights: dequantised(tensors), wordPiece: makeWordPiece(live), pieces: live.pieces, config };
 }
 
+/** What S tokens cost: the maps of every layer, the words that each would say, and the pictures of all heads. */
+function work(S, { weights, pieces, config }) {
+  const { num_hidden_layers: L, num_attention_heads: N, hidden_size: D, intermediate_size: F } = config;
+  const words = weights.mlm ? (L + 1) * pieces.length * D : 0;
+  return S * (L * (4 * D * D + 2 * D * F) + words) + POINT * L * N * S * S;
+}
+
+/** Where each token of `before` stands in `after`, or -1: what is alike at both ends was not edited. */
+function placesAfter(before, after) {
+  const most = Math.min(before.length, after.length), moved = after.length - before.length;
+  let head = 0, tail = 0;
+  while (head < most && before[head] === after[head]) head++;
+  while (tail < most - head && before[before.length - 1 - tail] === after[after.length - 1 - tail]) tail++;
+  return before.map((_, place) => place < head ? place : place >= before.length - tail ? place + moved : -1);
+}
+
 /** [CLS] first [SEP], or [CLS] first [SEP] second [SEP]. @param {Word[][]} steps */
 function assemble(steps) {
   const special = (piece, type) => ({ piece, type, span: [0, 0] });
@@ -51,8 +75,13 @@ function liveTokens(model, text) {
   const empty = steps.findIndex((words) => words.length === 0);
   if (empty >= 0) return { why: `${text.length > 1 ? `Sentence ${"AB"[empty]}` : "The text"} holds no word yet.` };
   const tokens = assemble(steps).map((token) => ({ ...token, id: model.wordPiece.ids.get(token.piece) }));
-  if (tokens.length <= most) return { steps, tokens };
-  return { why: `These are ${tokens.length} tokens, but the model knows only ${most} positions; shorten the text.` };
+  const these = `These are ${tokens.length} tokens`;
+  if (tokens.length > most) return { why: `${these}, but the model knows only ${most} positions; shorten the text.` };
+  if (work(tokens.length, model) <= MOST_WORK) return { steps, tokens };
+  let quick = tokens.length;
+  while (work(quick, model) > MOST_WORK) quick--;
+  return { why: `${these}; over ${quick} this model would keep the page waiting for more than a second, so shorten `
+    + "the text." };
 }
 
 /** The pieces with the highest scores and their shares. @param {Float32Array} logits_V @param {string[]} pieces */
@@ -72,30 +101,48 @@ function likeliest(logits_V, pieces) {
 const entropy = (p_SR) => -p_SR.flatMap((p_R) => [...p_R].map((p) => (p > 0 ? p * Math.log(p) : 0)))
   .reduce((a, b) => a + b) / p_SR.length;
 
+/**
+ * The numbers of a layer by the names that Python gives them in the page, and what only a live reading has: the
+ * feed-forward, whose two maps are `inner` and `fed` (the book's `intermediate` and `output`), and the last norm.
+ */
+function blocksOf({ attention, attended_SD, hidden_SD }, weights) {
+  const norm = ({ gain_D, bias_D }) => [gain_D, bias_D];
+  /** @type {Record<string, any>} */
+  const blocks = { query: attention.query_NSK, key: attention.key_NRK, value: attention.value_NRK,
+    attention: attention.probabilities_NSR, output: attention.output_SD, attended: attended_SD, hidden: hidden_SD,
+    norm: norm(weights.attention_norm), output_norm: norm(weights.output_norm) };
+  const maps = { ...weights.attention, inner: weights.intermediate, fed: weights.output };
+  for (const [name, map] of Object.entries(maps)) {
+    blocks[`${name}.weight`] = map.weight_OI;
+    blocks[`${name}.bias`] = map.bias_O;
+  }
+  return blocks;
+}
+
 /** What the page shows of `tokens`, as the model in the page computes it. @returns {Reading} */
 function liveReading(model, text, steps, tokens) {
   const { weights, config, pieces } = model, tables = weights.embeddings, mask = model.wordPiece.ids.get("[MASK]");
   const types = tokens.map((token) => Math.min(token.type, config.type_vocab_size - 1));
   const ids = tokens.map((token) => token.id), trace = encode(ids, types, weights, config);
-  const named = { "embedding.word": ids.map((id) => tables.word_VD[id]),
-    "embedding.position": tables.position_PD, "embedding.type": types.map((type) => tables.type_TD[type]),
+
+  /** @type {Record<string, any>} */
+  const named = { "embedding.word": ids.map((id) => tables.word_VD[id]), "embedding.position": tables.position_PD,
+    "embedding.type": types.map((type) => tables.type_TD[type]),
     "embedding.norm": [tables.norm.gain_D, tables.norm.bias_D], "hidden.0": trace.hiddens_LSD[0] };
-  const layers = trace.blocks.map(({ attention, attended_SD, hidden_SD }, i) => {
-    const of = weights.blocks[i], maps = Object.entries({ ...of.attention, inner: of.intermediate, fed: of.output });
-    for (const [name, rows] of [["query", attention.query_NSK], ["key", attention.key_NRK],
-      ["value", attention.value_NRK], ["attention", attention.probabilities_NSR], ["output", attention.output_SD],
-      ["attended", attended_SD], ["hidden", hidden_SD],
-      ["norm", [of.attention_norm.gain_D, of.attention_norm.bias_D]],
-      ["output_norm", [of.output_norm.gain_D, of.output_norm.bias_D]],
-      ...maps.map(([map, linear]) => [`${map}.weight`, linear.weight_OI]),
-      ...maps.map(([map, linear]) => [`${map}.bias`, linear.bias_O])]) named[`${name}.${i + 1}`] = rows;
-    return { heads: attention.query_NSK.length, key_width: attention.query_NSK[0][0].length,
-      distinct: attention.probabilities_NSR.map((p_SR) => +entropy(p_SR).toFixed(3)) };
+  trace.blocks.forEach((made, i) => {
+    for (const [name, rows] of Object.entries(blocksOf(made, weights.blocks[i]))) named[`${name}.${i + 1}`] = rows;
   });
-  const every = layers.map((_, i) => i + 1), says = (state_D) => likeliest(mlmLogits(state_D, weights, config), pieces);
-  const hidden = (place) => ids.map((id, s) => (s === place ? mask : id));
-  return { live: true, text, tokens, steps, layers, opened: every, mapped: every,
+  const layers = trace.blocks.map(({ attention: { query_NSK, probabilities_NSR } }) => ({ heads: query_NSK.length,
+    key_width: query_NSK[0][0].length, distinct: probabilities_NSR.map((p_SR) => +entropy(p_SR).toFixed(3)) }));
+  const all = layers.map((_, i) => i + 1);
+
+  const guesses = (state_D) => likeliest(mlmLogits(state_D, weights, config), pieces);
+  const masked = (token) => {
+    const others = ids.map((id, place) => (place === token ? mask : id));
+    return guesses(encode(others, types, weights, config).hiddens_LSD.at(-1)[token]);
+  };
+  return { live: true, text, tokens, steps, layers, opened: all, mapped: all,
     block: (name) => ({ at: (...place) => place.reduce((inside, i) => inside[i], named[name]) }),
-    said: weights.mlm ? remembered((layer, token) => says(trace.hiddens_LSD[layer][token])) : null,
-    ifMasked: remembered((token) => says(encode(hidden(token), types, weights, config).hiddens_LSD.at(-1)[token])) };
+    said: weights.mlm ? remembered((layer, token) => guesses(trace.hiddens_LSD[layer][token])) : null,
+    ifMasked: remembered(masked) };
 }

@@ -18,7 +18,7 @@ from minibert.encoder import EncoderTrace, encode_traced
 from minibert.explain.sources import source_lines
 from minibert.explain.words import said_by_layers, said_if_masked, spans, word_steps
 from minibert.model import Bert
-from minibert.parameters import BlockWeights
+from minibert.parameters import BlockWeights, named_tensors
 
 LARGEST_HALF = 65504.0
 
@@ -72,12 +72,18 @@ def read(
     Returns the reading, and what a teacher needs to stand beside it: trace, ids and types.
 
     Raises
-        CheckpointError  no vocabulary, or a state is not finite or too large for half precision.
+        CheckpointError  no vocabulary, or a weight or state is not finite, or a state is too large
+                         for half precision.
         NotReadable      as `checked_encoding`, or there is no such layer.
     """
     encoding = checked_encoding(bert, first, second)
     tokenizer, config, weights = bert.tokenizer, bert.config, bert.weights
     assert tokenizer is not None
+    for path, x in named_tensors(weights):  # of any row: the page may be asked for another text
+        if not x.isfinite().all():
+            raise CheckpointError(
+                f"{path} holds a number that is not finite; the model is damaged, take another"
+            )
     n_layers = config.num_hidden_layers
     opened = sorted(set(layers or range(1, n_layers + 1)))
     if wrong := [one for one in opened if not 1 <= one <= n_layers]:

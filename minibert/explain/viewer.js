@@ -16,7 +16,8 @@
  * How a number came about: rows of factors whose products are added, and what was done with the sum.
  * @typedef {{name: string, formula: string, source: string | null, rows: Part[][], sum: number,
  *            then: string, value: number, note: string}} Story
- * @typedef {{shape: number[], data: ArrayLike<number>, at: (...place: number[]) => number}} Block
+ * Numbers that Python laid into the page.
+ * @typedef {Block & {shape: number[], data: ArrayLike<number>}} StoredBlock
  */
 
 // ------------------------------------------------------------------------------ pure functions
@@ -40,28 +41,14 @@ function decode(text, kind) {
     size === 2 ? halfToNumber(view.getUint16(2 * i, true)) : view.getFloat32(4 * i, true));
 }
 
-/** @param {ArrayLike<number>} data @param {number[]} shape @returns {Block} */
+/** @param {ArrayLike<number>} data @param {number[]} shape @returns {StoredBlock} */
 function asBlock(data, shape) {
   return { data, shape, at: (...place) => data[place.reduce((all, i, axis) => all * shape[axis] + i, 0)] };
-}
-
-/** Scores to shares; -Infinity gets 0. @param {number[]} scores */
-function softmaxRow(scores) {
-  const top = Math.max(...scores), shifted = top === -Infinity ? 0 : top;
-  const terms = scores.map((score) => Math.exp(score - shifted));
-  const total = Math.max(1, terms.reduce((a, b) => a + b, 0));
-  return terms.map((term) => term / total);
 }
 
 /** The sum over rows of the product of their factors. @param {Part[][]} rows */
 function sumOfProducts(rows) {
   return rows.reduce((sum, row) => sum + row.reduce((product, part) => product * part.value, 1), 0);
-}
-
-/** Mean and variance, which divides by D. @param {number[]} values */
-function moments(values) {
-  const mean = values.reduce((a, b) => a + b, 0) / values.length;
-  return { mean, variance: values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length };
 }
 
 /** Four digits. @param {number} value */
@@ -90,14 +77,12 @@ function makeNumbers(facts, reading) {
 
   /** Scores and shares of a head, from its queries and keys. */
   const head = (layer, h) => once(`head.${layer}.${h}`, () => {
-    const q = block(`query.${layer}`), k = block(`key.${layer}`), K = keyWidth(layer);
-    const dot = places.map((s) => places.map((r) =>
-      range(K).reduce((sum, i) => sum + q.at(h, s, i) * k.at(h, r, i), 0)));
-    const scaled = dot.map((row) => row.map((x) => x / Math.sqrt(K)));
-    const weight = scaled.map(softmaxRow);
-    const v = block(`value.${layer}`);
-    const taken = weight.map((row) => range(K).map((i) => row.reduce((sum, p, r) => sum + p * v.at(h, r, i), 0)));
-    return { dot, scaled, weight, taken };
+    const K = keyWidth(layer);
+    const [query_SK, key_RK, value_RK] = ["query", "key", "value"].map((name) =>
+      places.map((s) => range(K).map((i) => block(`${name}.${layer}`).at(h, s, i))));
+    const dot_SR = query_SK.map((query_K) => key_RK.map((key_K) => dot(query_K, key_K)));
+    const scaled_SR = dot_SR.map((row) => row.map((x) => x / Math.sqrt(K))), weight_SR = scaled_SR.map(softmax);
+    return { dot_SR, scaled_SR, weight_SR, taken_SK: weight_SR.map((p_R) => weightedSum(p_R, value_RK)) };
   });
 
   /** The feed-forward of a token, whose weights a live reading has. */
@@ -118,11 +103,11 @@ function makeNumbers(facts, reading) {
     query: (c) => block(`query.${c.layer}`).at(c.head, c.row, c.col),
     key: (c) => block(`key.${c.layer}`).at(c.head, c.row, c.col),
     value: (c) => block(`value.${c.layer}`).at(c.head, c.row, c.col),
-    dot: (c) => head(c.layer, c.head).dot[c.row][c.col],
-    scaled: (c) => head(c.layer, c.head).scaled[c.row][c.col],
-    masked: (c) => head(c.layer, c.head).scaled[c.row][c.col], // one text has no padding: bias 0
-    weight: (c) => head(c.layer, c.head).weight[c.row][c.col],
-    taken: (c) => head(c.layer, c.head).taken[c.row][c.col],
+    dot: (c) => head(c.layer, c.head).dot_SR[c.row][c.col],
+    scaled: (c) => head(c.layer, c.head).scaled_SR[c.row][c.col],
+    masked: (c) => head(c.layer, c.head).scaled_SR[c.row][c.col], // one text has no padding: bias 0
+    weight: (c) => head(c.layer, c.head).weight_SR[c.row][c.col],
+    taken: (c) => head(c.layer, c.head).taken_SK[c.row][c.col],
     output: (c) => block(`output.${c.layer}`).at(c.row, c.col),
     added: (c) => block(`hidden.${c.layer - 1}`).at(c.row, c.col) + get.output(c),
     attended: (c) => block(`attended.${c.layer}`).at(c.row, c.col),
@@ -167,7 +152,8 @@ function makeNumbers(facts, reading) {
     /** A number of a layer norm, whose sum is the mean. */
     const norm = (from, table, on) => {
       const inputs = range(width).map((d) => part(`x[${d}]`, at({ kind: from, col: d, layer: on })));
-      const { mean, variance } = moments(inputs.map((x) => x.value));
+      const mean = inputs.reduce((sum, one) => sum + one.value, 0) / width;
+      const centred_D = inputs.map((one) => one.value - mean), variance = dot(centred_D, centred_D) / width;
       const x = inputs[i].value, gain = table.at(0, i), bias = table.at(1, i);
       const y = ((x - mean) / Math.sqrt(variance + facts.eps)) * gain + bias;
       tell({
@@ -305,15 +291,18 @@ function scaleBar(signed, most) {
   return h("span", { class: "scale" }, signed ? shown(-most) : "0", canvas, shown(most));
 }
 
-/** Shares of one head as a small picture. */
+/** Shares of one head as a small picture; there are many, so a colour is looked up and not mixed for each. */
 function thumbnail(share, n, size, signed = false) {
   const canvas = h("canvas", { width: n, height: n, "aria-hidden": "true" }), pen = canvas.getContext("2d");
-  const colourOf = signed ? signedColours() : d3.interpolateCividis;
+  const [colourOf, low] = signed ? [signedColours(), -1] : [d3.interpolateCividis, 0];
+  const image = pen.createImageData(n, n);
+  const colours = range(256).map((i) => d3.rgb(colourOf(low + (1 - low) * i / 255)));
   canvas.style.width = canvas.style.height = `${size}px`;
   for (const s of range(n)) for (const r of range(n)) {
-    pen.fillStyle = colourOf(share(s, r));
-    pen.fillRect(r, s, 1, 1);
+    const { r: red, g, b } = colours[Math.round(255 * (share(s, r) - low) / (1 - low))];
+    image.data.set([red, g, b, 255], 4 * (s * n + r));
   }
+  pen.putImageData(image, 0, 0);
   return canvas;
 }
 
@@ -423,7 +412,7 @@ const choice = (label, options, value, pick, id = "") =>
 /** Read the page's numbers, draw the panels, and listen to the keyboard. */
 function start() {
   const facts = JSON.parse(/** @type {string} */ (document.getElementById("facts")?.textContent));
-  /** @type {Map<string, Block>} */
+  /** @type {Map<string, StoredBlock>} */
   const cache = new Map();
   const block = (name) => {
     if (!cache.has(name)) {
@@ -431,7 +420,7 @@ function start() {
       cache.set(name, asBlock(decode(source.textContent, source.dataset.kind), source.dataset.shape.split(",")
           .map(Number)));
     }
-    return /** @type {Block} */ (cache.get(name));
+    return /** @type {StoredBlock} */ (cache.get(name));
   };
   const written = pageReading(facts, block), first = written.tokens.findIndex((t) => t.piece === "[MASK]");
   const state = {
@@ -472,13 +461,15 @@ function start() {
     facts.live && !facts.live.why ? "" : h("p", { class: "text" }, facts.text.join("  ·  ")),
     h("p", { class: "faint" }, `${facts.about.model}: ${facts.config.num_hidden_layers} layers, `,
       `${facts.config.hidden_size} wide, ${facts.config.num_attention_heads} heads of ${facts.layers[0].key_width}. `,
-      "Keys [ and ] change the layer, , and . the head; every picture can be walked with Tab and the arrows."));
+      "Keys ", h("kbd", {}, "["), " and ", h("kbd", {}, "]"), " change the layer, ", h("kbd", {}, ","), " and ",
+      h("kbd", {}, "."), " the head; every picture can be walked with Tab and the arrows."));
   Object.assign(app, storyTeller(app, main));
   /** @type {{watch: string[], draw: () => void}[]} */
   const drawn = [];
+  let number = 0;
   for (const [id, title, needed, watch, make] of PANELS) {
     if (needed && !facts[needed]) continue;
-    const body = h("div"), nav = h("h2", { id: `${id}-title` }, title);
+    const body = h("div"), nav = h("h2", { id: `${id}-title` }, id === "live" ? "" : `${number += 1} · `, title);
     main.append(h("section", { id, "aria-labelledby": `${id}-title` }, nav, body));
     const draw = () => {
       const parts = make(app, body);
@@ -496,7 +487,8 @@ function start() {
     else if (event.key === ",") showHead(app, state.layer, (state.head + heads - 1) % heads);
     else if (event.key === ".") showHead(app, state.layer, (state.head + 1) % heads);
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((panel) => panel.draw()));
+  for (const medium of ["(prefers-color-scheme: dark)", "print"]) // pictures have the colours of when they were drawn
+    matchMedia(medium).addEventListener("change", () => drawn.forEach((panel) => panel.draw()));
 }
 
 /** What the panels read of a reading. @param {any} facts @param {Reading} reading */
@@ -607,47 +599,47 @@ function awayWords({ state, largest, share }) {
 /** Fields for the text, and its tokens to click on; made once, so that the cursor stays. @param {any} app */
 function makeDesk(app) {
   const { facts, written } = app, model = storedModel(app), mask = model.wordPiece.ids.get("[MASK]");
-  /** Places that a click has hidden, and the piece that stands there. @type {Map<number, string>} */
-  const hidden = new Map();
-  let waiting = 0, took = 0, why = "";
+  const piecesOf = (tokens) => tokens.map((token) => token.piece);
+  /** The pieces that were read last, and the places of those that a click has hidden. @type {Set<number>} */
+  let hidden = new Set(), standing = piecesOf(written.tokens), waiting = 0, took = 0, why = "";
   const names = written.text.length > 1 ? ["sentence A", "sentence B"] : ["sentence"];
   const fields = written.text.map((text, i) => {
     const field = h("textarea", { id: `live-text-${i}`, rows: 2, maxlength: 4000, spellcheck: "false",
         "aria-describedby": "live-says",
-      oninput: () => { clearTimeout(waiting); waiting = setTimeout(read, 120); } });
+      oninput: () => { clearTimeout(waiting); waiting = setTimeout(() => read(), 120); } });
     field.value = text;
     return field;
   });
-  const read = (changes = {}) => {
+  /** Read what stands in the fields, and hide or show the token that was clicked. */
+  const read = (clicked = -1) => {
     clearTimeout(waiting);
     const text = fields.map((field) => field.value), found = liveTokens(model, text), before = performance.now();
     why = found.why ?? "";
     if (why) return draw();
-    for (const [place, piece] of hidden) if (found.tokens[place]?.piece !== piece) hidden.delete(place);
-    const tokens = found.tokens.map((token, place) => hidden.has(place) ? { ...token, piece: "[MASK]", id: mask } : token);
+    const pieces = piecesOf(found.tokens), moved = placesAfter(standing, pieces), place = moved[clicked] ?? -1;
+    standing = pieces;
+    hidden = new Set([...hidden].map((one) => moved[one]).filter((one) => one >= 0));
+    if (place >= 0 && !hidden.delete(place)) hidden.add(place);
+    const tokens = found.tokens.map((token, i) => hidden.has(i) ? { ...token, piece: "[MASK]", id: mask } : token);
     const reading = liveReading(model, text, found.steps, tokens);
     took = performance.now() - before;
-    app.show(reading, changes);
-    return undefined;
-  };
-  const toggle = (place) => {
-    if (!hidden.delete(place)) hidden.set(place, app.pieces[place]);
-    read({ token: place });
+    return app.show(reading, place >= 0 ? { token: place } : {});
   };
   const reset = () => {
     clearTimeout(waiting);
-    hidden.clear();
+    hidden = new Set();
+    standing = piecesOf(written.tokens);
     fields.forEach((field, i) => { field.value = written.text[i]; });
     why = "";
     app.show(written);
   };
   const row = h("p", { class: "tokens" }), says = h("p", { id: "live-says", role: "status" });
   const guesses = h("div", { class: "columns", id: "live-guesses" }), note = h("p", { class: "faint" });
-  const chip = (piece, place) => h("button", { id: `live-${place}`, class: "token", onclick: () => toggle(place),
-      "aria-pressed": piece === "[MASK]", disabled: ["[CLS]", "[SEP]"].includes(piece)
+  const chip = (piece, place) => h("button", { id: `live-${place}`, class: "token", onclick: () => read(place),
+      "aria-pressed": piece === "[MASK]", disabled: why !== "" || ["[CLS]", "[SEP]"].includes(piece)
       || (piece === "[MASK]" && !hidden.has(place)), title: hidden.has(place) ? "click to show the word again"
       : piece === "[MASK]" ? "stands in the text" : "click to hide this word" },
-    piece, hidden.has(place) ? [" ", h("s", {}, hidden.get(place))] : null);
+    piece, hidden.has(place) ? [" ", h("s", {}, standing[place])] : null);
   const draw = () => {
     const { reading, pieces } = app, last = reading.layers.length;
     const masks = range(pieces.length).filter((place) => pieces[place] === "[MASK]"), some = masks.slice(0, 3);
@@ -661,7 +653,7 @@ function makeDesk(app) {
       : `${some.map((place) => `Place ${place}: ${best(place)}`).join("; ")}.`
       + (masks.length > 3 ? " Panel 5 has the others." : "");
     guesses.replaceChildren(...(reading.said && !why ? some : []).map((place) => h("div", {}, h("h3", {},
-      `[MASK] at place ${place}${hidden.has(place) ? `, where ${hidden.get(place)} stands` : ""}`),
+      `[MASK] at place ${place}${hidden.has(place) ? `, where ${standing[place]} stands` : ""}`),
       h("ol", { class: "guesses" }, reading.said(last, place).map(([piece, share]) => bar(piece, share))))));
     note.textContent = (reading.live ? `Computed in this page in ${took.toFixed(0)} ms, from weights of eight bits: `
       : "These are the numbers that Python computed when the page was made. Change a letter, or click a word, and "
@@ -973,7 +965,8 @@ function wordsPanel(app) {
 /** @param {any} app */
 function teacherPanel(app) {
   const { facts, state, written } = app, { teacher } = facts, n = written.tokens.length, L = written.layers.length;
-  const head = state.head, heads = written.layers[0].heads, shares = sharesOf(written), most = Math.max(1e-12, ...teacher.attention.flat(2));
+  const head = state.head, heads = written.layers[0].heads, shares = sharesOf(written);
+  const most = Math.max(1e-12, ...teacher.attention.flat(2));
   const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
   const rules = [...Object.keys(teacher.maps).map((rule) => [rule, rule]), ["custom", "your own"]];
   const svg = d3.create("svg:svg").attr("viewBox", `0 0 300 ${teacher.layers * 24 + 24}`).attr("class", "layermap")
@@ -1040,7 +1033,8 @@ function trainingPanel(app) {
     const written = (v) => (v && v < 1e-3 ? v.toExponential(0) : d3.format("~g")(v));
     svg.append("g").attr("transform", "translate(0,150)").call(d3.axisBottom(x).ticks(4));
     svg.append("g").attr("transform", "translate(48,0)")
-      .call(d3.axisLeft(y).ticks(4).tickFormat(log ? y.tickFormat(4, written) : written)); // a log scale leaves some out
+      .call(d3.axisLeft(y).ticks(4) // a log scale leaves some out
+        .tickFormat(log ? y.tickFormat(4, written) : written));
     lines.forEach((line) => {
       const i = phases.indexOf(line.phase);
       svg.append("path").datum(line.points).attr("fill", "none").attr("stroke", HEADS[i % HEADS.length])
@@ -1084,15 +1078,15 @@ function aboutPanel(app) {
 /** Every panel: id, title, the fact it needs, what of the state it shows, and how it is drawn. @type {any[][]} */
 const PANELS = [
   ["live", "A sentence of your own", "live", ["reading"], livePanel],
-  ["tokens", "1 · From text to vectors", null, ["reading", "token", "word"], tokensPanel],
-  ["map", "2 · Every head of every layer", null, ["reading", "layer", "head", "sort", "map"], mapPanel],
-  ["head", "3 · Who asks whom", null,
+  ["tokens", "From text to vectors", null, ["reading", "token", "word"], tokensPanel],
+  ["map", "Every head of every layer", null, ["reading", "layer", "head", "sort", "map"], mapPanel],
+  ["head", "Who asks whom", null,
     ["reading", "layer", "head", "heads", "pinned", "specials", "pairs", "threshold"], headPanel],
-  ["steps", "4 · One attention head, step by step", null, ["reading", "layer", "head", "token", "stage"], stepsPanel],
-  ["words", "5 · Which words it expects", null, ["reading", "token"], wordsPanel],
-  ["teacher", "6 · Beside its teacher", "teacher", ["reading", "map", "rule", "head", "layer"], teacherPanel],
-  ["training", "7 · How it was trained", "curves", [], trainingPanel],
-  ["about", "8 · What this page shows, and what not", null, [], aboutPanel],
+  ["steps", "One attention head, step by step", null, ["reading", "layer", "head", "token", "stage"], stepsPanel],
+  ["words", "Which words it expects", null, ["reading", "token"], wordsPanel],
+  ["teacher", "Beside its teacher", "teacher", ["reading", "map", "rule", "head", "layer"], teacherPanel],
+  ["training", "How it was trained", "curves", [], trainingPanel],
+  ["about", "What this page shows, and what not", null, [], aboutPanel],
 ];
 
 if (typeof document !== "undefined") start(); // in Node the tests call the functions alone

@@ -5,8 +5,6 @@
  */
 "use strict";
 
-const SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
-const LONGEST = 100; // characters of a word that is looked up at all
 const CATEGORIES = ["Z", "P", "Mn", "Cc", "Cf", "Co"].map((name) => /** @type {[string, RegExp]} */
   ([name, new RegExp(`\\p{${name}}`, "u")]));
 
@@ -14,9 +12,11 @@ const CATEGORIES = ["Z", "P", "Mn", "Cc", "Cf", "Co"].map((name) => /** @type {[
  * A word of a text: as it stands there, as it is read, what was looked up for each piece, its pieces, and from
  * where to where in the text each of them comes from.
  * @typedef {{text: string, word: string, tries: string[][], pieces: string[], spans: number[][]}} Word
- * @param {{pieces: string[], lowercase: boolean, gained: string, changed: Record<string, string>, chinese: string}} of
+ * All that Python knows comes from there; `longest` counts the characters of a word that is looked up at all.
+ * @param {{pieces: string[], specials: string[], longest: number, lowercase: boolean, gained: string,
+ *          changed: Record<string, string>, chinese: string}} rules
  */
-function makeWordPiece({ pieces, lowercase, gained, changed, chinese }) {
+function makeWordPiece({ pieces, specials, longest, lowercase, gained, changed, chinese }) {
   const ids = new Map(pieces.map((piece, id) => [piece, id]));
   const later = new RegExp(gained, "u"), ideograph = new RegExp(chinese, "u");
 
@@ -31,10 +31,12 @@ function makeWordPiece({ pieces, lowercase, gained, changed, chinese }) {
 
   /** Canonical decomposition, each character with: does it open a character of the text? @param {string[]} text */
   function decompose(text) {
-    const waiting = text.flatMap((character) => [...character.normalize("NFD")]
-      .map((part, place) => ({ part, opens: place === 0 })));
-    return [...text.join("").normalize("NFD")].map((part) =>  // which also sorts the marks
-      waiting.splice(waiting.findIndex((one) => one.part === part), 1)[0]);
+    /** Of each part, in the order of the text. @type {Record<string, boolean[]>} */
+    const opens = {};
+    for (const character of text)
+      [...character.normalize("NFD")].forEach((part, place) => (opens[part] ??= []).push(place === 0));
+    return [...text.join("").normalize("NFD")].map((part) =>  // the same parts, but marks are sorted
+      ({ part, opens: opens[part].shift() }));
   }
 
   /** Clean, strip accents, lower-case; of each character the place of the one it came from. @param {string[]} text */
@@ -72,7 +74,7 @@ function makeWordPiece({ pieces, lowercase, gained, changed, chinese }) {
   function longestMatch(word) {
     const found = [], tries = [];
     let start = 0;
-    while (start < word.length && word.length <= LONGEST) {
+    while (start < word.length && word.length <= longest) {
       const rests = [];
       for (let end = word.length; end > start; end--) rests.push((start ? "##" : "") + word.slice(start, end).join(""));
       const place = rests.findIndex((piece) => ids.has(piece));
@@ -101,7 +103,7 @@ function makeWordPiece({ pieces, lowercase, gained, changed, chinese }) {
 
   /** Every word of a text; a literal special is a word. @param {string} text @returns {Word[]} */
   function words(text) {
-    const literal = SPECIALS.map((special) => special.replace(/[[\]]/g, "\\$&")).join("|");
+    const literal = specials.map((special) => special.replace(/[[\]]/g, "\\$&")).join("|");
     let offset = 0;
     return text.split(new RegExp(`(${literal})`)).flatMap((string, i) => {
       const part = [...string], start = offset;

@@ -25,21 +25,22 @@ from minibert.wordpiece import (
 )
 
 TOP = 5
+LONGEST = 100  # characters of a word that `longest_match` looks up at all
 AT_ONCE = 16  # sentences with one masked word that are read together
 
 
 def tries(word: str, vocabulary: Collection[str]) -> list[list[str]]:
     """For each piece of a word what was looked up: the longest first, the last one is found.
 
-    Of a word that becomes [UNK] the last list ends without a find; one of over 100 characters is
-    never looked up.
+    Of a word that becomes [UNK] the last list ends without a find; one of over `LONGEST` characters
+    is never looked up.
 
     >>> tries("unfit", {"un", "##fit"})
     [['unfit', 'unfi', 'unf', 'un'], ['##fit']]
     """
     looked_up: list[list[str]] = []
     start = 0
-    while start < len(word) <= 100:
+    while start < len(word) <= LONGEST:
         prefix = "##" if start else ""
         looked_up.append([])
         for end in range(len(word), start, -1):
