@@ -34,7 +34,7 @@ from minibert.parameters import (
     weight_shapes,
     with_tensors,
 )
-from minibert.pictured import adam_lengths, schedules_over, step_lengths
+from minibert.picture_numbers import adam_lengths, schedules_over, step_lengths
 from minibert.pictures import (
     BLUE,
     GREEN,

@@ -1,13 +1,15 @@
 """Pictures of a model at work, drawn with matplotlib (`pip install 'minibert[plot]'`).
 
-A function `draw_…` puts on a figure what `minibert.pictured` computes or a run has left; `picture`
-makes a file of it. L layers · N heads · S tokens that ask · R tokens that are asked.
+A function `draw_…` puts on a figure what `minibert.picture_numbers` computes or a run has left;
+`picture` makes of it what stands in a file. L layers · N heads · S tokens that ask · R tokens that
+are asked; in a translation T pieces that were written ask S pieces that were read.
 """
 
 import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from minibert.writing import whole_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from minibert.pictured import Points, Schedules, Shares
+    from minibert.picture_numbers import Points, Schedules, Shares
     from minibert.training.agreement import Answers
     from minibert.training.curves import Curves
     from minibert.translator import Asked
@@ -88,7 +90,7 @@ def _plain(svg: str) -> str:
     return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
 
 
-def written(word: str) -> str:
+def literal(word: str) -> str:
     """A word as it is: what stands between two dollars would be read as a formula."""
     return word.replace("$", r"\$")
 
@@ -96,26 +98,25 @@ def written(word: str) -> str:
 # --- Attention -------------------------------------------------------------------------------
 
 
-def draw_cross_attention(asked: "Asked", path: Path) -> None:
-    """A field for each layer: the mean over its heads; a row for each piece that was written.
+def draw_cross_attention(figure: Any, asked: "Asked") -> None:
+    """A field for each layer: the mean over its heads; a row for each piece that was written."""
+    shares_LTS = asked.shares_LNTS.mean(1)
+    fields = figure.subplots(1, len(shares_LTS), sharey=True, squeeze=False)[0]
+    for layer, (axes, shares_TS) in enumerate(zip(fields, shares_LTS, strict=True), start=1):
+        image = _map(axes, shares_TS, _largest(shares_LTS), asked.target, asked.source)
+        axes.set_title(f"layer {layer}", fontsize=10)
+    _scale(figure, image, fields, "share, mean over the heads")
 
-    The ending of the path, .svg or .png, decides the format.
+
+def save_cross_attention(asked: "Asked", path: Path) -> None:
+    """The same as a file, whose ending, .svg or .png, decides the format.
 
     Raises
-        OSError  the file cannot be written; what was there is untouched.
+        OSError  it cannot be written; what was there is untouched.
     """
-    shares_LTS = asked.shares_LNTS.mean(1)
-    n_layers, n_written, n_read = shares_LTS.shape
-
-    def draw(figure: Any) -> None:
-        fields = figure.subplots(1, n_layers, sharey=True, squeeze=False)[0]
-        for layer, (axes, shares_TS) in enumerate(zip(fields, shares_LTS, strict=True), start=1):
-            image = _map(axes, shares_TS, _largest(shares_LTS), asked.target, asked.source)
-            axes.set_title(f"layer {layer}", fontsize=10)
-        _scale(figure, image, fields, "share, mean over the heads")
-
-    width, height = 0.28 * n_read + 0.3, 0.28 * n_written + 0.3
-    content = picture(draw, (n_layers * width + 1.5, height + 1.5), path.suffix)
+    n_layers, _, n_written, n_read = asked.shares_LNTS.shape
+    size = n_layers * (0.28 * n_read + 0.3) + 1.5, 0.28 * n_written + 1.8
+    content = picture(partial(draw_cross_attention, asked=asked), size, path.suffix)
     with whole_file(path) as staged:
         staged.write_bytes(content)
 
@@ -124,8 +125,8 @@ def _map(
     axes: Any, shares_SR: "Tensor", largest: float, rows: Sequence[str], columns: Sequence[str]
 ) -> Any:
     """Shares as colours from 0 to the largest; a row for each token that asks, and their words."""
-    axes.set_xticks(range(len(columns)), map(written, columns), rotation=90, fontsize=8)
-    axes.set_yticks(range(len(rows)), map(written, rows), fontsize=8)
+    axes.set_xticks(range(len(columns)), map(literal, columns), rotation=90, fontsize=8)
+    axes.set_yticks(range(len(rows)), map(literal, rows), fontsize=8)
     axes.tick_params(length=0, pad=3)
     axes.spines[:].set_visible(False)
     return axes.imshow(
@@ -224,10 +225,10 @@ def draw_points(figure: Any, points: "Points") -> None:
     if len(points.groups) > 1:
         figure.legend(loc="outside upper center", ncols=len(points.groups), fontsize=9)
     figure.draw_without_rendering()  # now it is known where a point will be
-    _write_beside(axes, points)
+    _name_points(axes, points)
 
 
-def _write_beside(axes: Any, points: "Points") -> None:
+def _name_points(axes: Any, points: "Points") -> None:
     """Each word near its point where most is free, the nearest such place; a far one has a line."""
     places = {
         word: (place, axes.transData.transform(place) * 72 / axes.figure.dpi)
@@ -252,7 +253,7 @@ def _write_beside(axes: Any, points: "Points") -> None:
         taken.append(boxes[best])
         dx, dy, distance = near[best]
         line = {"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-        _write(axes, written(word), place, (dx, dy), fontsize=8, ha="center", va="center",
+        _note(axes, literal(word), place, (dx, dy), fontsize=8, ha="center", va="center",
                arrowprops=line if distance > 6 else None)  # fmt: skip
 
 
@@ -275,7 +276,7 @@ def draw_schedules(figure: Any, schedules: "Schedules") -> None:
     axes.set_ylabel("share of the learning rate")
     axes.set_ylim(0, 1.05)
     axes.axvline(schedules.warmup, color=INK, linewidth=0.8, linestyle=":")
-    _write(axes, "end of warm-up", (schedules.warmup, 0.02), (4, 0))
+    _note(axes, "end of warm-up", (schedules.warmup, 0.02), (4, 0))
     figure.legend(loc="outside right center", fontsize=9)
 
 
@@ -288,7 +289,7 @@ def draw_adam(figure: Any, plain: Sequence[float], corrected: Sequence[float]) -
     worst = max(steps, key=lambda step: plain[step - 1])
     left.plot([worst], [plain[worst - 1]], "o", color=ORANGE)
     said = f"{plain[worst - 1]:.2f} at step {worst}"
-    _write(left, said, (worst, plain[worst - 1]), (0, 6), ha="center")
+    _note(left, said, (worst, plain[worst - 1]), (0, 6), ha="center")
     left.set_title("the learning rate stays")
     left.set_ylabel("length of a step, in learning rates")
     for warmup, dash in ((34, "-"), (1000, "-.")):
@@ -310,7 +311,8 @@ def draw_curves(figure: Any, curves: "Curves") -> None:
     grid = figure.subplots(1, len(fields), squeeze=False)[0]
     for axes, lines in zip(grid, fields, strict=True):
         for number, (name, line) in enumerate(lines.items()):
-            axes.plot(*zip(*line, strict=True), label=name.replace("_", " "), **_style(number),
+            axes.plot(*zip(*line, strict=True), **_style(number),
+                      label=literal(name.replace("_", " ")),
                       marker=MARKERS[number % len(MARKERS)])  # fmt: skip
         _stages(axes, curves.starts)
         axes.set_xlabel("step")
@@ -330,7 +332,7 @@ def _stages(axes: Any, starts: Mapping[str, int]) -> None:
     for name, step in starts.items():
         if step:
             axes.axvline(step, color=INK, linewidth=0.8, linestyle=":")
-        _write(axes, name, (step, 1.01), (2, 1), xycoords=("data", "axes fraction"))
+        _note(axes, literal(name), (step, 1.01), (2, 1), xycoords=("data", "axes fraction"))
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -338,15 +340,17 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
 
 
-def _write(axes: Any, words: str, place: Any, shift: tuple[float, float], **style: Any) -> None:
+def _note(axes: Any, words: str, place: Any, shift: tuple[float, float], **style: Any) -> None:
     """Words so many points beside a place."""
     axes.annotate(words, place, shift, textcoords="offset points", **{"fontsize": 9, **style})
 
 
 def _ring_the_best(axes: Any, line: Sequence[tuple[int, float]]) -> None:
+    """A ring around the highest point, and its number above it, where its line never is."""
+    axes.margins(y=0.16)
     step, score = max(line, key=lambda point: point[1])
     axes.plot([step], [score], "o", markersize=11, fillstyle="none", color=INK)
-    _write(axes, f"best {score:.4f}", (step, score), (8, -16))
+    _note(axes, f"best {score:.4f}", (step, score), (0, 9), ha="center")
 
 
 # --- Student and teacher ---------------------------------------------------------------------
@@ -377,12 +381,12 @@ def draw_answers(figure: Any, answers: "Answers") -> None:
         for line in (axes.axvline, axes.axhline):
             line(answers.cut, color=INK, linewidth=0.8, linestyle=":")
     for (right, top), (count, words) in answers.corners.items():
-        high = 0.25 if right == top else 0.13  # clear of the diagonal
-        place = (0.75 if right else 0.25, 1 - high - 0.12 if top else high + 0.12)
-        _write(axes, f"{count:,}\n{written(words)}", place, (0, 0), xycoords="axes fraction",
+        edge = 0.37 if right == top else 0.25  # how far from it; clear of the diagonal
+        place = (0.75 if right else 0.25, 1 - edge if top else edge)
+        _note(axes, f"{count:,}\n{literal(words)}", place, (0, 0), xycoords="axes fraction",
                ha="center", va="center")  # fmt: skip
-    axes.set_xlabel(f"teacher: {written(answers.what)}")
-    axes.set_ylabel(f"student: {written(answers.what)}")
+    axes.set_xlabel(f"teacher: {literal(answers.what)}")
+    axes.set_ylabel(f"student: {literal(answers.what)}")
     legend = figure.legend(loc="outside upper center", ncols=2, fontsize=9)
     for handle in legend.legend_handles:
         handle.set_sizes([30])

@@ -403,8 +403,8 @@ def folder(tmp_path_factory) -> Path:
         ("a \ud800", "", 2, "TEXT is not UTF-8"),
         ("\u200d", "", 2, "no character that the model reads"),
         ("film " * 19, "", 2, "21 tokens, but the model knows only 20 positions"),
-        ("film", "--layers 3", 2, "--layers 3: the model has layers 1 to 2"),
-        ("film", "--layers 0", 2, "--layers 0: the model has layers 1 to 2"),
+        ("film", "--layers 3", 2, "there is no layer 3: the model has layers 1 to 2"),
+        ("film", "--layers 0", 2, "there is no layer 0: the model has layers 1 to 2"),
         ("film", "--layers x", 2, "--layers x: give numbers such as 1,3 or 2-4"),
         ("film", "--layers 2-1", 2, "there is no layer in it"),
         ("film", "-o page.txt", 2, "the name must end in .html"),
@@ -486,10 +486,11 @@ def test_curves_are_the_rows_of_the_run(tmp_path):
         ("a", "train", "loss"), ("a", "dev", "accuracy"), ("a", "lr", "lr"),
         ("b", "train", "hidden"),
     ]  # fmt: skip
-    assert found["b", "train", "hidden"] == [[4, 2.0]]
+    assert found["b", "train", "hidden"] == [(4, 2.0)]
     points = found["a", "train", "loss"]
-    assert points[1] == [5, 0.2], "every fourth of 999, so no more than 300"
-    assert len(points) == 250
+    assert points[1] == (5, 0.2), "every fourth of 999, so no more than 300"
+    assert len(points) == 251
+    assert points[-1] == (999, 1 / 999), "the last row as well"
 
 
 # ------------------------------------------------------------------------------- the command line

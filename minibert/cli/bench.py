@@ -5,13 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.options import (
-    Number,
-    check_picture,
-    keep_memory,
-    place_of,
-    print_result,
-)
+from minibert.cli.options import Number, keep_memory, picture_path, place_of, print_result
 
 if TYPE_CHECKING:
     from minibert.bench.cases import Case, Choices
@@ -50,7 +44,10 @@ if TYPE_CHECKING:
 )
 @click.option("--memory/--no-memory", default=True, show_default=True, help="measure peak memory")
 @click.option(
-    "--chart", type=click.Path(dir_okay=False), help="draw it, FILE.svg or FILE.png  [default: no]"
+    "--chart",
+    type=click.Path(dir_okay=False),
+    callback=picture_path,
+    help="draw it, FILE.svg or FILE.png  [default: no]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="default: all cores")
@@ -83,8 +80,6 @@ def bench(
     Example
       minibert bench --case base --case one-32 --chart bench.svg
     """
-    if chart is not None:
-        check_picture("--chart", chart)
     if data is not None and model is None:
         raise click.UsageError("--data needs --model, whose vocabulary reads it")
     import torch

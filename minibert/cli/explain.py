@@ -100,7 +100,8 @@ def layer_numbers(layers: str) -> list[int]:
     found: list[int] = []
     for part in layers.split(","):
         low, _, high = part.strip().partition("-")
-        if not (low.isdecimal() and (high or low).isdecimal() and len(low + high) < 7):
+        figures = low + (high or low)
+        if not (low and figures.isascii() and figures.isdecimal() and len(low + high) < 7):
             raise click.UsageError(f"--layers {layers}: give numbers such as 1,3 or 2-4")
         found += range(int(low), int(high or low) + 1)
     if not found:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,18 +151,29 @@ def check_sacrebleu() -> None:
         )
 
 
-def check_picture(option: str, path: str) -> None:
-    """Whether a picture can be drawn into this file.
+def picture_path(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """The callback of an option that names a picture: whether one can be drawn into this file.
 
     Raises
-        click.UsageError  its ending or its folder is wrong, or matplotlib is not installed.
+        click.UsageError  its ending or its folder is wrong, or there is no matplotlib that works.
     """
+    if path is None:
+        return None
     if Path(path).suffix not in (".svg", ".png"):
-        raise click.UsageError(f"{option} {path}: the name must end in .svg or .png")
+        raise click.UsageError(f"{option.opts[0]} {path}: the name must end in .svg or .png")
     if not Path(path).resolve().parent.is_dir():
-        raise click.UsageError(f"{option} {path}: there is no such folder")
+        raise click.UsageError(f"{option.opts[0]} {path}: there is no such folder")
     if find_spec("matplotlib") is None:
         raise click.UsageError("pictures need matplotlib; pip install 'minibert[plot]'")
+    try:
+        import_module("matplotlib.figure")
+    except Exception as error:  # whatever is wrong with its files, or with those it needs
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise click.UsageError(
+            f"pictures need matplotlib, but the one that is installed does not load ({reason}); "
+            "mend that, or install it anew: pip install --force-reinstall matplotlib"
+        ) from None
+    return path
 
 
 def training_options(command: Command) -> Command:

@@ -1,6 +1,7 @@
 """`minibert plot`: pictures for a page or a talk."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from minibert.cli.options import (
     Command,
     Number,
     apply,
-    check_picture,
+    picture_path,
     print_result,
 )
 
@@ -40,7 +41,9 @@ def picture_options(command: Command) -> Command:
     return apply(
         command,
         (
-            click.option("-o", "--out", required=True, help="FILE.svg or FILE.png"),
+            click.option(
+                "-o", "--out", required=True, callback=picture_path, help="FILE.svg or FILE.png"
+            ),
             click.option(
                 "--ground",
                 type=click.Choice(["white", "dark", "transparent"]),
@@ -71,48 +74,51 @@ def attention(
     Example
       minibert plot attention "the plot was not dull ." --model runs/distill -o attention.svg
     """
-    check_picture("-o", given["out"])
     first, second = one_or_two(text)
-    shown = None if layers is None else layer_numbers(layers)
-    if head is not None:
-        layer, one = _layer_and_head(head, shown)
-        shown = [layer]
+    shown, alone = _layers_and_head(layers, head)
     from minibert import pictures
-    from minibert.pictured import attention_shares
+    from minibert.picture_numbers import attention_shares
 
     shares = attention_shares(_model(model), first, second, shown)
-    if head is None:
-        draw, size = partial(pictures.draw_heads, shares=shares), pictures.size_of_heads(shares)
-    else:
-        n_heads = len(shares.maps[0])
-        if not 1 <= one <= n_heads:
-            raise click.UsageError(f"--head {head}: layer {layer} has heads 1 to {n_heads}")
-        draw = partial(pictures.draw_head, shares=shares, head=one)
-        size = pictures.size_of_head(shares)
     heads = [len(maps_NSR) for maps_NSR in shares.maps]
+    if alone is None:
+        draw, size = partial(pictures.draw_heads, shares=shares), pictures.size_of_heads(shares)
+        drawn = [maps_NSR.tolist() for maps_NSR in shares.maps]
+        said = _counted(sum(heads), "head")
+    else:
+        if not 1 <= alone <= heads[0]:
+            raise click.UsageError(
+                f"--head {head}: layer {shares.layers[0]} has heads 1 to {heads[0]}"
+            )
+        draw = partial(pictures.draw_head, shares=shares, head=alone)
+        size = pictures.size_of_head(shares)
+        drawn = [[shares.maps[0][alone - 1].tolist()]]
+        said = f"head {head}"
     facts = {
         "model": model or str(DEMO),
         "tokens": shares.tokens,
         "layers": shares.layers,
         "heads": heads,
         "head": head,
+        "shares": drawn,
     }
-    said = f"{sum(heads)} heads" if head is None else f"head {head}"
-    _write(draw, size, facts, f"{said}, {len(shares.tokens)} tokens", **given)
+    _save(draw, size, facts, f"{said}, {len(shares.tokens)} tokens", **given)
 
 
-def _layer_and_head(head: str, layers: Sequence[int] | None) -> tuple[int, int]:
-    """Both numbers of LAYER.HEAD.
+def _layers_and_head(layers: str | None, head: str | None) -> tuple[list[int] | None, int | None]:
+    """The layers to draw, None for all, and the number of the head that is drawn alone.
 
     Raises
-        click.UsageError  it is not two numbers, or --layers is there too.
+        click.UsageError  what is given is no numbers, or both are given.
     """
-    layer, dot, one = head.partition(".")
-    if not (dot and layer.isdecimal() and one.isdecimal() and len(head) < 9):
-        raise click.UsageError(f"--head {head}: give LAYER.HEAD, such as 2.3")
+    if head is None:
+        return (None if layers is None else layer_numbers(layers)), None
     if layers is not None:
         raise click.UsageError("--head names its layer; leave out --layers")
-    return int(layer), int(one)
+    numbers = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", head)
+    if numbers is None:
+        raise click.UsageError(f"--head {head}: give LAYER.HEAD, such as 2.3")
+    return [int(numbers[1])], int(numbers[2])
 
 
 @plot.command()
@@ -130,19 +136,19 @@ def embeddings(words: tuple[str, ...], model: str | None, **given: Any) -> None:
     Example
       minibert plot embeddings good great bad awful not --model runs/distill -o words.svg
     """
-    check_picture("-o", given["out"])
-    from minibert.pictured import word_points
+    from minibert.picture_numbers import word_points
     from minibert.pictures import draw_points
 
     points = word_points(_model(model), words)
     count = sum(map(len, points.groups.values()))
     facts = {
         "model": model or str(DEMO),
-        "variance": list(points.variance),
-        "words": {group: list(places) for group, places in points.groups.items()},
+        "variance": points.variance,
+        "words": points.groups,
     }
-    said = f"{count} words on two axes with {sum(points.variance):.1%} of the variance"
-    _write(partial(draw_points, points=points), (7.0, 5.6), facts, said, **given)
+    share = f"{sum(points.variance):.1%} of the variance"
+    said = f"{_counted(count, 'word')} on two axes with {share}"
+    _save(partial(draw_points, points=points), (7.0, 5.6), facts, said, **given)
 
 
 @plot.command()
@@ -164,14 +170,17 @@ def schedules(steps: int, warmup: float, **given: Any) -> None:
     Example
       minibert plot schedules -o schedules.svg
     """
-    check_picture("-o", given["out"])
-    from minibert.pictured import schedules_over
+    from minibert.picture_numbers import schedules_over
     from minibert.pictures import WIDE, draw_schedules
 
     found = schedules_over(steps, warmup)
-    facts = {"steps": steps, "warmup": found.warmup, "schedules": list(found.factors)}
+    lines = {
+        name: list(zip(found.steps, factors, strict=True))
+        for name, factors in found.factors.items()
+    }
+    facts = {"steps": steps, "warmup": found.warmup, "schedules": lines}
     draw = partial(draw_schedules, schedules=found)
-    _write(draw, WIDE, facts, f"{len(found.factors)} schedules", **given)
+    _save(draw, WIDE, facts, f"{len(found.factors)} schedules", **given)
 
 
 @plot.command()
@@ -185,16 +194,17 @@ def adam(**given: Any) -> None:
     Example
       minibert plot adam -o adam.svg
     """
-    check_picture("-o", given["out"])
-    from minibert.pictured import adam_lengths
+    from minibert.picture_numbers import adam_lengths
     from minibert.pictures import WIDE, draw_adam
 
     lengths = adam_lengths()
-    longest = max(lengths["google"])
-    facts = {"longest": longest, "step": lengths["google"].index(longest) + 1}
-    said = f"without correction step {facts['step']} is {longest:.2f} learning rates long"
-    draw = partial(draw_adam, plain=lengths["google"], corrected=lengths["kingma"])
-    _write(draw, WIDE, facts, said, **given)
+    plain, corrected = lengths["google"], lengths["kingma"]
+    longest = max(plain)
+    step = plain.index(longest) + 1
+    facts = {"longest": longest, "step": step, "without": plain, "with": corrected}
+    said = f"without correction step {step} is {longest:.2f} learning rates long"
+    draw = partial(draw_adam, plain=plain, corrected=corrected)
+    _save(draw, WIDE, facts, said, **given)
 
 
 @plot.command()
@@ -209,7 +219,6 @@ def losses(run: str, **given: Any) -> None:
     Example
       minibert plot losses runs/distill -o losses.svg
     """
-    check_picture("-o", given["out"])
     from minibert.hub import model_folder
     from minibert.pictures import WIDE, draw_curves
     from minibert.training.curves import loss_curves
@@ -219,12 +228,13 @@ def losses(run: str, **given: Any) -> None:
     facts = {
         "run": run,
         "stages": curves.starts,
-        "terms": {name: line[-1][1] for name, line in curves.terms.items()},
-        "dev": {name: max(score for _, score in line) for name, line in curves.dev.items()},
+        "terms": curves.terms,
+        "dev": curves.dev,
+        "best": {name: max(score for _, score in line) for name, line in curves.dev.items()},
     }
     size = WIDE if curves.dev else (5.4, WIDE[1])
     said = f"losses {', '.join(curves.terms)}"
-    _write(partial(draw_curves, curves=curves), size, facts, said, **given)
+    _save(partial(draw_curves, curves=curves), size, facts, said, **given)
 
 
 @plot.command()
@@ -245,7 +255,6 @@ def students(
     Example
       minibert plot students runs/distill -o students.svg
     """
-    check_picture("-o", given["out"])
     from minibert.hub import model_folder
     from minibert.model import Bert
     from minibert.pictures import draw_answers
@@ -258,6 +267,10 @@ def students(
     dataset = _texts(folder, options, data, task, student)
     most = min(options.get("max_length") or 128, student.config.max_position_embeddings)
     answers = answers_beside(Bert.from_pretrained(above), student, dataset, most)
+    points = {
+        name: [[x, y, count] for (x, y), count in answers.spots(same).items()]
+        for name, same in (("agree", True), ("differ", False))
+    }
     facts = {
         "run": run,
         "teacher": str(above),
@@ -267,12 +280,13 @@ def students(
         "corners": {
             words.replace("\n", " "): count for count, words in answers.corners.values()
         },
+        "points": points,
     }
-    said = f"they agree on {facts['agree']:,} of {len(dataset):,} texts"
-    _write(partial(draw_answers, answers=answers), (5.4, 5.6), facts, said, **given)
+    said = f"they agree on {facts['agree']:,} of {_counted(len(dataset), 'text')}"
+    _save(partial(draw_answers, answers=answers), (5.4, 5.6), facts, said, **given)
 
 
-def _write(
+def _save(
     draw: Callable[[Any], None],
     size: tuple[float, float],
     facts: Mapping[str, Any],
@@ -281,13 +295,31 @@ def _write(
     ground: str,
     as_json: bool,
 ) -> None:
+    """Write the picture, and print what is in it."""
     from minibert.pictures import picture
     from minibert.writing import whole_file
 
     content = picture(draw, size, Path(out).suffix, ground)
     with whole_file(Path(out)) as staged:
         staged.write_bytes(content)
+    facts = _in_four_digits(facts) if as_json else {}
     print_result({"picture": out, "bytes": len(content), **facts}, as_json, [f"{out}: {said}"])
+
+
+def _in_four_digits(value: Any) -> Any:
+    """The same with every number that is not whole rounded to four digits, zeros before them not
+    counted."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {name: _in_four_digits(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_four_digits(part) for part in value]
+    return value
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _model(name: str | None) -> "Bert":
@@ -310,12 +342,21 @@ def _teacher_of(folder: Path, options: Mapping[str, Any]) -> str | Path:
 
     Raises
         click.UsageError  it is not known.
+        CheckpointError   it is not there.
     """
+    from minibert.config import CheckpointError
+    from minibert.hub import model_folder
+
     if (folder / "teacher").is_dir():
         return folder / "teacher"
     if not options.get("teacher"):
         raise click.UsageError(f"{folder} does not say who its teacher was; name it by --teacher")
-    return str(options["teacher"])
+    name = str(options["teacher"])
+    try:
+        model_folder(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"the teacher of {folder}: {error}; give --teacher") from None
+    return name
 
 
 def _texts(
@@ -325,13 +366,16 @@ def _texts(
 
     Raises
         click.UsageError  they are not known.
+        DataError         they are not there, or do not fit.
     """
-    from minibert.data.readers import find_split, read_dataset
+    from minibert.data.readers import DataError, find_split, read_dataset
 
     own = folder / "held_out.tsv"  # of the demo
     known = data or (own if own.exists() else options.get("dev") or options.get("data"))
     if known is None:
         raise click.UsageError(f"{folder} does not say what it was measured on; give --data")
+    if data is None and not Path(known).exists():
+        raise DataError(f"{known}, on which {folder} was measured, is not there; give --data")
     task = task or (None if own.exists() and data is None else options.get("task"))
     names = tuple(student.config.id2label.values()) if task in (None, "classify") else None
     return read_dataset(find_split(known, "dev"), task, names)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from minibert.cli.options import Number, check_picture, compute_options, prepare
+from minibert.cli.options import Number, compute_options, picture_path, prepare
 
 
 @click.command()
@@ -25,6 +25,7 @@ from minibert.cli.options import Number, check_picture, compute_options, prepare
 @click.option(
     "--attention",
     type=click.Path(dir_okay=False),
+    callback=picture_path,
     help="draw what each word asks the text, FILE.svg or FILE.png; for one text",
 )
 @compute_options
@@ -53,10 +54,8 @@ def translate(
     """
     if bool(texts) == bool(path):
         raise click.UsageError("give texts as arguments, or --file FILE (- for standard input)")
-    if attention is not None:
-        check_picture("--attention", attention)
-        if len(texts) != 1:
-            raise click.UsageError("--attention draws one text; give one as an argument")
+    if attention is not None and len(texts) != 1:
+        raise click.UsageError("--attention draws one text; give one as an argument")
     place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.data.readers import read_texts
     from minibert.translator import Translator
@@ -70,9 +69,9 @@ def translate(
     translator = Translator.from_pretrained(model).to(place)
     found = translator.translate(inputs, beam, length_penalty, dtype=precision)
     if attention is not None:
-        from minibert.pictures import draw_cross_attention
+        from minibert.pictures import save_cross_attention
 
-        draw_cross_attention(translator.asked(inputs[0], found[0].ids), Path(attention))
+        save_cross_attention(translator.asked(inputs[0], found[0].ids), Path(attention))
     if as_json:
         rows = [
             {"text": text, "translation": one.text, "score": one.score}

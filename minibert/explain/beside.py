@@ -3,7 +3,6 @@
 N the student's heads · S asking tokens · R tokens asked · L the student's layers.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from minibert.distillation import layer_map
 from minibert.encoder import EncoderTrace, encode_traced
 from minibert.matching import attention_loss, grouped_heads, hidden_loss
 from minibert.model import Bert
-from minibert.training.axes import finite
-from minibert.training.runs import read_metrics
+from minibert.training.curves import Line, run_lines
 
-MOST_ROWS = 300  # of one phase; a curve shows no more
+MOST_POINTS = 300  # of one phase, and the last; a curve shows no more
 RULES = ("uniform", "top", "bottom")
 
 
@@ -102,28 +100,20 @@ def _by_head(scores_BNSR: Tensor, target_BNSR: Tensor, keep_BS: Tensor) -> list[
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run: one for each number of each phase of `metrics.jsonl`, none if not there.
+    """The lines of a run, one for each number of each phase; none if it wrote none.
 
     Raises
-        CheckpointError  a row of it is damaged.
+        CheckpointError  a row of `metrics.jsonl` is damaged.
     """
-    phases: dict[str, list[Mapping[str, Any]]] = {}
-    for row in read_metrics(folder):
-        phases.setdefault(str(row.get("phase", "")), []).append(row)
-    lines = []
-    for phase, rows in phases.items():
-        chosen = rows[:: -(-len(rows) // MOST_ROWS)]
-        for kind in ("train", "dev", "lr"):
-            for name in dict.fromkeys(name for row in chosen for name in _numbers(row, kind)):
-                points = [(row["step"], _numbers(row, kind).get(name)) for row in chosen]
-                drawn = [[step, value] for step, value in points if value is not None]
-                lines.append({"phase": phase, "kind": kind, "name": name, "points": drawn})
-    return lines
+    return [
+        {"phase": phase, "kind": kind, "name": name, "points": _thinned(line)}
+        for phase, kinds in run_lines(folder).items()
+        for kind, lines in kinds.items()
+        for name, line in lines.items()
+    ]
 
 
-def _numbers(row: Mapping[str, Any], kind: str) -> dict[str, float]:
-    """The finite numbers under a key of a row, by name."""
-    values = row.get(kind)
-    found = {"lr": values} if kind == "lr" else values if isinstance(values, dict) else {}
-    numbers = {str(name): finite(value) for name, value in found.items()}
-    return {name: value for name, value in numbers.items() if value is not None}
+def _thinned(line: Line) -> Line:
+    """At most so many points of a line, evenly, and its last."""
+    every = -(-len(line) // MOST_POINTS)
+    return [*line[:-1:every], line[-1]]

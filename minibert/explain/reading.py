@@ -64,6 +64,35 @@ def checked_encoding(bert: Bert, first: str, second: str | None) -> Encoding:
     return encoding
 
 
+def chosen_layers(bert: Bert, layers: Sequence[int] | None) -> list[int]:
+    """The numbers of some layers in order, or of all.
+
+    Raises
+        NotReadable  there is no such layer.
+    """
+    n_layers = bert.config.num_hidden_layers
+    chosen = sorted(set(layers or range(1, n_layers + 1)))
+    if wrong := [one for one in chosen if not 1 <= one <= n_layers]:
+        raise NotReadable(f"there is no layer {wrong[0]}: the model has layers 1 to {n_layers}")
+    return chosen
+
+
+def traced(
+    bert: Bert, first: str, second: str | None
+) -> tuple[Encoding, Tensor, Tensor, EncoderTrace]:
+    """A text, or a pair, put through the encoder: its encoding, ids and types, and every state.
+
+    Raises
+        CheckpointError, NotReadable  as `checked_encoding`.
+    """
+    encoding = checked_encoding(bert, first, second)
+    ids_BS, types_BS = torch.tensor([encoding.ids]), torch.tensor([encoding.types])
+    types_BS = types_BS.clamp(max=bert.config.type_vocab_size - 1)  # some models know one alone
+    keep_BS = torch.ones_like(ids_BS) > 0
+    trace = encode_traced(ids_BS, keep_BS, types_BS, bert.weights, bert.config)
+    return encoding, ids_BS, types_BS, trace
+
+
 def read(
     bert: Bert, first: str, second: str | None = None, layers: Sequence[int] | None = None
 ) -> tuple[Reading, EncoderTrace, Tensor, Tensor]:
@@ -76,22 +105,15 @@ def read(
                          for half precision.
         NotReadable      as `checked_encoding`, or there is no such layer.
     """
-    encoding = checked_encoding(bert, first, second)
     tokenizer, config, weights = bert.tokenizer, bert.config, bert.weights
-    assert tokenizer is not None
     for path, x in named_tensors(weights):  # of any row: the page may be asked for another text
         if not x.isfinite().all():
             raise CheckpointError(
                 f"{path} holds a number that is not finite; the model is damaged, take another"
             )
-    n_layers = config.num_hidden_layers
-    opened = sorted(set(layers or range(1, n_layers + 1)))
-    if wrong := [one for one in opened if not 1 <= one <= n_layers]:
-        raise NotReadable(f"--layers {wrong[0]}: the model has layers 1 to {n_layers}")
-    ids_BS, types_BS = torch.tensor([encoding.ids]), torch.tensor([encoding.types])
-    types_BS = types_BS.clamp(max=config.type_vocab_size - 1)  # some models know one type alone
-    keep_BS = torch.ones_like(ids_BS) > 0
-    trace = encode_traced(ids_BS, keep_BS, types_BS, weights, config)
+    opened = chosen_layers(bert, layers)
+    encoding, ids_BS, types_BS, trace = traced(bert, first, second)
+    assert tokenizer is not None
     texts = [first] if second is None else [first, second]
     places = spans(first, second, encoding, tokenizer)
     said = None

@@ -6,6 +6,8 @@ X texts of a data set · C classes.
 from collections import Counter
 from typing import NamedTuple
 
+from torch import Tensor
+
 from minibert.data.readers import Dataset
 from minibert.functional import softmax
 from minibert.model import Bert
@@ -52,37 +54,56 @@ def answers_beside(
     """
     logits = [task_answers(model, dataset, max_length) for model in (teacher, student)]
     labels_X = labels_of(dataset)
-    cut, span = None, (0.0, 1.0)
     if dataset.task.regression:
-        numbers = [logits_XC[:, 0] for logits_XC in logits]
-        cut = labels_X.mean().item()
-        sides = [number_X > cut for number_X in numbers]
-        said = sides
-        span = (min(x.min().item() for x in numbers), max(x.max().item() for x in numbers))
-        what = "score"
-        words = ("both above the mean", "teacher alone above", "student alone above", "both below")
-    elif logits[0].shape[1] == 2:
-        numbers = [softmax(logits_XC)[:, 1] for logits_XC in logits]
-        cut = 0.5
-        said = sides = [logits_XC.argmax(-1) == 1 for logits_XC in logits]
-        no, yes = student.config.id2label.values()
-        what = f"probability of {yes}"
-        words = (f"both {yes}", f"teacher {yes},\nstudent {no}",
-                 f"teacher {no},\nstudent {yes}", f"both {no}")  # fmt: skip
-    else:
-        numbers = [softmax(logits_XC).gather(1, labels_X[:, None])[:, 0] for logits_XC in logits]
-        said = [logits_XC.argmax(-1) for logits_XC in logits]
-        sides = [said_X == labels_X for said_X in said]
-        what = f"probability of the label, of {logits[0].shape[1]}"
-        words = ("both right", "teacher alone right", "student alone right", "both wrong")
+        return _of_scores(logits, labels_X)
+    if logits[0].shape[1] == 2:
+        return _of_two_classes(logits, *student.config.id2label.values())
+    return _of_more_classes(logits, labels_X)
+
+
+# Each of the three finds of both models, in this order, the `numbers` that are drawn, what is
+# `said`, which is the same where the two agree, and the `sides` of the picture: a yes or a no.
+
+
+def _of_scores(logits: list[Tensor], labels_X: Tensor) -> Answers:
+    numbers = [logits_XC[:, 0] for logits_XC in logits]
+    cut = labels_X.mean().item()
+    above = [number_X > cut for number_X in numbers]
+    words = ("both above the mean", "teacher alone above", "student alone above", "both below")
+    low, high = min(x.min().item() for x in numbers), max(x.max().item() for x in numbers)
+    span = (low, high) if low < high else (low - 1, high + 1)
+    return _answers("score", numbers, said=above, sides=above, words=words, cut=cut, span=span)
+
+
+def _of_two_classes(logits: list[Tensor], no: str, yes: str) -> Answers:
+    numbers = [softmax(logits_XC)[:, 1] for logits_XC in logits]
+    said = [logits_XC.argmax(-1) == 1 for logits_XC in logits]
+    words = (f"both {yes}", f"teacher {yes},\nstudent {no}",
+             f"teacher {no},\nstudent {yes}", f"both {no}")  # fmt: skip
+    return _answers(f"probability of {yes}", numbers, said, sides=said, words=words, cut=0.5)
+
+
+def _of_more_classes(logits: list[Tensor], labels_X: Tensor) -> Answers:
+    numbers = [softmax(logits_XC).gather(1, labels_X[:, None])[:, 0] for logits_XC in logits]
+    said = [logits_XC.argmax(-1) for logits_XC in logits]
+    right = [said_X == labels_X for said_X in said]
+    words = ("both right", "teacher alone right", "student alone right", "both wrong")
+    what = f"probability of the label, of {logits[0].shape[1]}"
+    return _answers(what, numbers, said, sides=right, words=words)
+
+
+def _answers(
+    what: str,
+    numbers: list[Tensor],
+    said: list[Tensor],
+    sides: list[Tensor],
+    words: tuple[str, ...],
+    cut: float | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
+) -> Answers:
+    teacher_X, student_X = (number_X.tolist() for number_X in numbers)
     places = ((True, True), (True, False), (False, True), (False, False))
     counts = Counter(zip(*(side_X.tolist() for side_X in sides), strict=True))
-    return Answers(
-        what,
-        numbers[0].tolist(),
-        numbers[1].tolist(),
-        (said[0] == said[1]).tolist(),
-        cut,
-        span if span[0] < span[1] else (span[0] - 1, span[1] + 1),
-        {place: (counts[place], text) for place, text in zip(places, words, strict=True)},
-    )
+    corners = {place: (counts[place], text) for place, text in zip(places, words, strict=True)}
+    agree_X = (said[0] == said[1]).tolist()
+    return Answers(what, teacher_X, student_X, agree_X, cut, span, corners)

@@ -1,4 +1,4 @@
-"""The curves of a run: its loss terms as they count, and its scores, from one stage to the next."""
+"""The curves of a run: the numbers that it wrote, and as a picture shows them, stage by stage."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,26 @@ from minibert.training.axes import finite
 from minibert.training.runs import METRICS_FILE, read_metrics
 
 Line = list[tuple[int, float]]
+
+
+def run_lines(folder: Path) -> dict[str, dict[str, dict[str, Line]]]:
+    """Every number that `metrics.jsonl` holds: stage → train, dev or lr → name → (step, number).
+
+    Steps are those of the stage. What is not a finite number is left out; there is no stage if
+    there is no such file.
+
+    Raises
+        CheckpointError  a row of it is damaged.
+    """
+    stages: dict[str, dict[str, dict[str, Line]]] = {}
+    for row in read_metrics(folder):
+        kinds = stages.setdefault(str(row.get("phase", "")), {"train": {}, "dev": {}, "lr": {}})
+        for kind, lines in kinds.items():
+            values = {"lr": row.get("lr")} if kind == "lr" else row.get(kind)
+            for name, value in values.items() if isinstance(values, dict) else ():
+                if (number := finite(value)) is not None:
+                    lines.setdefault(str(name), []).append((row["step"], number))
+    return stages
 
 
 class Curves(NamedTuple):
@@ -24,13 +44,13 @@ class Curves(NamedTuple):
 
 
 def loss_curves(folder: Path, options: Mapping[str, Any]) -> Curves:
-    """The curves of a run whose options `run.json` holds; numbers that are not finite are left out.
+    """The curves of a run whose options `run.json` holds.
 
     Raises
         CheckpointError  there is no `metrics.jsonl`, it is damaged, or it holds no loss.
     """
-    rows = read_metrics(folder)
-    if not rows:
+    stages = run_lines(folder)
+    if not stages:
         runs = sorted(path.parent for path in folder.glob(f"*/{METRICS_FILE}"))
         hint = f"; name one of the runs in it, such as {runs[0]}" if runs else ""
         raise CheckpointError(f"{folder} holds no {METRICS_FILE} of a run{hint}")
@@ -38,19 +58,18 @@ def loss_curves(folder: Path, options: Mapping[str, Any]) -> Curves:
         name: finite(options.get(f"{name}_weight", default)) or 0.0
         for name, default in TermWeights()._asdict().items()
     }
-    curves, done = Curves({}, {}, {}), 0
-    for row in rows:
-        stage = str(row.get("phase", ""))
-        if stage not in curves.starts:
-            curves.starts[stage] = done
-        done = curves.starts[stage] + row["step"]
-        for name, value in _finite(row.get("train")).items():
-            term, weight = name, weights.get(name, 1.0)
-            if name == "loss" and len(row["train"]) == 1:  # the only term, weighted already
-                term = _only_term(stage, weights)
-            curves.terms.setdefault(term, []).append((done, weight * value))
-        for name, value in _finite(row.get("dev")).items():
-            curves.dev.setdefault(name, []).append((done, value))
+    curves, start = Curves({}, {}, {}), 0
+    for stage, kinds in stages.items():
+        curves.starts[stage] = start
+        for name, line in kinds["train"].items():
+            alone = len(kinds["train"]) == 1  # then the loss is this term, weighted already
+            term = _only_term(stage, weights) if name == "loss" and alone else name
+            weight = weights.get(name, 1.0)
+            curves.terms.setdefault(term, []).extend(_moved(line, start, weight))
+        for name, line in kinds["dev"].items():
+            curves.dev.setdefault(name, []).extend(_moved(line, start))
+        steps = [step for lines in kinds.values() for line in lines.values() for step, _ in line]
+        start += max(steps, default=0)
     if len(curves.terms) > 1 and "loss" in curves.terms:
         curves.terms["loss"] = curves.terms.pop("loss")  # what is made of the others comes last
     if not curves.terms:
@@ -58,9 +77,8 @@ def loss_curves(folder: Path, options: Mapping[str, Any]) -> Curves:
     return curves
 
 
-def _finite(values: object) -> dict[str, float]:
-    known = {str(name): finite(x) for name, x in values.items()} if isinstance(values, dict) else {}
-    return {name: x for name, x in known.items() if x is not None}
+def _moved(line: Line, start: int, weight: float = 1.0) -> Line:
+    return [(start + step, weight * value) for step, value in line]
 
 
 def _only_term(stage: str, weights: Mapping[str, float]) -> str:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from minibert.config import CheckpointError
 from minibert.data.tokenizer import Tokenizer
-from minibert.encoder import encode_traced
-from minibert.explain.reading import NotReadable, checked_encoding
+from minibert.explain.reading import NotReadable, chosen_layers, traced
 from minibert.model import Bert
 from minibert.optim import adam_form, adam_step, initial_adam_state
 from minibert.training.students import principal_directions
@@ -52,17 +51,10 @@ def attention_shares(
         CheckpointError  the model has no vocabulary.
         NotReadable      the text is empty or too long for the model, or there is no such layer.
     """
-    encoding = checked_encoding(bert, first, second)
-    n_layers = bert.config.num_hidden_layers
-    shown = sorted(set(layers or range(1, n_layers + 1)))
-    if wrong := [layer for layer in shown if not 1 <= layer <= n_layers]:
-        raise NotReadable(f"there is no layer {wrong[0]}: the model has layers 1 to {n_layers}")
-    ids_BS, types_BS = torch.tensor([encoding.ids]), torch.tensor([encoding.types])
-    types_BS = types_BS.clamp(max=bert.config.type_vocab_size - 1)
-    trace = encode_traced(ids_BS, ids_BS >= 0, types_BS, bert.weights, bert.config)
+    shown = chosen_layers(bert, layers)
+    *_, trace = traced(bert, first, second)
     maps = [trace.blocks[layer - 1].attention.probabilities_BNSR[0] for layer in shown]
-    assert bert.tokenizer is not None
-    return Shares([bert.tokenizer.pieces[i] for i in encoding.ids], shown, maps)
+    return Shares(bert.tokens(first, second), shown, maps)
 
 
 # --- Words -----------------------------------------------------------------------------------
@@ -90,8 +82,12 @@ def word_points(bert: Bert, words: Sequence[str] = ()) -> Points:
         raise CheckpointError("the model has no vocabulary, so it is not known whose row is whose")
     if bert.config.hidden_size < 2:
         raise CheckpointError("the model is one number wide, but a picture has two axes")
-    ids = {"words": {word: piece_of(word, tokenizer) for word in words}} if words else {}
-    ids = ids or known_words(tokenizer)
+    named: dict[str, int] = {}
+    for word in words:
+        row = piece_of(word, tokenizer)
+        if row not in named.values():  # else it was given before, in these letters or in others
+            named[word] = row
+    ids = {"words": named} if words else known_words(tokenizer)
     if not ids:
         raise NotReadable("the vocabulary holds none of the usual words; name WORDS that it has")
     table_VE = bert.weights.embeddings.word_VD.double()
