@@ -58,7 +58,7 @@ def test_the_map_lists_the_book_in_reading_order_with_its_lines():
 
 
 def test_every_link_leads_to_a_file():
-    links = re.findall(r"\]\(([^)#]+)", README + CHINESE)
+    links = re.findall(r"(?:\]\(|src=\")([^)#\"]+)", README + CHINESE)
     assert [link for link in links if link and not (ROOT / link).exists()] == []
 
 
