@@ -18,7 +18,8 @@ ARGUMENTS = {"numbers_to_words.py": ["--only", "copy", "--rows", "600"]}  # or i
 
 
 def test_every_example_is_listed_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED)
+    elsewhere = {"charts.py"}  # tests/test_charts.py
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED) | elsewhere
 
 
 @pytest.mark.parametrize("name", sorted(PROMISED))

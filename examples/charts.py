@@ -1,0 +1,136 @@
+"""What the rows of results.jsonl say of sparse models, and of time: tables and charts.
+
+    python examples/charts.py [--results FILE] [--out DIR]
+
+A row of a sparse model is named "MODEL: METHOD SHARE"; "MODEL: all" is the same run without zeros.
+One of growth is named "growth: MINUTES". `experiments.sh sparse growth` makes them. The charts need
+`pip install 'minibert[plot]'`.
+"""
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minibert.pictures import INK, picture
+from minibert.writing import whole_file
+
+HERE = Path(__file__).parent
+# Okabe and Ito's colours, which colour-blind people tell apart; the markers differ too.
+METHODS = {
+    "magnitude": ("#0072B2", "o", "the small ones"),
+    "movement": ("#D55E00", "s", "those that training moves towards 0"),
+    "l1": ("#009E73", "^", "the small ones after an L1 penalty"),
+    "row": ("#CC79A7", "v", "the small ones of each row"),
+    "2:4": ("#777777", "*", "two of every four"),
+    "heads": ("#E69F00", "D", "whole heads"),
+    "ffn": ("#56B4E9", "P", "feed-forward units"),
+}
+OTHERS = ("all", "λ‖θ‖²")  # nothing is left out
+DEV_ERROR = 1.2  # one standard error of an accuracy on 872 sentences, in points
+
+
+class Found(NamedTuple):
+    """One finished run: percent right, the file without its zeros in MB, and the entropy bound."""
+
+    accuracy: float
+    megabytes: float
+    least: float
+
+
+def found_in(row: Mapping[str, Any]) -> Found:
+    sparse, full = row["sparse"], row["bytes"]
+    packed, least = (full - sparse["full"] + sparse[key] for key in ("packed", "least"))
+    return Found(100 * row["metrics"]["accuracy"], packed / 1e6, least / 1e6)
+
+
+def sparse_models(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[float, Found]]]:
+    """By model, method and share that is gone; 0 where nothing is left out."""
+    models: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        model, _, how = row["name"].partition(": ")
+        method, _, share = how.partition(" ")
+        if "sparse" in row and method in (*METHODS, *OTHERS):
+            models[model][method][float(share or 0)] = found_in(row)
+    return models
+
+
+def table_of(methods: Mapping[str, Mapping[float, Found]]) -> str:
+    """Accuracy, and in brackets the megabytes of the file: a row for each method."""
+    shares = sorted({share for cells in methods.values() for share in cells if share})
+    lines = [["gone", *(f"{share:.0%}" for share in shares)], ["---"] * (len(shares) + 1)]
+    for method, (_, _, words) in METHODS.items():
+        if method in methods:
+            cells = (methods[method].get(share) for share in shares)
+            told = [f"{x.accuracy:.1f} ({x.megabytes:.1f} MB)" if x else "" for x in cells]
+            lines.append([words, *told])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Found]]]) -> None:
+    """Accuracy against the share that is gone; the band is one standard error of the whole."""
+    fields = figure.subplots(1, len(models), squeeze=False)[0]
+    for axes, (model, methods) in zip(fields, models.items(), strict=True):
+        whole = methods["all"][0.0].accuracy
+        axes.axhline(whole, color=INK, linewidth=1, linestyle="--")
+        axes.axhspan(whole - DEV_ERROR, whole + DEV_ERROR, color=INK, alpha=0.12, linewidth=0)
+        for method, (colour, marker, label) in METHODS.items():
+            if method in methods:
+                shares, found = zip(*sorted(methods[method].items()), strict=True)
+                percents, values = [100 * share for share in shares], [x.accuracy for x in found]
+                axes.plot(percents, values, color=colour, marker=marker, label=label)
+        axes.set_title(f"{model}, whole {whole:.1f}")
+        axes.set_xlabel("percent that is gone")
+    fields[0].set_ylabel("accuracy on SST-2's dev set, %")
+    fields[0].legend(fontsize=8)
+
+
+def growth_of(rows: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]:
+    """The accuracies of the seeds, by the minutes that were allowed."""
+    by_minutes: dict[float, list[float]] = defaultdict(list)
+    for row in rows:
+        name, _, minutes = row["name"].partition(": ")
+        if name == "growth":
+            by_minutes[float(minutes)].append(100 * row["metrics"]["accuracy"])
+    return dict(sorted(by_minutes.items()))
+
+
+def draw_growth(figure: Any, growth: Mapping[float, Sequence[float]]) -> None:
+    """Every seed as a point, and a line through the means."""
+    axes = figure.subplots()
+    means = [statistics.mean(values) for values in growth.values()]
+    axes.plot(list(growth), means, color="#0072B2")
+    for minutes, values in growth.items():
+        axes.plot([minutes] * len(values), values, "o", color="#0072B2", alpha=0.6)
+    axes.set(xscale="log", xlabel="minutes on 2 cores", ylabel="accuracy on SST-2's dev set, %")
+    axes.set_xticks(list(growth), [f"{minutes:g}" for minutes in growth], minor=False)
+    axes.minorticks_off()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "pictures")
+    chosen = parser.parse_args()
+    rows = [json.loads(line) for line in chosen.results.read_text(encoding="utf-8").splitlines()]
+    models, growth = sparse_models(rows), growth_of(rows)
+    for model, methods in models.items():
+        print(f"{model}\n\n{table_of(methods)}\n")
+    for minutes, values in growth.items():
+        print(f"{minutes:g} minutes: {', '.join(f'{value:.1f}' for value in values)}")
+    charts = {
+        "sparse": (bool(models), partial(draw_sparse, models=models), (11, 4.4)),
+        "growth": (bool(growth), partial(draw_growth, growth=growth), (6, 4)),
+    }
+    for name, (known, draw, size) in charts.items():
+        if known:
+            with whole_file(chosen.out / f"{name}.svg") as staged:
+                staged.write_bytes(picture(draw, size, ground="transparent"))
+
+
+if __name__ == "__main__":
+    main()
