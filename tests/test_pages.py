@@ -191,6 +191,7 @@ def text_of(html: str) -> str:
     return unescape(re.sub(r"<[^>]+>", "", html))
 
 
+@needs_sphinx
 def test_a_page_says_its_language(built):
     for name, language in (("index", "en"), ("index.zh-CN", "zh-CN")):
         html = (built.folder / f"{name}.html").read_text("utf-8")

@@ -28,6 +28,13 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) < 150
 
 
+def test_each_of_the_four_commands_says_how_long_it_takes():
+    for text, units in ((README, "seconds|minutes?"), (CHINESE, "秒|分钟|分半钟")):
+        commands = re.search(r"<!-- commands -->\n```\n(.*?)```", text, re.DOTALL)[1].splitlines()
+        assert len(commands) == 4
+        assert all(re.search(rf"  # .*?({units})", line) for line in commands)
+
+
 def test_the_python_of_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(GUIDE, "python")

@@ -548,7 +548,6 @@ def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_
         ("translate --model nowhere x", 3, "nowhere"),
         ("translate --model nowhere", 2, "give texts as arguments, or --file"),
         ("translate --model M x --attention a.gif", 2, "must end in .svg or .png"),
-        ("translate --model M x y --attention a.svg", 2, "--attention draws one text"),
         ("translate --model M x --attention no/such/a.svg", 2, "there is no such folder"),
     ],
 )
@@ -558,6 +557,14 @@ def test_what_cannot_be_done_is_said(line, code, reason, minibert, monkeypatch, 
     answer = minibert(line)
     assert answer.code == code
     assert reason in answer.said
+
+
+def test_a_picture_of_two_texts_is_not_drawn(minibert):
+    pytest.importorskip("matplotlib")
+    answer = minibert("translate --model M x y --attention a.svg")
+    assert answer.code == 2
+    assert "--attention draws one text" in answer.err
+
 
 
 def test_attention_is_drawn(minibert, copier, tmp_path):
