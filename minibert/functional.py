@@ -127,7 +127,7 @@ def log_softmax(x_C: Tensor) -> Tensor:
 
 
 def gelu_erf(x_D: Tensor) -> Tensor:
-    """The Gaussian error linear unit, "gelu" in BERT's files: x times the normal distribution.
+    """GELU, exact form, "gelu" in BERT's files: x times the normal distribution function of x.
 
     Formula
         y = x * Φ(x) = x/2 * erfc(-x/√2)

@@ -147,14 +147,14 @@ def _largest(maps: Iterable["Tensor"]) -> float:
     return math.ceil(max(float(shares.max()) for shares in maps) * 10 - 1e-6) / 10
 
 
-def has_words(shares: "Shares") -> bool:
+def words_fit(shares: "Shares") -> bool:
     """Whether there is room for the tokens at the edge of a map of all heads."""
     return max(map(len, shares.maps)) * len(shares.tokens) <= LABELLED
 
 
 def size_of_heads(shares: "Shares") -> tuple[float, float]:
     """In inches: a token has a line of 8 points where there are words."""
-    words = has_words(shares)
+    words = words_fit(shares)
     field = max(1.2, 0.15 * len(shares.tokens)) if words else 0.85
     margin = 1.6 if words else 1.0
     columns, rows = max(map(len, shares.maps)), len(shares.maps)
@@ -163,7 +163,7 @@ def size_of_heads(shares: "Shares") -> tuple[float, float]:
 
 def draw_heads(figure: Any, shares: "Shares") -> None:
     """Every head of the layers as a small field; heads side by side, layers one below the other."""
-    words = has_words(shares)
+    words = words_fit(shares)
     columns, largest = max(map(len, shares.maps)), _largest(shares.maps)
     grid = figure.subplots(len(shares.maps), columns, squeeze=False)
     for row, (layer, maps_NSR) in enumerate(zip(shares.layers, shares.maps, strict=True)):

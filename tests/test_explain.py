@@ -590,7 +590,7 @@ return {
   stories: cells.map((c) => { const s = numbers.story(c); return [numbers.get(c), s.sum, s.rows.length, s.source, s.then, s.note]; }),
   parts: cells.filter((c) => c.kind !== "weight").flatMap((c) => numbers.story(c).rows.flat().filter((p) => p.cell).map((p) => [p.value, numbers.get(p.cell)])),
   shown: shown(given.facts.eps), hidden: softmax([-Infinity, 1]),
-  away: awayWords({ state: 0.25, largest: 8, share: 0.0123 }),
+  differences: differenceWords({ state: 0.25, largest: 8, share: 0.0123 }),
 }; })()"""  # noqa: E501
 
 
@@ -714,4 +714,4 @@ def test_a_part_is_the_number_that_it_leads_to(viewed):
 
 def test_how_far_eight_bits_are_is_said_in_points(viewed):
     said = "at most 0.2500 off (their largest number is 8.000), and the shares of its likeliest "
-    assert said + "words at most 1.23 points." in viewed["away"]
+    assert said + "words at most 1.23 points." in viewed["differences"]

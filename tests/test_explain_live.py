@@ -63,7 +63,7 @@ def with_eight_bits(bert: Bert) -> Bert:
     """What the page computes with, in Python."""
     weights = live.read_by_page(bert.weights)
     blocks = live.eight_bits(dict(named_tensors(weights)))
-    return dataclasses.replace(bert, weights=live.dequantised(weights, blocks))
+    return dataclasses.replace(bert, weights=live.dequantized(weights, blocks))
 
 
 def in_page(bert: Bert) -> dict[str, Any]:
@@ -435,20 +435,20 @@ def test_eight_bits_are_within_half_a_step_and_the_page_says_how_far_that_goes()
     ):
         step_O1 = x.abs().amax(-1, keepdim=True) / 127 if x.ndim == 2 else torch.zeros(1)
         assert ((x - y).abs() <= 0.501 * step_O1).all(), path
-    away = explained(bert, TEXTS[0][0])[1].facts["live"]["away"]
+    differences = explained(bert, TEXTS[0][0])[1].facts["live"]["differences"]
     trace, their_trace = (read(one, TEXTS[0][0])[1] for one in (bert, rough))
     pairs = list(zip(trace.hiddens_LBSD, their_trace.hiddens_LBSD, strict=True))
-    assert away["state"] == pytest.approx(max(float((a - b).abs().max()) for a, b in pairs))
-    assert away["largest"] == pytest.approx(max(float(a.abs().max()) for a, _ in pairs))
-    assert 0.001 < away["state"] < 0.2
+    assert differences["state"] == pytest.approx(max(float((a - b).abs().max()) for a, b in pairs))
+    assert differences["largest"] == pytest.approx(max(float(a.abs().max()) for a, _ in pairs))
+    assert 0.001 < differences["state"] < 0.2
     shares = [
         softmax(mlm_logits(t.hidden_BSD[0], b.weights.mlm, b.weights.embeddings.word_VD, b.config))
         for b, t in ((bert, trace), (rough, their_trace))
     ]
     best = shares[0].argmax(-1)
     told = max(abs(float(shares[0][s, v] - shares[1][s, v])) for s, v in enumerate(best))
-    assert away["share"] == pytest.approx(told)
-    assert 0 < away["share"] < 0.1
+    assert differences["share"] == pytest.approx(told)
+    assert 0 < differences["share"] < 0.1
 
 
 def test_the_model_of_the_demo_can_always_go_live():

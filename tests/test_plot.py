@@ -263,8 +263,8 @@ def test_every_head_of_a_pruned_model_is_drawn():
 
 def test_many_heads_are_drawn_without_words(figure):
     many = numbers.Shares(["bright"] * 20, [3], [torch.rand(8, 20, 20)])
-    assert pictures.has_words(many._replace(maps=[torch.rand(7, 20, 20)]))
-    assert not pictures.has_words(many)
+    assert pictures.words_fit(many._replace(maps=[torch.rand(7, 20, 20)]))
+    assert not pictures.words_fit(many)
     pictures.draw_heads(figure, many)
     assert [axes.get_title() for axes in figure.axes[:8]] == [f"head {n}" for n in range(1, 9)]
     assert not any(words_of(axes.get_yticklabels()) for axes in figure.axes[:8])

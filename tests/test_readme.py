@@ -77,9 +77,9 @@ def test_the_chinese_readme_has_the_same_commands_links_and_numbers():
     for text, other in ((README, CHINESE), (CHINESE, README)):
         links = [set(re.findall(r"\]\(([^)#]+)", page)) for page in (text, other)]
         assert links[0] - links[1] <= own
+    parts = [re.split(r"\n\n|\n(?=\|)", text) for text in (README, CHINESE)]
     numbers = [
-        [sorted(re.findall(r"\d[\d.,e−-]*\d|\d", line)) for line in text.split("\n") if "|" in line]
-        for text in (README, CHINESE)
+        [sorted(re.findall(r"\d[\d.,e−-]*\d|\d", part)) for part in of_text] for of_text in parts
     ]
     assert numbers[0] == numbers[1]
 

@@ -39,7 +39,7 @@ def explain(
     Example
       minibert explain "[MASK] but marta said that the plot was dull ." -o page.html
     """
-    first, second = one_or_two(text)
+    first, second = sentences_of(text)
     opened = None if layers is None else layer_numbers(layers)
     path = Path(out)
     if path.suffix not in (".html", ".htm"):
@@ -75,7 +75,7 @@ def explain(
     print_result(result, as_json, [f"{path}, {size / 1e6:.2f} MB: open it in a browser{said}"])
 
 
-def one_or_two(text: str) -> tuple[str, str | None]:
+def sentences_of(text: str) -> tuple[str, str | None]:
     """One sentence, or the two that a tab parts.
 
     Raises

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.explain import DEMO, layer_numbers, one_or_two, small_model
+from minibert.cli.explain import DEMO, layer_numbers, sentences_of, small_model
 from minibert.cli.options import (
     TASKS,
     Command,
@@ -74,7 +74,7 @@ def attention(
     Example
       minibert plot attention "the plot was not dull ." --model runs/distill -o attention.svg
     """
-    first, second = one_or_two(text)
+    first, second = sentences_of(text)
     shown, alone = _layers_and_head(layers, head)
     from minibert import pictures
     from minibert.picture_numbers import attention_shares

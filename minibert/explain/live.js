@@ -129,7 +129,7 @@ function mlmLogits(hidden_D, { mlm, embeddings: { word_VD } }, config) {
  * The weights by the book's names, such as weights.blocks[0].attention.query.weight_OI, from tensors by their paths.
  * A table is kept as whole numbers of eight bits; beside it lies, for each row, what one step is worth.
  */
-function dequantised(tensors) {
+function dequantized(tensors) {
   const weights = {};
   for (const [path, { data, shape: [rows, width] }] of Object.entries(tensors)) {
     const names = path.split("."), last = names.pop();

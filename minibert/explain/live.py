@@ -43,6 +43,7 @@ def live(
             f"{LARGEST / 1e6:.1f} MB of them"
         }, {}
     blocks = eight_bits(tensors)
+    theirs = dequantized(weights, blocks)
     facts = {
         "why": None,
         "pieces": bert.tokenizer.pieces,
@@ -52,7 +53,7 @@ def live(
         "gained": in_javascript(GAINED_AFTER_8.pattern),
         "changed": CHANGED_SINCE_8,
         "chinese": in_javascript(CHINESE.pattern),
-        "away": away(bert, dequantised(weights, blocks), trace, ids_BS, types_BS),
+        "differences": largest_differences(bert, theirs, trace, ids_BS, types_BS),
     }
     return facts, blocks
 
@@ -100,7 +101,7 @@ def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return blocks
 
 
-def dequantised(weights: BertWeights, blocks: Mapping[str, Tensor]) -> BertWeights:
+def dequantized(weights: BertWeights, blocks: Mapping[str, Tensor]) -> BertWeights:
     """The weights that the page computes with, in float32."""
     tensors = {
         path: blocks[path] * blocks[path + SCALE][:, None] if x.ndim == 2 else blocks[path]
@@ -109,7 +110,7 @@ def dequantised(weights: BertWeights, blocks: Mapping[str, Tensor]) -> BertWeigh
     return with_tensors(weights, tensors)
 
 
-def away(
+def largest_differences(
     bert: Bert, weights: BertWeights, trace: EncoderTrace, ids_BS: Tensor, types_BS: Tensor
 ) -> dict[str, float | None]:
     """How far a model with these weights is from `bert`, on the text of the trace.

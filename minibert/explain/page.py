@@ -17,7 +17,8 @@ from minibert.explain.reading import Reading
 
 BUDGET = 3_000_000  # bytes
 DTYPES = {torch.uint8: "u8", torch.int8: "i8", torch.float16: "f16", torch.float32: "f32"}
-SCRIPTS = ("vendor/d3.min.js", "wordpiece.js", "live.js", "reading.js", "viewer.js")
+SCRIPTS = ("vendor/d3.min.js", "wordpiece.js", "live.js", "reading.js", "numbers.js", "desk.js",
+           "viewer.js")  # fmt: skip
 
 
 class TooLarge(ValueError):

@@ -18,7 +18,7 @@
  */
 
 const MOST_SAID = 5;
-const MOST_WORK = 2e8; // multiplications that take about a second
+const MOST_COST = 2e8; // multiplications that take about a second
 const POINT = 300; // of them take as long as a point of a picture in the map
 
 /** Each result is made once. @param {(...place: number[]) => any} make */
@@ -41,11 +41,11 @@ function pageReading(facts, block) {
 
 /** A model that can read: its weights, vocabulary and sizes. */
 function liveModel(live, config, tensors) {
-  return { weights: dequantised(tensors), wordPiece: makeWordPiece(live), pieces: live.pieces, config };
+  return { weights: dequantized(tensors), wordPiece: makeWordPiece(live), pieces: live.pieces, config };
 }
 
 /** What S tokens cost: the maps of every layer, the words that each would say, and the pictures of all heads. */
-function work(S, { weights, pieces, config }) {
+function cost(S, { weights, pieces, config }) {
   const { num_hidden_layers: L, num_attention_heads: N, hidden_size: D, intermediate_size: F } = config;
   const words = weights.mlm ? (L + 1) * pieces.length * D : 0;
   return S * (L * (4 * D * D + 2 * D * F) + words) + POINT * L * N * S * S;
@@ -77,9 +77,9 @@ function liveTokens(model, text) {
   const tokens = assemble(steps).map((token) => ({ ...token, id: model.wordPiece.ids.get(token.piece) }));
   const these = `These are ${tokens.length} tokens`;
   if (tokens.length > most) return { why: `${these}, but the model knows only ${most} positions; shorten the text.` };
-  if (work(tokens.length, model) <= MOST_WORK) return { steps, tokens };
+  if (cost(tokens.length, model) <= MOST_COST) return { steps, tokens };
   let quick = tokens.length;
-  while (work(quick, model) > MOST_WORK) quick--;
+  while (cost(quick, model) > MOST_COST) quick--;
   return { why: `${these}; over ${quick} this model would keep the page waiting for more than a second, so shorten `
     + "the text." };
 }
