@@ -289,6 +289,7 @@ BAD = [
     ("def softmax(x):\n    return (x\n", "line 2: '(' was never closed"),
     ("import torch\n\n1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
     ("exit()\n", "line 1: SystemExit"),
+    ("raise KeyboardInterrupt\n", "line 1: KeyboardInterrupt"),
     ("def softmaxx(x):\n    return x\n", "it defines no function softmax"),
     ("from minibert.functional import softmax\n", "it defines no function softmax"),
     ("softmax = 3\n", "it defines no function softmax"),

@@ -29,6 +29,7 @@ MOST_NUMBERS, MOST_LETTERS = 24, 80  # of what is printed whole
 # How near the same mistake comes, written in two ways: its numbers, and the errors of a law.
 NEAR, NEAR_ERRORS = 1e-7, 1e-3
 EQUAL = 1e-13  # more than that is a difference
+RAISED = (Exception, SystemExit, KeyboardInterrupt)  # by an answer: Ctrl-C stops another process
 
 
 def judge(name: str, path: str, cases: int, seed: int) -> Iterator[tuple[str, Any]]:
@@ -103,7 +104,7 @@ def answer_in(path: str, name: str) -> Function:
         exec(code_of(Path(path), name), vars(module))
     except AnswerError:
         raise
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         raise AnswerError(f"{path}: {_line_in(path, error)}{_said(error)}") from None
     function = vars(module).get(name)
     if not inspect.isfunction(function) or function.__module__ != "answer":
@@ -164,7 +165,7 @@ class Trial(NamedTuple):
             try:
                 error, bound = self.law.check(formula, self.drawn(number))
                 found = found._replace(error=error, bound=bound)
-            except (Exception, SystemExit) as problem:
+            except RAISED as problem:
                 found = found._replace(problem=_line_in(path, problem) + _said(problem))
             if not found.holds:
                 failing[number] = found
@@ -185,7 +186,7 @@ class Trial(NamedTuple):
             formula = with_answer(self.proof.formula, self.book, recorded)
         try:
             error = self.law.check(recording(formula, of_formula), self.drawn(number))[0]
-        except (Exception, SystemExit):
+        except RAISED:
             error = math.nan
         return Replay(of_formula, of_function, error)
 
