@@ -135,7 +135,7 @@ def greedy_search(
     >>> greedy_search(lambda last, kept: (table_VV[last[:, 0]], kept), memory, 0, 1, 9).ids_BWS
     tensor([[[2, 1]]])
     """
-    _check(longest)
+    _check(longest=longest)
     n_sentences, device = memory.cross_bias_B11R.shape[0], memory.cross_bias_B11R.device
     last_B = torch.zeros(n_sentences, device=device).long() + start_id
     score_B = torch.zeros(n_sentences, device=device)
@@ -143,14 +143,14 @@ def greedy_search(
     words = []
     for _ in range(longest):
         log_p_BV, memory = step(last_B[:, None], memory)
-        gain_B, likeliest_B = log_p_BV.max(-1)
+        gain_B, likeliest_B = log_p_BV.max(1)
         last_B = torch.where(ended_B, end_id, likeliest_B)
         score_B = score_B + torch.where(ended_B, 0.0, gain_B)
         words.append(last_B)
         ended_B = last_B == end_id
         if bool(ended_B.all()):
             break
-    return Texts(torch.stack(words, -1)[:, None], score_B[:, None])
+    return Texts(torch.stack(words, 1)[:, None], score_B[:, None])
 
 
 def beam_search(
@@ -193,7 +193,7 @@ def beam_search(
     tensor([[[1, 1],
              [2, 1]]])
     """
-    _check(longest, width)
+    _check(longest=longest, width=width)
     n_sentences, device = memory.cross_bias_B11R.shape[0], memory.cross_bias_B11R.device
     memory = repeated(memory, width)
     start_BW1 = torch.zeros(n_sentences, width, 1, device=device).long() + start_id
@@ -201,7 +201,7 @@ def beam_search(
     column_W = torch.arange(width, device=device)
     first_X = torch.arange(2 * width, device=device) < width
     none_BW = torch.zeros(n_sentences, width, device=device) - math.inf
-    found = Texts(start_BW1[:, :, 1:], none_BW)
+    found = Texts(start_BW1[:, :, :0], none_BW)
     # all W beginnings are still the same one, and one of them is enough
     begun = Texts(start_BW1, torch.where(column_W == 0, 0.0, none_BW))
     for length in range(1, longest + 1):
@@ -217,9 +217,8 @@ def beam_search(
             break
 
         # stable: those that go on keep their order, and those that end come last
-        place_BW = (1 * ends_BX).argsort(dim=-1, stable=True)[:, :width]
-        total_BX = torch.where(ends_BX, -math.inf, longer.scores_BW)
-        begun = Texts(longer.ids_BWS[row_B1, place_BW], total_BX.gather(1, place_BW))
+        place_BW = ends_BX.long().argsort(stable=True)[:, :width]
+        begun = Texts(longer.ids_BWS[row_B1, place_BW], longer.scores_BW.gather(1, place_BW))
         memory = reordered(memory, (width * row_B1 + from_BX.gather(1, place_BW)).view(-1))
     return found
 
@@ -244,12 +243,11 @@ def _best(old: Texts, new: Texts, end_id: int) -> Texts:
     ids = torch.cat([torch.cat([old.ids_BWS, one_more_BW1], 2), new.ids_BWS], 1)
     scores = torch.cat([old.scores_BW, new.scores_BW], 1)
     # stable: where none is left, the empty places of `old` stay and no unfinished text comes in
-    place_BW = scores.argsort(dim=-1, descending=True, stable=True)[:, :width]
+    place_BW = scores.argsort(descending=True, stable=True)[:, :width]
     return Texts(ids[row_B1, place_BW], scores.gather(1, place_BW))
 
 
-def _check(longest: int, width: int = 1) -> None:
-    if longest < 1:
-        raise ValueError(f"longest is {longest}, but a text has at least one word")
-    if width < 1:
-        raise ValueError(f"the width of the beam is {width}, but must be at least 1")
+def _check(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}, but must be at least 1")

@@ -126,7 +126,7 @@ def train_wordpiece(
             break
         first, second = pair
         joined = first + second.removeprefix("##")
-        vocabulary[joined] = None  # a special may be spelled like it: then it is there already
+        vocabulary.setdefault(joined)  # a special may be spelled like it: it is there already
         for word in list(words_with[pair]):
             count(word, -1)
             splits[word] = _join(splits[word], first, second)

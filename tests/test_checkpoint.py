@@ -36,6 +36,7 @@ from minibert.files import read_config, read_json, save_folder, stored_in
 from minibert.laws.checkpoint import PARTS, apart, config_of, in_memory, model_of, old_name
 from minibert.parameters import (
     BertWeights,
+    LinearWeights,
     flatten,
     initial_weights,
     named_tensors,
@@ -250,6 +251,15 @@ def test_each_weight_that_is_not_finite_is_named(key: str, value: float) -> None
     poisoned = KEYS[key].clone()
     poisoned.view(-1)[-1] = value
     refused(KEYS | {key: poisoned}, f"not finite (NaN or infinity): {key}")
+
+
+def test_a_single_number_that_is_not_finite_is_named() -> None:
+    rows = ("classifier.bias", "classifier.weight")
+    shapes = SHAPES._replace(classifier=LinearWeights(*(x[:1] for x in SHAPES.classifier or ())))
+    alone = KEYS | {key: KEYS[key][:1].clone() for key in rows}
+    assert loads_as(alone, shapes).classifier is not None
+    poisoned = alone | {"classifier.bias": torch.full((1,), float("nan"))}
+    refused(poisoned, "not finite (NaN or infinity): classifier.bias", shapes)
 
 
 def test_a_number_that_float32_cannot_hold_is_not_finite() -> None:

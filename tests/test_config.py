@@ -376,3 +376,23 @@ def test_any_json_gives_a_config_or_a_checkpoint_error(values):
     except CheckpointError as error:
         refusal = str(error)
     assert refusal.startswith("config: ") or BertConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("heads", "units", "reason"),
+    [
+        (((0,),), (1, 1), "pruned has 1 layers of heads and 2 of units, but the model has 2"),
+        (((0,), (3,)), (1, 1), "a head in pruned is 3, but must be an integer 0 to 2"),
+        (((0,), (-1,)), (1, 1), "a head in pruned is -1, but must be an integer 0 to 2"),
+        (((0,), ()), (1, 1), "pruned has a layer with the heads [], but must name at least one, "
+         "and each once, in order"),
+        (((0,), (1, 0)), (1, 1), "pruned has a layer with the heads [1, 0], but must name at least "
+         "one, and each once, in order"),
+        (((0,), (0,)), (1, 0), "a number of units in pruned is 0, but must be an integer 1 to 5"),
+        (((0,), (0,)), (6, 1), "a number of units in pruned is 6, but must be an integer 1 to 5"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_left_of_a_model_is_refused_word_for_word(heads, units, reason):
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 5}
+    with pytest.raises(CheckpointError, match=whole(f"config: {reason}")):
+        BertConfig(hidden_size=6, pruned=Pruned(heads, units), **sizes)

@@ -1,10 +1,13 @@
 """What the laws of `decoder` do not say: refusals, defaults, dtypes, and what is left untouched."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from minibert.decoder import decode, decode_traced, decoder_shapes, empty_memory
 from minibert.encoder import encode
+from minibert.heads import mlm_logits
 from minibert.laws.decoder import CONFIG, B, D, R, U, V, random_weights
 from minibert.laws.measure import normal
 from minibert.parameters import initial_weights, named_tensors, with_tensors
@@ -49,5 +52,36 @@ def test_a_text_that_is_too_long_is_refused_with_both_numbers():
 def test_a_decoder_without_its_head_is_refused():
     memory = empty_memory(normal(1, B, R, D), KEEP, WEIGHTS, CONFIG)
     headless = WEIGHTS._replace(bert=WEIGHTS.bert._replace(mlm=None))
-    with pytest.raises(AssertionError, match="masked-word head"):
+    with pytest.raises(AssertionError, match=r"^a decoder has a masked-word head$"):
         decode(IDS, memory, headless, CONFIG)
+
+
+def test_scores_come_from_the_last_of_any_number_of_layers():
+    config = dataclasses.replace(CONFIG, num_hidden_layers=3)
+    weights = random_weights(3, config)
+    memory = empty_memory(normal(1, B, R, D), KEEP, weights, config)
+    traces, _ = decode_traced(IDS, memory, weights, config)
+    last_BSD, word_VD = traces[2].hidden_BSD, weights.bert.embeddings.word_VD
+    expected = mlm_logits(last_BSD, weights.bert.mlm, word_VD, config)
+    assert torch.equal(decode(IDS, memory, weights, config)[0], expected)
+
+
+def test_a_memory_of_another_number_of_layers_is_refused():
+    memory = empty_memory(normal(1, B, R, D), KEEP, WEIGHTS, CONFIG)
+    with pytest.raises(ValueError, match="zip"):
+        decode(IDS, memory._replace(blocks=memory.blocks[:1]), WEIGHTS, CONFIG)
+
+
+def test_all_is_made_where_the_weights_are():
+    """Whatever is made on another device meets the weights, and that is an error."""
+    memory = empty_memory(normal(1, B, R, D), KEEP, WEIGHTS, CONFIG)
+    expected, _ = decode(IDS, memory, WEIGHTS, CONFIG)
+    with torch.device("meta"):
+        assert torch.equal(decode(IDS, memory, WEIGHTS, CONFIG)[0], expected)
+
+
+def test_a_decoder_may_have_one_layer():
+    config = dataclasses.replace(CONFIG, num_hidden_layers=1)
+    weights = random_weights(3, config)
+    memory = empty_memory(normal(1, B, R, D), KEEP, weights, config)
+    assert decode(IDS, memory, weights, config)[0].shape == (B, U, V)

@@ -54,4 +54,4 @@ def test_linear_refuses_another_width_or_dtype(weight):
         f"but it is {weight.dtype} {list(weight.shape)}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        quantized_linear(torch.ones(2, 3), weight, torch.ones(5, 1), torch.ones(5))
+        quantized_linear(torch.ones(2, 4, 3), weight, torch.ones(5, 1), torch.ones(5))

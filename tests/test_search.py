@@ -54,15 +54,38 @@ def test_scores_keep_the_precision_of_the_step_but_are_float32_at_least():
         assert beam_search(rounded, MEMORY, 0, 1, 4, 2).scores_BW.dtype == expected
 
 
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_the_first_word_is_asked_with_the_start(start):
+    asked = []
+
+    def watched(last, memory):
+        asked.append(last)
+        return step(last, memory)
+
+    for search in (greedy_search, beam_search):
+        search(watched, MEMORY, start, 1, 1)
+        assert asked.pop().unique().tolist() == [start]
+
+
+def test_all_is_made_where_the_memory_is():
+    """Whatever is made on another device meets the memory's, and that is an error."""
+    for search in (greedy_search, beam_search):
+        expected = search(step, MEMORY, 0, 1, 4)
+        with torch.device("meta"):
+            found = search(step, MEMORY, 0, 1, 4)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("longest", [0, -1])
 def test_a_text_without_a_word_is_refused(longest):
     for search in (greedy_search, beam_search):
-        with pytest.raises(ValueError, match=f"longest is {longest}, but a text has at least"):
+        with pytest.raises(ValueError, match=f"longest is {longest}, but must be at least 1"):
             search(step, MEMORY, 0, 1, longest)
 
 
 def test_a_beam_without_a_hypothesis_is_refused():
-    with pytest.raises(ValueError, match="width of the beam is 0, but must be at least 1"):
+    with pytest.raises(ValueError, match="width is 0, but must be at least 1"):
         beam_search(step, MEMORY, 0, 1, 3, 0)
 
 

@@ -27,6 +27,10 @@ def test_only_these_arguments_have_defaults():
     assert found == {"specials": SPECIALS, "min_count": 2}
 
 
+def test_a_pair_in_two_places_is_joined_and_one_in_a_single_place_is_not():
+    assert train_wordpiece({"ab": 2, "cd": 1}, 9, ()) == ["##b", "##d", "a", "c", "ab"]
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("min_count", [1, 3])
 def test_many_words_give_what_counting_everything_anew_gives(seed, min_count):
