@@ -169,19 +169,11 @@ def save_folder(
 ) -> None:
     """Write a BERT to a folder, with what `add_files` writes to the folder that it is handed.
 
-    `packed` writes sparse tensors as `minibert.packed` tells.
-
     Raises
         OSError  the disk is full or forbids it; the model that was there is untouched.
     """
-
-    def write(path: Path) -> None:
-        save_weights(path, weights)
-        if packed:
-            save_tensors(path, packed_file(path))
-
-    name = PACKED_FILE if packed else WEIGHTS_FILE
-    save_whole(folder, _stored_config(config, weights), write, add_files, name)
+    write = partial(save_weights, weights=weights)
+    save_whole(folder, _stored_config(config, weights), write, add_files, packed)
 
 
 def save_whole(
@@ -189,9 +181,11 @@ def save_whole(
     config: Mapping[str, Any],
     write_weights: Callable[[Path], None],
     add_files: Callable[[Path], None],
-    weights_file: str = WEIGHTS_FILE,
+    packed: bool = False,
 ) -> None:
     """Write a model's config, weights and other files, all of them or nothing.
+
+    `packed` writes sparse tensors as `minibert.packed` tells.
 
     Everything is first written in full to a hidden folder inside and flushed, then renamed, the
     weights last. Whoever looks, whenever the power fails, finds the old model or the new one or,
@@ -201,6 +195,7 @@ def save_whole(
     Raises
         OSError  the disk is full or forbids it; the model that was there is untouched.
     """
+    weights_file = PACKED_FILE if packed else WEIGHTS_FILE
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".saving-*"):
         shutil.rmtree(leftover)  # of a process that was killed
@@ -210,6 +205,8 @@ def save_whole(
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         (staged / CONFIG_FILE).write_text(text, encoding="utf-8")
         write_weights(staged / weights_file)
+        if packed:
+            save_tensors(staged / weights_file, packed_file(staged / weights_file))
         # safetensors makes its file private; it is meant for whoever may read the config.
         (staged / weights_file).chmod((staged / CONFIG_FILE).stat().st_mode)
         files = sorted(file for file in staged.rglob("*") if file.is_file())

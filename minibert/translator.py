@@ -172,8 +172,11 @@ class Translator:
             raise CheckpointError(f"{folder}: {error}") from None
         return cls(encoder, decoder, weights, source, target, (languages[0], languages[1]))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, packed: bool = False) -> None:
         """Write it so that minibert and `transformers` open it.
+
+        `packed` writes a sparse model to a smaller file, see `minibert.packed`, which minibert
+        alone reads.
 
         Raises
             OSError  the disk is full or forbids it; a model that was there is untouched.
@@ -201,7 +204,7 @@ class Translator:
             self.target.save(staged / "target", self.decoder.max_position_embeddings)
 
         write = partial(save_tensors, tensors=_keyed(self.weights))
-        save_whole(Path(folder), values, write, add_vocabularies)
+        save_whole(Path(folder), values, write, add_vocabularies, packed)
 
     def to(self, device: str | torch.device) -> "Translator":
         """The same model on another device."""

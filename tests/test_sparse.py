@@ -482,11 +482,3 @@ def test_export_keeps_a_projection_and_says_what_it_leaves(minibert, tmp_path):
     save_file(load_file(path) | {"qa_outputs.weight": torch.ones(2, 12)}, path)
     answer = minibert(f"export --model {tmp_path}/from --out {tmp_path}/to")
     assert "not carried over, as no part of the model: qa_outputs.weight" in answer.err
-
-
-def test_a_translator_is_not_exported(minibert, tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "encoder-decoder"}')
-    answer = minibert(f"export --model {tmp_path} --out {tmp_path}/out")
-    assert (answer.code, answer.said) == (
-        2, f"export takes a BERT alone, but {tmp_path} is a translator"
-    )  # fmt: skip

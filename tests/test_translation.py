@@ -530,6 +530,42 @@ def test_a_translation_is_learned_measured_and_used(minibert, pairs_folder, tmp_
     assert lines == [row["translation"] for row in said.document["translations"]]
 
 
+def test_a_sparse_translator_is_packed_and_comes_back_bit_for_bit(minibert, tmp_path):
+    model = translator(hidden_size=32, intermediate_size=64)
+    for _, tensor in named_tensors(model.weights):
+        if tensor.dim() == 2:
+            tensor[torch.rand(tensor.shape) < 0.8] = 0.0
+    model.save_pretrained(tmp_path / "full")
+    answer = minibert(f"export --model {tmp_path}/full --out {tmp_path}/small --packed --json")
+    assert answer.document["sparse"]["packed"] < answer.document["sparse"]["full"]
+    small = tmp_path / "small" / "model.packed.safetensors"
+    assert small.stat().st_size < (tmp_path / "full" / "model.safetensors").stat().st_size / 2
+    again = Translator.from_pretrained(tmp_path / "small")
+    for (path, one), (_, other) in zip(
+        named_tensors(again.weights), named_tensors(model.weights), strict=True
+    ):
+        assert torch.equal(one, other), path
+    assert minibert(f"export --model {tmp_path}/small --out {tmp_path}/again").code == 0
+    files = [tmp_path / folder / "model.safetensors" for folder in ("full", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_translator_whose_encoder_lost_a_head_gets_it_back_as_zeros(minibert, tmp_path):
+    like = config(11)
+    lost = dataclasses.replace(like, pruned=Pruned(((0,), (0, 1)), (24, 23)))
+    source = tokenizer()
+    model = Translator.from_config(lost, like, source, source, seed=3)
+    model.save_pretrained(tmp_path / "lost")
+    answer = minibert(f"export --model {tmp_path}/lost --out {tmp_path}/dense --dense")
+    assert answer.code == 0, answer.err
+    dense = Translator.from_pretrained(tmp_path / "dense")
+    assert dense.encoder.pruned is None
+    assert dense.weights.encoder.blocks[0].attention.query.weight_OI.shape == (16, 16)
+    texts = ["a b", "f e d"]
+    said = [one.translate(texts, 1) for one in (model, dense)]
+    assert [one.text for one in said[0]] == [one.text for one in said[1]]
+
+
 @pytest.mark.parametrize(
     ("line", "code", "reason"),
     [

@@ -27,25 +27,32 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
     from dataclasses import replace
     from pathlib import Path
 
-    from minibert.files import PACKED_FILE, WEIGHTS_FILE, read_json, stored_in
+    from minibert.files import CONFIG_FILE, PACKED_FILE, WEIGHTS_FILE, read_json, stored_in
     from minibert.hub import model_folder
     from minibert.model import Bert
     from minibert.packed import size_of, size_sentence
     from minibert.parameters import named_tensors
     from minibert.pruned import in_full
+    from minibert.translator import Translator
 
     folder = model_folder(model)
-    if read_json(folder / "config.json").get("model_type") == "encoder-decoder":
-        raise click.UsageError(f"export takes a BERT alone, but {model} is a translator")
-    bert = Bert.from_pretrained(folder, fit_dense="fit_dense.weight" in stored_in(folder))
-    left = [row.key for row in bert.report.of("ignored") if "part" in row.note]
-    if left:
-        click.echo(f"not carried over, as no part of the model: {', '.join(left)}", err=True)
-    if dense:
-        weights, config = in_full(bert.weights, bert.config)
-        bert = replace(bert, weights=weights, config=config)
-    bert.save_pretrained(out, packed)
-    size = size_of(dict(named_tensors(bert.weights)))
+    exported: Bert | Translator
+    if read_json(folder / CONFIG_FILE).get("model_type") == "encoder-decoder":
+        exported = Translator.from_pretrained(folder)
+        if dense:
+            encoder, config = in_full(exported.weights.encoder, exported.encoder)
+            whole = exported.weights._replace(encoder=encoder)
+            exported = replace(exported, weights=whole, encoder=config)
+    else:
+        exported = Bert.from_pretrained(folder, fit_dense="fit_dense.weight" in stored_in(folder))
+        left = [row.key for row in exported.report.of("ignored") if "part" in row.note]
+        if left:
+            click.echo(f"not carried over, as no part of the model: {', '.join(left)}", err=True)
+        if dense:
+            weights, config = in_full(exported.weights, exported.config)
+            exported = replace(exported, weights=weights, config=config)
+    exported.save_pretrained(out, packed)
+    size = size_of(dict(named_tensors(exported.weights)))
     written = Path(out) / (PACKED_FILE if packed else WEIGHTS_FILE)
     found = {"model": out, "bytes": written.stat().st_size}
     found |= {"sparse": size._asdict() | {"least": round(size.least)}}
