@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError, Pruned
 from minibert.data.batches import collate
-from minibert.data.parallel import Pairs, read_pairs
+from minibert.data.parallel import Pairs, languages_of, read_pairs
 from minibert.data.tables import DataError
 from minibert.data.tokenizer import Tokenizer
 from minibert.decoder import decode, empty_memory
@@ -97,6 +97,29 @@ def test_a_folder_of_two_languages_is_read_line_by_line(tmp_path):
     assert read_pairs(folder, "train", ("up", "down"))[1:] == copies(5, 1)[1:]
     assert len(read_pairs(folder, "dev", ("down", "up"))) == 3
     assert len(read_pairs(folder, "train", ("up", "down"), limit=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "languages"),
+    [
+        ({"train.de": "", "train.en": "", "val.en": ""}, ("en", "de")),
+        ({"train.fr": "", "train.de": ""}, ("de", "fr")),
+        ({"train.tsv": "de\ten\na\tb\n"}, ("de", "en")),
+        ({"train.tsv": "x\ty\n", "train.de": "", "train.en": ""}, ("en", "de")),
+        ({"train.en": ""}, "two languages are needed, not en"),
+        ({"train.en": "", "train.de": "", "train.fr": ""}, "not en, de, fr; use --languages"),
+        ({"train.tsv": "en\tde\tfr\na\tb\tc\n"}, r"train.tsv: two languages .* not en, de, fr"),
+        ({}, "two languages are needed, not none"),
+    ],
+)
+def test_the_languages_are_found_where_nobody_says(files, languages, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    if isinstance(languages, str):
+        with pytest.raises(DataError, match=languages):
+            languages_of(tmp_path)
+    else:
+        assert languages_of(tmp_path) == languages
 
 
 def test_a_table_names_its_languages_and_may_turn_them_round(tmp_path):
@@ -569,9 +592,10 @@ def test_a_translator_whose_encoder_lost_a_head_gets_it_back_as_zeros(minibert, 
 @pytest.mark.parametrize(
     ("line", "code", "reason"),
     [
-        ("finetune --task translation --data D", 2, "needs --languages FROM-TO"),
-        ("finetune --task translation --data D --languages en", 2, "needs --languages FROM-TO"),
-        ("finetune --task translation --data D --languages en-en", 2, "needs --languages FROM-TO"),
+        ("finetune --task translation --data D", 3, "D"),
+        ("finetune --task translation --data .", 3, "two languages are needed, not none"),
+        ("finetune --task translation --data D --languages en", 2, "'en' names no two languages"),
+        ("finetune --task translation --data D --languages en-en", 2, "names no two languages"),
         ("finetune --data D", 2, "name the model to train with --model"),
         ("finetune --data D --model M --shape 1x8", 2, "--shape goes with --task translation"),
         (f"finetune {LEARN} --data D --decoder encoder", 2, "--decoder encoder needs --model"),

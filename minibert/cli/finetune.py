@@ -110,7 +110,8 @@ def finetune(**options: Any) -> None:
 def _check(chosen: Any, translates: bool) -> None:
     if translates:
         check_sacrebleu()
-        chosen.pair = language_pair(chosen.languages)
+        if chosen.languages is not None:
+            language_pair(chosen.languages)
         if chosen.model is None and chosen.decoder == "encoder":
             raise click.UsageError("--decoder encoder needs --model, whose layers it takes")
         if chosen.model is not None and chosen.vocabulary == "shared":
@@ -154,19 +155,21 @@ def _labels(chosen: Any, training: Any, display: Any, place: str) -> Run:
 
 def _translation(chosen: Any, training: Any, display: Any, place: str) -> Run:
     """The same for pairs of texts and a new translator."""
-    from minibert.data.parallel import read_pairs
+    from minibert.data.parallel import languages_of, read_pairs
     from minibert.training.translation import Beginning, learn_to_translate, new_translator
 
     if Path(chosen.data).is_file() and chosen.dev is None:
         raise click.UsageError(ONE_FILE.format(chosen.data))
-    train_set = read_pairs(chosen.data, "train", chosen.pair, chosen.limit)
-    dev_set = read_pairs(chosen.dev or chosen.data, "dev", chosen.pair)
+    pair = language_pair(chosen.languages or "-".join(languages_of(chosen.data)))
+    train_set = read_pairs(chosen.data, "train", pair, chosen.limit)
+    dev_set = read_pairs(chosen.dev or chosen.data, "dev", pair)
     beginning = Beginning(
         chosen.model, chosen.shape, chosen.vocab_size or 8000,
         chosen.vocabulary or ("shared" if chosen.model is None else "separate"),
         chosen.decoder == "encoder", chosen.dropout, chosen.max_length, chosen.seed,
     )  # fmt: skip
-    model = new_translator(beginning, train_set, chosen.pair)
+    model = new_translator(beginning, train_set, pair)
+    display.say("from {} to {}".format(*pair))
     for line in (train_set.summary(), dev_set.summary(), model.summary()):
         display.say(line)
 

@@ -119,22 +119,23 @@ def with_new_translation(command: Command) -> Command:
     languages = click.option(
         "--languages",
         metavar="FROM-TO",
-        help="of a translation: endings or columns of the data, such as en-de",
+        help="of a translation: endings or columns of the data  [default: from English, or in the "
+        "order of the columns]",
     )
     return languages(with_translation(command))
 
 
-def language_pair(languages: str | None) -> tuple[str, str]:
+def language_pair(languages: str) -> tuple[str, str]:
     """The two names of `--languages`.
 
     Raises
         click.UsageError  there are not two.
     """
-    names = re.fullmatch(r"(\w{1,40})-(\w{1,40})", languages or "")
+    names = re.fullmatch(r"(\w{1,40})-(\w{1,40})", languages)
     if names is None or names[1] == names[2]:
         raise click.UsageError(
-            "--task translation needs --languages FROM-TO, such as en-de for files train.en and "
-            "train.de; each is a word of letters, digits and _"
+            f"{languages!r} names no two languages; use --languages FROM-TO, such as en-de for "
+            "files train.en and train.de; each is a word of letters, digits and _"
         )
     return names[1], names[2]
 

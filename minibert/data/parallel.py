@@ -23,6 +23,30 @@ class Pairs(NamedTuple):
         return f"{self.path}: {len(self):,} pairs, {words[0]:,} and {words[1]:,} words"
 
 
+def languages_of(data: str | Path) -> tuple[str, str]:
+    """Which language is read and which is written, where nobody says.
+
+    A table's two columns, in their order; of files, English is read, else what the alphabet has
+    first.
+
+    Raises
+        DataError  there are not two, or no file at all.
+    """
+    path = Path(data)
+    if path.is_dir():
+        files = [file for name in SPLITS["train"][0] for file in path.glob(f"{name}.*")]
+        tables = [file for file in files if file.suffix == ".tsv"]
+        names = [file.suffix[1:] for file in files if file not in tables]
+        found = tuple(sorted(names, key=lambda name: (name != "en", name)))
+        path = tables[0] if tables and not found else path
+    if not path.is_dir():
+        found = read_table(path, None).header
+    if len(found) != 2:
+        listed = ", ".join(found) or "none"
+        raise DataError(f"{path}: two languages are needed, not {listed}; use --languages FROM-TO")
+    return found[0], found[1]
+
+
 def read_pairs(
     data: str | Path, split: str, languages: tuple[str, str], limit: int | None = None
 ) -> Pairs:
