@@ -589,6 +589,17 @@ def test_a_translator_whose_encoder_lost_a_head_gets_it_back_as_zeros(minibert, 
     assert [one.text for one in said[0]] == [one.text for one in said[1]]
 
 
+def test_a_translator_gets_epochs_and_a_rate_of_its_own(minibert, pairs_folder, tmp_path):
+    """And --help says them; what is said counts."""
+    line = f"finetune --task translation --data {pairs_folder} --shape 1x8x2 --vocab-size 100"
+    assert minibert(f"{line} --lr 0.01 --limit 8 --out {tmp_path}/run").code == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["lr"] == 0.01
+    told = f"--epochs {record['epochs']} --lr 0.002 --batch-size {record['batch_size']}"
+    assert told in " ".join(minibert("finetune --help").out.split())
+    assert (record["epochs"], record["batch_size"]) == (40, 128)
+
+
 @pytest.mark.parametrize(
     ("line", "code", "reason"),
     [

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from minibert.cli.options import (
     ONE_FILE,
@@ -24,6 +25,8 @@ from minibert.cli.options import (
     with_new_translation,
 )
 
+# A new translator has everything to learn: what it gets where nothing else is said.
+TRANSLATES = {"epochs": 40, "lr": 2e-3, "batch_size": 128}
 OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
 
 
@@ -75,14 +78,21 @@ def finetune(**options: Any) -> None:
     """Train a model on the labels of a task.
 
     The best model on the dev set, of all that were measured, is kept in --out. With --task
-    translation it is a new translator, whose encoder may be a BERT that exists.
+    translation it is a new translator, whose encoder may be a BERT that exists; where nothing else
+    is said it gets --epochs 40 --lr 0.002 --batch-size 128.
 
     \b
     Example
       minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype bfloat16
     """
+    translates = options["task"] == TRANSLATION
+    if translates:
+        context = click.get_current_context()
+        unsaid = {name: value for name, value in TRANSLATES.items()
+                  if context.get_parameter_source(name) is ParameterSource.DEFAULT}  # fmt: skip
+        options |= unsaid
+        context.params |= unsaid
     chosen = SimpleNamespace(**options)
-    translates = chosen.task == TRANSLATION
     _check(chosen, translates)
     check_sparsity(chosen)
     place, precision = prepare(chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic)
