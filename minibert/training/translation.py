@@ -19,7 +19,7 @@ from minibert.data.parallel import Pairs
 from minibert.data.tokenizer import Encoding, Tokenizer
 from minibert.kernels.decoder import decode, empty_memory
 from minibert.kernels.encoder import encode
-from minibert.losses import smoothed_cross_entropy
+from minibert.kernels.losses import smoothed_cross_entropy
 from minibert.model import Bert
 from minibert.training.evaluation import check_lengths
 from minibert.training.loop import TrainingOptions, train
