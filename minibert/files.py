@@ -75,6 +75,11 @@ def read_config(folder: Path) -> BertConfig:
         CheckpointError  there is none, or it asks for something that minibert does not compute.
     """
     values = read_json(folder / CONFIG_FILE)
+    if values.get("model_type") == "encoder-decoder":
+        raise CheckpointError(
+            f"{folder} is a translator, not a BERT; it is for minibert translate, export, and "
+            "evaluate --task translation"
+        )
     try:
         return BertConfig.from_dict(values)
     except CheckpointError as error:

@@ -173,7 +173,7 @@ def beam_search(
     Shapes
         memory   DecoderMemory of B rows and no words, from `decoder.empty_memory`
         longest  int    words of a text at most, the end counted
-        width    int    W; 1 finds what `greedy_search` does, V^longest tries every text
+        width    int    W; 1 finds what `greedy_search` does, but for ties; V^longest tries all
         alpha    float  α of `length_penalty`
         return   Texts
 

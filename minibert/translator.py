@@ -17,6 +17,7 @@ from torch import Tensor
 from minibert.checkpoint import Stored, key_of, load_weights
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import Batch, collate, sorted_order
+from minibert.data.tables import DataError
 from minibert.data.tokenizer import Tokenizer
 from minibert.decoder import (
     CrossWeights,
@@ -222,12 +223,20 @@ class Translator:
     ) -> list[Translation]:
         """The best text that a beam of `width` finds for each; a width of 1 is greedy.
 
-        Texts are cut after `max_length` tokens, and after as many as the encoder has positions;
-        a translation has at most as many as the decoder has.
+        Texts are cut after `max_length` tokens; a translation has at most as many as the decoder
+        has positions.
+
+        Raises
+            DataError  a text has more tokens than the encoder has positions.
         """
+        encodings = self.source.encode(texts, max_length=max_length)
         positions = self.encoder.max_position_embeddings
-        longest = positions if max_length is None else min(positions, max_length)
-        encodings = self.source.encode(texts, max_length=longest)
+        for number, one in enumerate(encodings, 1):
+            if len(one.ids) > positions:
+                raise DataError(
+                    f"text {number} has {len(one.ids)} tokens, but the model has only {positions} "
+                    "positions; give it sentence by sentence"
+                )
         found: dict[int, Translation] = {}
         encoder, decoder = self.ready(dtype)
         for rows in sorted_order([len(one.ids) for one in encodings], batch_size):

@@ -73,12 +73,13 @@ def test_help_has_an_example_that_is_a_command(name, minibert):
     answer = minibert(f"{name} --help")
     assert answer.code == 0
     assert answer.err == ""
-    (example,) = [
+    examples = [
         line.split() for line in answer.out.splitlines() if line.startswith(f"    minibert {name}")
     ]
+    assert examples
     known = {o for p in COMMANDS[name].params for o in (*p.opts, *p.secondary_opts)}
-    used = {word for word in example if word.startswith("--")}
-    assert used <= known, "the options of the example exist"
+    used = {word for example in examples for word in example if word.startswith("--")}
+    assert used <= known, "the options of the examples exist"
     assert "--json" in answer.out
 
 

@@ -893,6 +893,27 @@ def test_a_complete_run_gives_its_result(tmp_path):
     )
 
 
+def test_a_run_that_fails_before_it_began_leaves_the_one_it_would_have_written_over(tmp_path):
+    claim(tmp_path)
+    append_metrics(tmp_path, {"phase": "tiny", "step": 1})
+    finish_run(tmp_path, {"task": "classify"})
+    before = files_in(tmp_path)
+    for error in (CheckpointError, KeyboardInterrupt):
+        with pytest.raises(error), open_run(tmp_path, {"command": "distill"}, False, True):
+            raise error
+        assert files_in(tmp_path) == before
+
+
+    def begun(folder: Path) -> None:
+        with open_run(folder, {"command": "distill"}, False, True):
+            (folder / STATE).write_bytes(b"state")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        begun(tmp_path)
+    assert sorted(files_in(tmp_path)) == ["run.json", STATE], "it had begun"
+
+
 def test_a_run_that_never_began_leaves_nothing(tmp_path):
     """A mistyped path must not make --overwrite necessary."""
     folder = tmp_path / "run"

@@ -1,5 +1,7 @@
 """`minibert evaluate`: how good a model is on a file."""
 
+from typing import Any
+
 import click
 
 from minibert.cli.options import (
@@ -40,11 +42,12 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled data.
 
-    A folder stands for its dev file.
+    A folder stands for its dev file, or files; of a translation, test.en for test.en and test.de.
 
     \b
     Example
       minibert evaluate --model runs/distill --data glue/sst2/dev.tsv --task sst2 --json
+      minibert evaluate --model runs/translator --data multi30k --task translation
     """
     if beam is not None and task != TRANSLATION:
         raise click.UsageError("--beam goes with --task translation alone")
@@ -59,9 +62,10 @@ def evaluate(
         translator = Translator.from_pretrained(model).to(place)
         pairs = read_pairs(data, "dev", translator.languages, limit)
         metrics = scores(translator, pairs, beam or 4, dtype=precision, max_length=max_length)
-        result = {"task": task, "n": len(pairs), "metrics": metrics}
-        result |= {"signatures": signatures()}
-        print_result(result, as_json, [*metric_lines(result), *signatures().values()])
+        result: dict[str, Any] = {"task": task, "n": len(pairs), "metrics": metrics}
+        result |= {"signatures": signatures(translator.languages[1])}
+        lines = [*metric_lines(result), *result["signatures"].values()]
+        print_result(result, as_json, lines)
         return
     from minibert.data.readers import find_split, read_dataset
     from minibert.model import Bert

@@ -1,6 +1,6 @@
 """`minibert finetune`: teach a model a task, translation among them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +25,10 @@ from minibert.cli.options import (
     with_new_translation,
 )
 
-# A new translator has everything to learn: what it gets where nothing else is said.
+# A new translator has everything to learn: what it gets where nothing else is said. A BERT that it
+# begins with would forget at such a rate what it knows.
 TRANSLATES = {"epochs": 40, "lr": 2e-3, "batch_size": 128}
+BEGUN = TRANSLATES | {"lr": 5e-4}
 OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
 
 
@@ -79,16 +81,18 @@ def finetune(**options: Any) -> None:
 
     The best model on the dev set, of all that were measured, is kept in --out. With --task
     translation it is a new translator, whose encoder may be a BERT that exists; where nothing else
-    is said it gets --epochs 40 --lr 0.002 --batch-size 128.
+    is said it gets --epochs 40 --batch-size 128 --lr 0.002, or 0.0005 where there is a --model.
 
     \b
     Example
       minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype bfloat16
+      minibert finetune --task translation --data multi30k --dtype bfloat16 --out runs/translator
     """
     translates = options["task"] == TRANSLATION
     if translates:
         context = click.get_current_context()
-        unsaid = {name: value for name, value in TRANSLATES.items()
+        wanted = TRANSLATES if options["model"] is None else BEGUN
+        unsaid = {name: value for name, value in wanted.items()
                   if context.get_parameter_source(name) is ParameterSource.DEFAULT}  # fmt: skip
         options |= unsaid
         context.params |= unsaid
@@ -96,22 +100,25 @@ def finetune(**options: Any) -> None:
     _check(chosen, translates)
     check_sparsity(chosen)
     place, precision = prepare(chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic)
+    from minibert.training.answers import hash_of_texts
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
     from minibert.training.runs import check_run, finish_run, open_run
 
     folder = Path(chosen.out or "runs/finetune")
-    run = (folder, run_record("finetune"), chosen.resume, chosen.overwrite)
-    check_run(*run)
+    record = run_record("finetune")
+    check_run(folder, record, chosen.resume, chosen.overwrite)
     training = training_options_from(options | {"dtype": precision})
-    prepared = (_translation if translates else _labels)(chosen, training, Display(), place)
-    with open_run(*run) as done:
+    rows, learn = (_translation if translates else _labels)(chosen, training, Display(), place)
+    record |= {"a hash of the training rows": hash_of_texts(rows)}
+    with open_run(folder, record, chosen.resume, chosen.overwrite) as done:
         if done is None:
-            done = prepared(folder)
+            done = learn(folder)
             finish_run(folder, done)
     lines = [
         *metric_lines(done),
         *done.get("signatures", {}).values(),
+        *(["greedy; minibert evaluate searches with a beam of 4"] if translates else []),
         f"best model (epoch {done['best_epoch']}): {folder}",
     ]
     print_result(done, chosen.as_json, lines)
@@ -137,11 +144,12 @@ def _check(chosen: Any, translates: bool) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --task translation alone")
 
 
+Rows = Iterable[tuple[Any, ...]]
 Run = Callable[[Path], dict[str, Any]]
 
 
-def _labels(chosen: Any, training: Any, display: Any, place: str) -> Run:
-    """Read the data and the model; what is returned trains it into a folder."""
+def _labels(chosen: Any, training: Any, display: Any, place: str) -> tuple[Rows, Run]:
+    """Read the data and the model: the training rows, and what trains it into a folder."""
     from minibert.data.readers import read_dataset
     from minibert.training.finetune import finetune as train_on_labels
     from minibert.training.finetune import starting_model
@@ -160,17 +168,17 @@ def _labels(chosen: Any, training: Any, display: Any, place: str) -> Run:
             display, place,
         )  # fmt: skip
 
-    return run
+    return train_set.examples, run
 
 
-def _translation(chosen: Any, training: Any, display: Any, place: str) -> Run:
+def _translation(chosen: Any, training: Any, display: Any, place: str) -> tuple[Rows, Run]:
     """The same for pairs of texts and a new translator."""
     from minibert.data.parallel import languages_of, read_pairs
     from minibert.training.translation import Beginning, learn_to_translate, new_translator
 
     if Path(chosen.data).is_file() and chosen.dev is None:
         raise click.UsageError(ONE_FILE.format(chosen.data))
-    pair = language_pair(chosen.languages or "-".join(languages_of(chosen.data)))
+    pair = language_pair(chosen.languages) if chosen.languages else languages_of(chosen.data)
     train_set = read_pairs(chosen.data, "train", pair, chosen.limit)
     dev_set = read_pairs(chosen.dev or chosen.data, "dev", pair)
     beginning = Beginning(
@@ -190,4 +198,4 @@ def _translation(chosen: Any, training: Any, display: Any, place: str) -> Run:
             smoothing, display, place,
         )  # fmt: skip
 
-    return run
+    return zip(train_set.sources, train_set.targets, strict=True), run

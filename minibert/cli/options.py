@@ -4,7 +4,6 @@ import gc
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -126,18 +125,20 @@ def with_new_translation(command: Command) -> Command:
 
 
 def language_pair(languages: str) -> tuple[str, str]:
-    """The two names of `--languages`.
+    """The two names of `--languages`: en-de, or en:pt-BR where a name has a hyphen itself.
 
     Raises
         click.UsageError  there are not two.
     """
-    names = re.fullmatch(r"(\w{1,40})-(\w{1,40})", languages)
-    if names is None or names[1] == names[2]:
+    first, mark, second = languages.partition(":" if ":" in languages else "-")
+    names = (first.strip(), second.strip())
+    unclear = names[0] == names[1] or (mark == "-" and "-" in second) or "/" in languages
+    if unclear or not all(names):
         raise click.UsageError(
             f"{languages!r} names no two languages; use --languages FROM-TO, such as en-de for "
-            "files train.en and train.de; each is a word of letters, digits and _"
+            "files train.en and train.de, or FROM:TO where a name has a hyphen"
         )
-    return names[1], names[2]
+    return names
 
 
 def check_sacrebleu() -> None:

@@ -1,11 +1,10 @@
 """`minibert translate`: texts of one language in another."""
 
-import json
 from pathlib import Path
 
 import click
 
-from minibert.cli.options import Number, compute_options, picture_path, prepare
+from minibert.cli.options import Number, compute_options, picture_path, prepare, print_result
 
 
 @click.command()
@@ -51,16 +50,17 @@ def translate(
     \b
     Example
       minibert translate --model runs/translator "Two men are playing football."
+      minibert translate --model runs/translator --file - < texts
     """
     if bool(texts) == bool(path):
         raise click.UsageError("give texts as arguments, or --file FILE (- for standard input)")
-    if attention is not None and len(texts) != 1:
-        raise click.UsageError("--attention draws one text; give one as an argument")
     place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.data.readers import read_texts
     from minibert.translator import Translator
 
     inputs = list(texts) if texts else read_texts(str(path))
+    if attention is not None and len(inputs) != 1:
+        raise click.UsageError(f"--attention draws one text, not {len(inputs)}")
     for number, text in enumerate(inputs, start=1):
         if not text.strip():
             raise click.UsageError(f"text {number} is empty; give words to translate")
@@ -68,16 +68,12 @@ def translate(
             raise click.UsageError(f"text {number} is not UTF-8")
     translator = Translator.from_pretrained(model).to(place)
     found = translator.translate(inputs, beam, length_penalty, dtype=precision)
+    rows = [
+        {"text": text, "translation": one.text, "score": one.score}
+        for text, one in zip(inputs, found, strict=True)
+    ]
+    print_result({"model": model, "translations": rows}, as_json, [one.text for one in found])
     if attention is not None:
         from minibert.pictures import save_cross_attention
 
         save_cross_attention(translator.asked(inputs[0], found[0].ids), Path(attention))
-    if as_json:
-        rows = [
-            {"text": text, "translation": one.text, "score": one.score}
-            for text, one in zip(inputs, found, strict=True)
-        ]
-        click.echo(json.dumps({"model": model, "translations": rows}))
-        return
-    for one in found:
-        click.echo(one.text)

@@ -1,10 +1,11 @@
 """Texts in two languages: a file for each language with one text a line, or a table of pairs."""
 
+from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from minibert.data.readers import SPLITS
-from minibert.data.tables import DataError, decode, read_bytes, read_table, split_lines
+from minibert.data.tables import FORMATS, DataError, decode, read_bytes, read_table, split_lines
 
 
 class Pairs(NamedTuple):
@@ -33,17 +34,17 @@ def languages_of(data: str | Path) -> tuple[str, str]:
         DataError  there are not two, or no file at all.
     """
     path = Path(data)
-    if path.is_dir():
-        files = [file for name in SPLITS["train"][0] for file in path.glob(f"{name}.*")]
-        tables = [file for file in files if file.suffix == ".tsv"]
-        names = [file.suffix[1:] for file in files if file not in tables]
-        found = tuple(sorted(names, key=lambda name: (name != "en", name)))
-        path = tables[0] if tables and not found else path
-    if not path.is_dir():
+    folder, name = (path, "train") if path.is_dir() else (path.parent, path.stem)
+    endings = sorted({file.suffix for file in folder.glob(f"{escape(name)}.*")} - {".tsv"})
+    if path.suffix in FORMATS or not endings:
+        path = path / "train.tsv" if path.is_dir() else path
         found = read_table(path, None).header
-    if len(found) != 2:
-        listed = ", ".join(found) or "none"
-        raise DataError(f"{path}: two languages are needed, not {listed}; use --languages FROM-TO")
+    else:
+        found = tuple(sorted((x[1:] for x in endings), key=lambda name: (name != "en", name)))
+    if len(found) != 2 or found[0] == found[1]:
+        raise DataError(
+            f"{path}: two languages are needed, not {', '.join(found)}; use --languages FROM-TO"
+        )
     return found[0], found[1]
 
 
@@ -53,7 +54,8 @@ def read_pairs(
     """The training ("train") or development ("dev") pairs of a folder, or those of a table.
 
     A folder holds files such as train.en and train.de, one text a line, line by line translations
-    of each other; or tables such as train.tsv whose columns are called en and de.
+    of each other; or tables such as train.tsv whose columns are called en and de. A file such as
+    test.en stands for itself and test.de.
 
     Raises
         DataError  a file is missing or not UTF-8, the files do not have equally many lines, or a
@@ -74,6 +76,9 @@ def read_pairs(
                 f"{names[0]}.{languages[1]}, or {names[0]}.tsv; the folder holds {listed}"
             )
         path = tables[0]
+    if path.suffix[1:] in languages:
+        first, second = (path.with_suffix(f".{language}") for language in languages)
+        return _from_files(first, second, limit)
     return _from_table(path, languages, limit)
 
 

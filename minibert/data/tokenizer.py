@@ -17,9 +17,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from minibert.config import CheckpointError
 from minibert.files import read_json
-from minibert.wordpiece import SPECIALS, read_vocabulary
+from minibert.wordpiece import CHINESE, SPECIALS, read_vocabulary
 
 CLASSES = {"bert": "BertTokenizer", "spaces": "PreTrainedTokenizerFast"}  # of `transformers`
+AROUND_CHINESE = re.compile(f"(?<={CHINESE.pattern}) | (?={CHINESE.pattern})")
 TEMPLATE_SINGLE = "[CLS]:0 $A:0 [SEP]:0"
 TEMPLATE_PAIR = "[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1"
 
@@ -36,8 +37,8 @@ class Tokenizer:
 
     `strip_accents` None means: as `lowercase` says, which is the rule of the original BERT. `words`
     "bert" parts words at spaces and around punctuation; "spaces" at spaces alone, so that
-    punctuation is a piece of its word and `decode` puts no space where there was none: what is
-    written, and not only read, needs that.
+    punctuation is a piece of its word and `decode` puts no space where there was none, and none
+    around Chinese characters: what is written, and not only read, needs that.
 
     >>> tokenizer = Tokenizer.from_vocabulary([*SPECIALS, "hugging", "face", "##s"])
     >>> tokenizer.encode(["Hugging faces"], ["face"])
@@ -201,6 +202,8 @@ class Tokenizer:
         """Text from ids: pieces joined, without [CLS], [SEP] and the like. Case and accents that
         normalisation dropped are gone."""
         text: str = self._fast.decode(list(ids), skip_special_tokens=skip_specials)
+        if self.words == "spaces" and self.split_chinese:
+            text = AROUND_CHINESE.sub("", text)
         return text.removeprefix("##")  # a writer may begin with the inside of a word
 
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -17,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minibert.config import CheckpointError
-from minibert.data.readers import Example
 from minibert.data.tokenizer import Encoding
 from minibert.kernels.products import fixed_arithmetic
 from minibert.model import Bert
@@ -52,7 +52,7 @@ def hash_of_model(model: Bert) -> str:
     return digest.hexdigest()
 
 
-def hash_of_texts(examples: Iterable[Example]) -> str:
+def hash_of_texts(examples: Iterable[tuple[Any, ...]]) -> str:
     """32 hexadecimal digits that change with any text, any label, and the order."""
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:

@@ -235,7 +235,7 @@ def open_run(
     """Claim a folder for a run: a new one, one to go on with, or one to write over.
 
     Gives the result of a run that is resumed although it is complete, else None. A run that fails
-    before it has saved anything gives the folder back.
+    before it has saved anything gives the folder back as it was, but for saved states.
 
     Raises
         RunError         as `check_run`.
@@ -244,14 +244,23 @@ def open_run(
     check_run(folder, options, resume, overwrite)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    before = {}
     try:
         if not resume:
-            for name in (METRICS_FILE, RESULT_FILE):
-                (folder / name).unlink(missing_ok=True)
+            old = (folder / name for name in (METRICS_FILE, RESULT_FILE, OPTIONS_FILE))
+            before = {path: path.read_bytes() for path in old if path.exists()}
+            for path in before:
+                path.unlink()
             drop_states(folder)
             write_json(folder / OPTIONS_FILE, options)
         done = folder / RESULT_FILE
         yield read_json(done) if done.exists() else None
+    except BaseException:
+        saved = [folder / METRICS_FILE, *folder.glob("*" + STATE_ENDING)]
+        if not any(path.exists() for path in saved):
+            for path, data in before.items():
+                path.write_bytes(data)
+        raise
     finally:
         if not any(path.name != OPTIONS_FILE for path in folder.iterdir()):
             (folder / OPTIONS_FILE).unlink(missing_ok=True)

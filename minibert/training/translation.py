@@ -16,15 +16,17 @@ from torch import Tensor
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import collate, epoch_order
 from minibert.data.parallel import Pairs
+from minibert.data.tables import DataError
 from minibert.data.tokenizer import Encoding, Tokenizer
 from minibert.kernels.decoder import decode, empty_memory
 from minibert.kernels.encoder import encode
 from minibert.kernels.losses import smoothed_cross_entropy
 from minibert.model import Bert
+from minibert.training.comparison import n_parameters
 from minibert.training.evaluation import check_lengths
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.progress import Display
-from minibert.training.sparse import trainable_for
+from minibert.training.sparse import trainable_for, zeros_of
 from minibert.training.students import student_config
 from minibert.translator import Translator, TranslatorWeights, decoder_of
 
@@ -107,7 +109,7 @@ def new_translator(
     """A translator that has not learned yet; vocabularies that are new come from the pairs.
 
     Raises
-        CheckpointError  the BERT is damaged or is another wide than the decoder.
+        CheckpointError  the BERT is damaged, or its width is not the decoder's.
     """
     size, seed = beginning.vocab_size, beginning.seed
     if beginning.model is not None:
@@ -183,12 +185,17 @@ def learn_to_translate(
 ) -> dict[str, Any]:
     """Train on the pairs of `train_set`; the best model on `dev_set`, by chrF, is saved to `out`.
 
-    BLEU is 0 as long as no four words in a row are right, and would then keep the first of all.
-    Returns the metrics of that model, and the epoch that made it.
+    BLEU is next to nothing as long as no four words in a row are right, and chrF is not.
+    A pair with more than `max_length` tokens on a side is left out: cut, it would teach to stop in
+    the middle. Returns the metrics of that model, and the epoch that made it.
+
+    Raises
+        DataError  every pair is longer.
     """
+    sources, targets = _short_pairs(model, train_set, max_length, display)
     objective = TranslationObjective(
-        model.source.encode(train_set.sources, max_length=max_length),
-        model.target.encode(train_set.targets, max_length=max_length),
+        sources,
+        targets,
         batch_size,
         options.seed,
         (model.source.pad_id, model.target.pad_id),
@@ -217,14 +224,30 @@ def learn_to_translate(
         "chrf",
         keep,
     )
+    best = Translator.from_pretrained(out).weights
     return {
         "task": "translation",
         "n": len(dev_set),
         "metrics": progress.best_metrics,
-        "signatures": signatures(),
+        "signatures": signatures(model.languages[1]),
         "best_epoch": progress.best_epoch,
+        "parameters": n_parameters(best),
+        "zeros": zeros_of(best)[0],
         "model": str(out),
     }
+
+
+def _short_pairs(
+    model: Translator, pairs: Pairs, max_length: int, display: Display
+) -> tuple[list[Encoding], list[Encoding]]:
+    """The pairs that are not too long, as tokens."""
+    both = zip(model.source.encode(pairs.sources), model.target.encode(pairs.targets), strict=True)
+    short = [pair for pair in both if max(len(one.ids) for one in pair) <= max_length]
+    if not short:
+        raise DataError(f"{pairs.path}: every pair has more than {max_length} tokens on a side")
+    if left := len(pairs) - len(short):
+        display.say(f"{left:,} pairs are left out: more than {max_length} tokens on a side")
+    return [source for source, _ in short], [target for _, target in short]
 
 
 def scores(
@@ -235,19 +258,29 @@ def scores(
     dtype: torch.dtype = torch.float32,
     max_length: int | None = None,
 ) -> dict[str, float]:
-    """BLEU and chrF by sacrebleu with its defaults, 0 to 1: cased, and of plain text."""
+    """BLEU and chrF by sacrebleu with its defaults, 0 to 1: cased, and of plain text.
+
+    Languages without spaces are measured in letters, see `_words_of`.
+    """
     found = model.translate(pairs.sources, width, alpha, dtype=dtype, max_length=max_length)
     said = [one.text for one in found]
     right = [list(pairs.targets)]
+    words = _words_of(model.languages[1])
     return {
-        "bleu": sacrebleu.corpus_bleu(said, right).score / 100,
+        "bleu": sacrebleu.corpus_bleu(said, right, tokenize=words).score / 100,
         "chrf": sacrebleu.corpus_chrf(said, right).score / 100,
     }
 
 
-def signatures() -> dict[str, str]:
-    """How sacrebleu computes, in the words that papers cite."""
+def signatures(language: str) -> dict[str, str]:
+    """How sacrebleu computes for texts of that language, in the words that papers cite."""
     said, right = ["a"], [["a"]]
-    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+    bleu, chrf = sacrebleu.BLEU(tokenize=_words_of(language)), sacrebleu.CHRF()
     bleu.corpus_score(said, right), chrf.corpus_score(said, right)
     return {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())}
+
+
+def _words_of(language: str) -> str:
+    """What counts as a word of BLEU: sacrebleu's name for it."""
+    code = language.lower().partition("-")[0]
+    return {"zh": "zh", "ja": "char", "th": "char"}.get(code, "13a")
