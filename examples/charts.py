@@ -3,7 +3,7 @@
     python examples/charts.py [--results FILE] [--out DIR]
 
 A row of a sparse model is named "MODEL: METHOD SHARE"; "MODEL: all" is the same run without zeros.
-One of growth is named "growth: MINUTES". `experiments.sh sparse growth` makes them. The charts need
+One of growth is named "growth: BUDGET". `experiments.sh sparse growth` makes them. The charts need
 `pip install 'minibert[plot]'`.
 """
 
@@ -90,13 +90,16 @@ def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Fo
 
 
 def growth_of(rows: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]:
-    """The accuracies of the seeds, by the minutes that were allowed."""
-    by_minutes: dict[float, list[float]] = defaultdict(list)
+    """The accuracies of the seeds of each budget, by the mean of the minutes that they took."""
+    budgets: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        name, _, minutes = row["name"].partition(": ")
-        if name == "growth":
-            by_minutes[float(minutes)].append(100 * row["metrics"]["accuracy"])
-    return dict(sorted(by_minutes.items()))
+        if row["name"].startswith("growth: "):
+            budgets[row["name"]].append(row)
+    found = {}
+    for seeds in budgets.values():
+        minutes = statistics.mean(row["seconds"] for row in seeds) / 60
+        found[minutes] = [100 * row["metrics"]["accuracy"] for row in seeds]
+    return dict(sorted(found.items()))
 
 
 def draw_growth(figure: Any, growth: Mapping[float, Sequence[float]]) -> None:
@@ -107,7 +110,7 @@ def draw_growth(figure: Any, growth: Mapping[float, Sequence[float]]) -> None:
     for minutes, values in growth.items():
         axes.plot([minutes] * len(values), values, "o", color="#0072B2", alpha=0.6)
     axes.set(xscale="log", xlabel="minutes on 2 cores", ylabel="accuracy on SST-2's dev set, %")
-    axes.set_xticks(list(growth), [f"{minutes:g}" for minutes in growth], minor=False)
+    axes.set_xticks(list(growth), [f"{minutes:.0f}" for minutes in growth], minor=False)
     axes.minorticks_off()
 
 
@@ -121,7 +124,7 @@ def main() -> None:
     for model, methods in models.items():
         print(f"{model}\n\n{table_of(methods)}\n")
     for minutes, values in growth.items():
-        print(f"{minutes:g} minutes: {', '.join(f'{value:.1f}' for value in values)}")
+        print(f"{minutes:.1f} minutes: {', '.join(f'{value:.1f}' for value in values)}")
     charts = {
         "sparse": (bool(models), partial(draw_sparse, models=models), (11, 4.4)),
         "growth": (bool(growth), partial(draw_growth, growth=growth), (6, 4)),

@@ -118,10 +118,11 @@ for part in "$@"; do
     lean_models 4x128 runs/sst2-7-best/seed-0 3e-4 0.1 "0.5 0.7"
     ;;
   growth) # needs general and a teacher, and a machine that does nothing else
-    growth 5 3 500 1700 10000 --limit 20000
-    growth 15 3 1500 5500 30000
-    growth 60 3 28000 9000 60000
-    growth 180 1 90000 20000 120000
+    growth 3 3 500 1700 10000 --limit 20000
+    growth 5 3 900 3600 10000 --limit 20000
+    growth 15 3 4500 8500 30000
+    growth 60 3 36000 12000 30000
+    growth 180 1 108000 40000 60000
     ;;
   *)
     echo "there is no part $part" >&2

@@ -24,9 +24,9 @@ ROWS = [
     sparse_row("4x128: magnitude 0.5", 0.88, 40),
     sparse_row("4x128: magnitude 0.9", 0.85, 20),
     sparse_row("4x128: ffn 0.9", 0.86, 30),
-    {"name": "growth: 15", "metrics": {"accuracy": 0.88}},
-    {"name": "growth: 5", "metrics": {"accuracy": 0.86}},
-    {"name": "growth: 15", "metrics": {"accuracy": 0.89}},
+    {"name": "growth: 15", "metrics": {"accuracy": 0.88}, "seconds": 960},
+    {"name": "growth: 5", "metrics": {"accuracy": 0.86}, "seconds": 270},
+    {"name": "growth: 15", "metrics": {"accuracy": 0.89}, "seconds": 840},
     {"name": "ablation: full", "metrics": {"accuracy": 0.5}},
 ]
 
@@ -64,11 +64,11 @@ def test_accuracies_stand_over_the_shares(charts):
 
 def test_seeds_are_points_and_their_means_a_line(charts):
     growth = charts["growth_of"](ROWS)
-    assert growth == {5: [86.0], 15: [88.0, 89.0]}
+    assert growth == {4.5: [86.0], 15.0: [88.0, 89.0]}
     figure = Figure()
     charts["draw_growth"](figure, growth)
     lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
-    assert lines == [[[5, 86.0], [15, 88.5]], [[5, 86.0]], [[15, 88.0], [15, 89.0]]]
+    assert lines == [[[4.5, 86.0], [15, 88.5]], [[4.5, 86.0]], [[15, 88.0], [15, 89.0]]]
 
 
 def test_charts_are_files(tmp_path, monkeypatch, capsys):
@@ -79,4 +79,4 @@ def test_charts_are_files(tmp_path, monkeypatch, capsys):
     )
     runpy.run_path(str(CHARTS), run_name="__main__")
     assert {path.name for path in tmp_path.glob("*.svg")} == {"sparse.svg", "growth.svg"}
-    assert "5 minutes: 86.0\n15 minutes: 88.0, 89.0" in capsys.readouterr().out
+    assert "4.5 minutes: 86.0\n15.0 minutes: 88.0, 89.0" in capsys.readouterr().out
