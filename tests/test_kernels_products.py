@@ -486,7 +486,7 @@ DRAWS = 2**20
 
 @pytest.mark.parametrize("rate", RATES)
 def test_the_share_of_what_stays(rate):
-    kept = keep_mask(torch.empty(DRAWS), rate, fresh(1)).double()
+    kept = keep_mask(torch.empty(DRAWS), rate, fresh(1)).bool().double()
     assert kept.shape == (DRAWS,)
     sigma = (rate * (1 - rate) / DRAWS) ** 0.5
     assert abs(float(kept.mean()) - (1 - rate)) <= 2.0**-17 + 5 * sigma
@@ -502,13 +502,14 @@ def test_of_all_draws_as_many_stay_as_the_rate_says(rate, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "random_", every)
     kept = keep_mask(torch.empty(LEVELS), rate, None)
-    assert abs(int(kept.sum()) - (1 - rate) * LEVELS) <= 0.5
+    assert set(kept.unique().tolist()) <= {-1, 0}
+    assert abs(int(kept.bool().sum()) - (1 - rate) * LEVELS) <= 0.5
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_draws_do_not_know_of_each_other(rate):
     """Neighbours, the four draws of one word, and the same place of later words."""
-    kept = keep_mask(torch.empty(DRAWS), rate, fresh(2)).double()
+    kept = keep_mask(torch.empty(DRAWS), rate, fresh(2)).bool().double()
     centred = (kept - kept.mean()) / kept.std()
     for lag in range(1, 17):
         assert abs(float((centred[lag:] * centred[:-lag]).mean())) <= 5 / (DRAWS - lag) ** 0.5, lag
@@ -528,10 +529,10 @@ def test_what_stays_is_scaled_and_so_is_its_gradient(shape, dtype):
     rate = 0.3
     y = dropout(x, rate, fresh(5))
     keep = keep_mask(x, rate, fresh(5))
-    assert (y.dtype, y.shape, keep.dtype) == (dtype, x.shape, torch.bool)
-    assert differing(y, torch.where(keep, x * (1 / (1 - rate)), 0)) == 0
+    assert (y.dtype, y.shape, keep.dtype) == (dtype, x.shape, torch.int8)
+    assert differing(y, torch.where(keep.bool(), x * (1 / (1 - rate)), 0)) == 0
     (gradient,) = gradients(lambda x: dropout(x, rate, fresh(5)), [x], upstream)
-    assert differing(gradient, torch.where(keep, upstream * (1 / (1 - rate)), 0)) == 0
+    assert differing(gradient, torch.where(keep.bool(), upstream * (1 / (1 - rate)), 0)) == 0
 
 
 def test_not_even_infinity_survives_where_it_is_dropped():
