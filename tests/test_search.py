@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minibert.decoder import DecoderMemory
-from minibert.search import beam_search, greedy_search, length_penalty
+from minibert.search import beam_search, greedy_search, length_penalty, repeated
 
 MEMORY = DecoderMemory(torch.zeros(1, 1, 1, 0), ())
 # From word 0, word 2 is likelier than the end, 1; the likeliest text of all is the end alone.
@@ -75,6 +75,10 @@ def test_all_is_made_where_the_memory_is():
             found = search(step, MEMORY, 0, 1, 4)
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
+    bias = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    with torch.device("meta"):
+        again = repeated(DecoderMemory(bias, ()), 3)
+    assert again.cross_bias_B11R.flatten().tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("longest", [0, -1])
