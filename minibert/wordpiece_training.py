@@ -131,6 +131,7 @@ def train_wordpiece(
             count(word, -1)
             splits[word] = _join(splits[word], first, second)
             count(word, 1)
+        assert not n_pair[pair]  # what is joined is gone, so this ends
         changed = pairs_with[first] | pairs_with[second] | pairs_with[joined]
     return list(vocabulary)
 

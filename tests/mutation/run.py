@@ -5,11 +5,12 @@
     python tests/mutation/run.py --search     look for a case that tells each equivalent apart
 
 A run that was stopped goes on where it stopped, and after an edit only functions that changed are
-run again; the figures that are quoted come from a fresh run. Whatever is not killed by a failing
-test counts as survived: time-outs and crashes too. A survivor is excused only if `equivalent.toml`
+run again. Whatever is not killed by a failing test counts as survived: time-outs and crashes too.
+A survivor is excused only if `equivalent.toml`
 holds a proof in words that no input can tell it from the original, and the number of cases in
-which a search found no difference; an entry expires when the function changes. Exit code 1 unless
-every module was run, 96 % were killed, and every survivor is excused.
+which a search found no difference; or says why the tests never end with it. An entry expires when
+the function changes. Exit code 1 unless every module was run, 96 % were killed, and every survivor
+is excused.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 MUTANTS = ROOT / "mutants"
 KILLED = 1  # what pytest exits with where a test failed
+OVERTIME = -24  # the signal that ends a process which has had its seconds
 CASES = 100_000
 LEAST_RAW = 0.96
 
@@ -46,19 +48,21 @@ def wanted() -> set[str]:
     return {Path(path).stem for path in settings["only_mutate"]}
 
 
-def equivalents() -> list[dict[str, Any]]:
+def entries(kind: str) -> list[dict[str, Any]]:
+    """What is said of mutants that change nothing ("mutant"), or that never end ("endless")."""
     path = Path(__file__).with_name("equivalent.toml")
-    return tomllib.loads(path.read_text("utf-8")).get("mutant", []) if path.exists() else []
+    return tomllib.loads(path.read_text("utf-8")).get(kind, [])
 
 
-def excused(meta: dict[str, Any]) -> set[str]:
+def excused(kind: str, meta: dict[str, Any]) -> set[str]:
     """The mutants of a module with a proof that belongs to the function as it is today."""
-    hashes = meta["hash_by_function_name"]
+    hashes, codes = meta["hash_by_function_name"], meta["exit_code_by_key"]
     names = set()
-    for entry in equivalents():
+    for entry in entries(kind):
         function = entry["name"].rpartition(".")[2].partition("__mutmut")[0]
-        proven = entry["proof"].strip() and entry["cases"] and entry["searched"] >= CASES
-        if proven and hashes.get(function) == entry["hash"]:
+        tried = kind == "endless" and codes.get(entry["name"]) == OVERTIME
+        tried = tried or (kind == "mutant" and entry["cases"] and entry["searched"] >= CASES)
+        if tried and entry["proof"].strip() and hashes.get(function) == entry["hash"]:
             names.add(entry["name"])
     return names
 
@@ -66,17 +70,20 @@ def excused(meta: dict[str, Any]) -> set[str]:
 def report() -> bool:
     """Print the table; whether everything was run and all that survived is excused."""
     print(f"{'module':<14}{'mutants':>8}{'killed':>8}{'raw':>8}{'equivalent':>12}{'adjusted':>10}")
-    sums, open_ones, waiting = [0, 0, 0], [], 0
+    sums, open_ones, endless, waiting = [0, 0, 0], [], [], 0
     for module, meta in results().items():
         codes = {name: code for name, code in meta["exit_code_by_key"].items() if code is not None}
         waiting += len(meta["exit_code_by_key"]) - len(codes)
         lived = {name for name, code in codes.items() if code != KILLED}
-        same = lived & excused(meta)
-        open_ones += sorted(lived - same)
+        same = lived & excused("mutant", meta)
+        endless += sorted(lived & excused("endless", meta))
+        open_ones += sorted(lived - same - set(endless))
         row = (len(codes), len(codes) - len(lived), len(same))
         sums = [a + b for a, b in zip(sums, row, strict=True)]
         print(line(module, *row))
     print(line("together", *sums))
+    for name in endless:
+        print(f"never ends: {name}")
     for name in open_ones:
         print(f"survived: {name}")
     if open_ones:
@@ -103,7 +110,7 @@ def search() -> bool:
     from minibert.laws.law import RandomDraw
 
     alike = True
-    for entry in equivalents():
+    for entry in entries("mutant"):
         module, _, mutant = entry["name"].rpartition(".")
         path = MUTANTS / f"{module.replace('.', '/')}.py"
         spec = importlib.util.spec_from_file_location(module, path)
