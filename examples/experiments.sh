@@ -1,24 +1,43 @@
 #!/bin/sh
 # Every experiment behind the README's results. What is finished is skipped, and what was stopped goes on.
 #
-#   MINILM=DIR GLUE=DIR TEXTS=DIR sh examples/experiments.sh PART...
+#   MINILM=DIR GLUE=DIR TEXTS=DIR PAIRS=DIR sh examples/experiments.sh PART...
 #
 # MINILM  all-MiniLM-L6-v2, the bare encoder · GLUE  a folder with sst2/, mrpc/, stsb/, cola/ · TEXTS  raw text
-# PART    teachers, general, ladder, ablation, wide, sparse, growth
+# PAIRS   Multi30k: train.en, train.de, val.en, val.de
+# PART    teachers, general, ladder, ablation, wide, sparse, growth, translation
 # Models go to runs/, rows to examples/results.jsonl. One core each; run parts beside each other on several.
 set -eu
 RECIPES=$(dirname "$0")/recipes
 ROWS="--results $(dirname "$0")/results.jsonl --cache runs/cache --threads 1 --resume"
 
+# folder, call: goes on if something is there
+into() {
+  folder=$1
+  shift
+  if [ -f "$folder/run.json" ]; then set -- "$@" --resume; fi
+  minibert "$@" --out "$folder"
+}
+
 # task, seed, learning rate, epochs
 finetuned() {
-  minibert finetune --model "$MINILM" --data "$GLUE/$1" --task "$1" --seed "$2" --lr "$3" --epochs "$4" \
-    --dtype bfloat16 --evaluate-every 50 --threads 1 --out "runs/teachers/$1-$2" --resume
+  into "runs/teachers/$1-$2" finetune --model "$MINILM" --data "$GLUE/$1" --task "$1" --seed "$2" --lr "$3" \
+    --epochs "$4" --dtype bfloat16 --evaluate-every 50 --threads 1
 }
 
 # recipe, folder
 general() {
-  minibert distill --recipe "$RECIPES/$1" --teacher "$MINILM" --corpus "$TEXTS" --threads 1 --out "$2" --resume
+  into "$2" distill --recipe "$RECIPES/$1" --teacher "$MINILM" --corpus "$TEXTS" --threads 1
+}
+
+# name, more options: on two cores, for two hours at most
+translator() {
+  name=$1
+  shift
+  into "runs/translation/$name" finetune --task translation --data "$PAIRS" --dtype bfloat16 --threads 2 "$@"
+  for beam in 1 4; do
+    minibert evaluate --task translation --data "$PAIRS" --threads 2 --beam "$beam" --model "runs/translation/$name"
+  done
 }
 
 # recipe, seeds, more options
@@ -123,6 +142,10 @@ for part in "$@"; do
     growth 15 3 4500 8500 30000
     growth 60 3 36000 12000 30000
     growth 180 1 108000 40000 60000
+    ;;
+  translation)
+    small="--shape 4x128x4x256 --dropout 0.3 --vocab-size 5000 --lr 5e-3"
+    translator small $small
     ;;
   *)
     echo "there is no part $part" >&2

@@ -253,18 +253,24 @@ def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monke
     note.chmod(0o755)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for name in ("MINILM", "GLUE", "TEXTS"):
+    for name in ("MINILM", "GLUE", "TEXTS", "PAIRS"):
         monkeypatch.setenv(name, str(tmp_path))
-    parts = "teachers general ladder ablation wide sparse growth".split()
+    parts = "teachers general ladder ablation wide sparse growth translation".split()
     script = ROOT / "examples" / "experiments.sh"
     subprocess.run(["sh", script, *parts], check=True, cwd=tmp_path)
     calls = [line.split("\037")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
-    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 2 * 28 + 6 + 4
+    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 2 * 28 + 6 + 5 + 3
     for command, *options in calls:
         monkeypatch.chdir(ROOT)
-        threads = 2 if any(option.startswith("growth: ") for option in options) else 1
+        both = "translation" in options or any(x.startswith("growth: ") for x in options)
         found = cli.cli.commands[command].make_context(command, options)
-        assert found.params["threads"] == threads
+        assert found.params["threads"] == (2 if both else 1)
+        has_rows = bool(found.params.get("results"))
+        assert found.params.get("resume", False) == has_rows, "nothing is there yet"
+    (tmp_path / "runs" / "general").mkdir(parents=True)
+    (tmp_path / "runs" / "general" / "run.json").write_text("{}")
+    subprocess.run(["sh", script, "general"], check=True, cwd=tmp_path)
+    assert "--resume" in (tmp_path / "calls").read_text().splitlines()[-1].split("\037")
     assert subprocess.run(["sh", script, "nothing"], cwd=tmp_path, check=False).returncode == 2
 
 
