@@ -144,8 +144,7 @@ for part in "$@"; do
     growth 180 1 108000 40000 60000
     ;;
   translation)
-    small="--shape 4x128x4x256 --dropout 0.3 --vocab-size 5000 --lr 5e-3"
-    translator small $small
+    translator 4x128
     ;;
   *)
     echo "there is no part $part" >&2

@@ -671,6 +671,21 @@ def test_a_translator_is_no_bert(line, minibert, tmp_path):
     assert (answer.code, "is a translator, not a BERT" in answer.said) == (3, True), answer.err
 
 
+def test_dev_texts_that_are_too_long_are_refused_before_anything_is_learned(
+    minibert, pairs_folder, tmp_path
+):
+    tiny.classifier(max_position_embeddings=20).save_pretrained(tmp_path / "bert")
+    with (pairs_folder / "val.up").open("a") as file:
+        file.write("a " * 30 + "\n")
+    with (pairs_folder / "val.down").open("a") as file:
+        file.write("a\n")
+    line = f"finetune --task translation --model {tmp_path}/bert --data {pairs_folder}"
+    answer = minibert(f"{line} --languages up-down --vocab-size 100 --epochs 1 --out {tmp_path}/run")
+    assert answer.code == 3
+    assert "a text has 32 tokens, but the model has only" in answer.said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_text_that_is_too_long_is_refused(minibert, tmp_path):
     translator().save_pretrained(tmp_path)
     answer = minibert(f"translate --model {tmp_path}", "a b", "a " * 23)
@@ -686,7 +701,7 @@ def test_a_translator_gets_epochs_and_a_rate_of_its_own(minibert, pairs_folder, 
     assert minibert(f"{line} --lr 0.01 --limit 8 --out {tmp_path}/run").code == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["lr"] == 0.01
-    told = f"--epochs {record['epochs']} --batch-size {record['batch_size']} --lr 0.002, or 0.0005"
+    told = f"--epochs {record['epochs']} --batch-size {record['batch_size']} --lr 0.005, or 0.0005"
     assert told in " ".join(minibert("finetune --help").out.split())
     assert (record["epochs"], record["batch_size"]) == (40, 128)
     tiny.classifier().save_pretrained(tmp_path / "bert")

@@ -25,10 +25,10 @@ from minibert.cli.options import (
     with_new_translation,
 )
 
-# A new translator has everything to learn: what it gets where nothing else is said. A BERT that it
-# begins with would forget at such a rate what it knows.
-TRANSLATES = {"epochs": 40, "lr": 2e-3, "batch_size": 128}
-BEGUN = TRANSLATES | {"lr": 5e-4}
+# What a new translator gets where nothing else is said: it has everything to learn, but for a BERT
+# that it begins with, which is to keep more of what it knows.
+NEW_TRANSLATOR = {"epochs": 40, "lr": 5e-3, "batch_size": 128}
+BEGUN_TRANSLATOR = NEW_TRANSLATOR | {"lr": 5e-4}
 OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
 
 
@@ -46,7 +46,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 @click.option(
     "--shape",
     help="of a translation: LxD[xN[xF]] of the decoder, and of the encoder where there is no "
-    "--model  [default: 4x256, or the encoder's]",
+    "--model  [default: 4x128x4x256, or the encoder's]",
 )
 @click.option(
     "--vocabulary",
@@ -57,7 +57,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 @click.option(
     "--vocab-size",
     type=click.IntRange(100),
-    help="pieces of a translation; every letter is one, however many there are  [default: 8000]",
+    help="pieces of a translation; every letter is one, however many there are  [default: 5000]",
 )
 @click.option(
     "--decoder",
@@ -67,7 +67,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 @click.option(
     "--dropout",
     type=Number(0, 1, max_open=True),
-    help="of a translation  [default: 0.1, or the encoder's]",
+    help="of a translation  [default: 0.3, or the encoder's]",
 )
 @click.option(
     "--smoothing",
@@ -81,7 +81,7 @@ def finetune(**options: Any) -> None:
 
     The best model on the dev set, of all that were measured, is kept in --out. With --task
     translation it is a new translator, whose encoder may be a BERT that exists; where nothing else
-    is said it gets --epochs 40 --batch-size 128 --lr 0.002, or 0.0005 where there is a --model.
+    is said it gets --epochs 40 --batch-size 128 --lr 0.005, or 0.0005 where there is a --model.
 
     \b
     Example
@@ -91,7 +91,7 @@ def finetune(**options: Any) -> None:
     translates = options["task"] == TRANSLATION
     if translates:
         context = click.get_current_context()
-        wanted = TRANSLATES if options["model"] is None else BEGUN
+        wanted = NEW_TRANSLATOR if options["model"] is None else BEGUN_TRANSLATOR
         unsaid = {name: value for name, value in wanted.items()
                   if context.get_parameter_source(name) is ParameterSource.DEFAULT}  # fmt: skip
         options |= unsaid
@@ -182,7 +182,7 @@ def _translation(chosen: Any, training: Any, display: Any, place: str) -> tuple[
     train_set = read_pairs(chosen.data, "train", pair, chosen.limit)
     dev_set = read_pairs(chosen.dev or chosen.data, "dev", pair)
     beginning = Beginning(
-        chosen.model, chosen.shape, chosen.vocab_size or 8000,
+        chosen.model, chosen.shape, chosen.vocab_size or Beginning.vocab_size,
         chosen.vocabulary or ("shared" if chosen.model is None else "separate"),
         chosen.decoder == "encoder", chosen.dropout, chosen.max_length, chosen.seed,
     )  # fmt: skip

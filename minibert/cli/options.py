@@ -102,7 +102,7 @@ def data_options(command: Command, more_tasks: tuple[str, ...] = ()) -> Command:
                 type=click.IntRange(8),
                 default=128,
                 show_default=True,
-                help="tokens; longer texts are cut",
+                help="tokens; longer texts are cut, and pairs to learn translation from left out",
             ),
         ),
     )

@@ -35,7 +35,7 @@ def languages_of(data: str | Path) -> tuple[str, str]:
     """
     path = Path(data)
     folder, name = (path, "train") if path.is_dir() else (path.parent, path.stem)
-    endings = sorted({file.suffix for file in folder.glob(f"{escape(name)}.*")} - {".tsv"})
+    endings = sorted({file.suffix for file in folder.glob(f"{escape(name)}.*")} - set(FORMATS))
     if path.suffix in FORMATS or not endings:
         path = path / "train.tsv" if path.is_dir() else path
         found = read_table(path, None).header

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minibert.packed import BITS
+
 LEVELS = 2**16
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # whole numbers as wide as a float
 
 
 def keep_mask(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:

@@ -53,8 +53,8 @@ class _Smoothed(torch.autograd.Function):
         for rows in _parts(logits_MC):
             slope_RC = at_least_float32(logits_MC[rows]).softmax(1)
             slope_RC -= ctx.smoothing / logits_MC.shape[1]
-            label_R1 = torch.full_like(share_M1[rows], 1 - ctx.smoothing)
-            slope_RC.scatter_add_(1, label_M1[rows], -label_R1)
+            certain_R1 = torch.full_like(share_M1[rows], 1 - ctx.smoothing)
+            slope_RC.scatter_add_(1, label_M1[rows], -certain_R1)
             slope_MC[rows] = slope_RC.mul_(share_M1[rows])
         return slope_MC, None, None
 

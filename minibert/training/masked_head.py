@@ -20,9 +20,9 @@ from minibert.data.tables import DataError
 from minibert.data.tokenizer import Encoding
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
+from minibert.kernels.losses import smoothed_cross_entropy
 from minibert.kernels.optim import adam_step, clip_by_global_norm
 from minibert.kernels.products import arithmetic
-from minibert.losses import cross_entropy
 from minibert.masking import chosen_tokens, masked_count
 from minibert.model import Bert
 from minibert.optim import AdamOptions, initial_adam_state, linear_schedule
@@ -196,9 +196,8 @@ def _trained(
             for rows in epoch_order(lengths, options.batch_size, options.seed, epoch):
                 states = masking.states([runs[row] for row in rows], generator)
                 head = views_of(head_P, start)
-                loss = cross_entropy(
-                    mlm_logits(states.hidden_MD, head, word_VD, masking.config), states.labels_M
-                )
+                logits_MV = mlm_logits(states.hidden_MD, head, word_VD, masking.config)
+                loss = smoothed_cross_entropy(logits_MV, states.labels_M, smoothing=0.0)
                 (gradient_P,) = torch.autograd.grad(loss, head_P)
                 _, norm = clip_by_global_norm((gradient_P,), 1.0)
                 loss = loss.detach()

@@ -247,10 +247,10 @@ def open_run(
     before = {}
     try:
         if not resume:
-            old = (folder / name for name in (METRICS_FILE, RESULT_FILE, OPTIONS_FILE))
+            old = [folder / name for name in (METRICS_FILE, RESULT_FILE, OPTIONS_FILE)]
             before = {path: path.read_bytes() for path in old if path.exists()}
-            for path in before:
-                path.unlink()
+            for path in old[:2]:
+                path.unlink(missing_ok=True)
             drop_states(folder)
             write_json(folder / OPTIONS_FILE, options)
         done = folder / RESULT_FILE
@@ -259,7 +259,8 @@ def open_run(
         saved = [folder / METRICS_FILE, *folder.glob("*" + STATE_ENDING)]
         if not any(path.exists() for path in saved):
             for path, data in before.items():
-                path.write_bytes(data)
+                with written_whole(path) as staged:
+                    staged.write_bytes(data)
         raise
     finally:
         if not any(path.name != OPTIONS_FILE for path in folder.iterdir()):

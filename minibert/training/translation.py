@@ -31,6 +31,7 @@ from minibert.training.students import student_config
 from minibert.translator import Translator, TranslatorWeights, decoder_of
 
 IGNORED = -100  # the label of padding
+NEW_SHAPE = "4x128x4x256"
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Beginning:
     """How a translator starts.
 
     `model` is a BERT to begin the encoder with, or None; `shape` is LxD[xN[xF]] of what is new, by
-    default 4x256, or the shape of that BERT. `as_encoder` starts the decoder's layers as well with
-    that BERT's, all but what asks the encoder.
+    default `NEW_SHAPE`, or the shape of that BERT. `as_encoder` starts the decoder's layers as well
+    with that BERT's, all but what asks the encoder.
 
     Source
         Rothe et al. 2020, arXiv:1907.12461, section 2: rnd2rnd, bert2rnd and bert2bert.
@@ -95,7 +96,7 @@ class Beginning:
 
     model: str | None = None
     shape: str | None = None
-    vocab_size: int = 8000
+    vocab_size: int = 5000
     vocabulary: str = "shared"
     as_encoder: bool = False
     dropout: float | None = None
@@ -118,9 +119,9 @@ def new_translator(
         source = target = Tokenizer.trained([*pairs.sources, *pairs.targets], size)
     else:
         source, target = (Tokenizer.trained(texts, size) for texts in pairs[1:])
-    rate = 0.1 if beginning.dropout is None else beginning.dropout
+    rate = 0.3 if beginning.dropout is None else beginning.dropout
     like = BertConfig(max_position_embeddings=beginning.max_length)
-    config = student_config(beginning.shape or "4x256", like, rate)
+    config = student_config(beginning.shape or NEW_SHAPE, like, rate)
     encoder, decoder = (
         dataclasses.replace(config, vocab_size=len(one.pieces)) for one in (source, target)
     )
@@ -190,8 +191,10 @@ def learn_to_translate(
     the middle. Returns the metrics of that model, and the epoch that made it.
 
     Raises
-        DataError  every pair is longer.
+        DataError        every pair is longer.
+        CheckpointError  a text has more tokens than the encoder has positions.
     """
+    check_lengths(model.source.encode(dev_set.sources, max_length=max_length), model.encoder)
     sources, targets = _short_pairs(model, train_set, max_length, display)
     objective = TranslationObjective(
         sources,
