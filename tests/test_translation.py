@@ -679,8 +679,10 @@ def test_dev_texts_that_are_too_long_are_refused_before_anything_is_learned(
         file.write("a " * 30 + "\n")
     with (pairs_folder / "val.down").open("a") as file:
         file.write("a\n")
-    line = f"finetune --task translation --model {tmp_path}/bert --data {pairs_folder}"
-    answer = minibert(f"{line} --languages up-down --vocab-size 100 --epochs 1 --out {tmp_path}/run")
+    answer = minibert(
+        f"finetune --task translation --languages up-down --data {pairs_folder} --epochs 1 "
+        f"--model {tmp_path}/bert --vocab-size 100 --out {tmp_path}/run"
+    )
     assert answer.code == 3
     assert "a text has 32 tokens, but the model has only" in answer.said
     assert not (tmp_path / "run").exists()
