@@ -452,9 +452,9 @@ def read(folder: Path, content: bytes, name: str = "v.txt", limit: int | None = 
         (as_text(), "word2vec.txt"),
         (as_text(header=False), "glove.txt"),
         (as_binary(), "word2vec.bin"),
-        (gzip.compress(as_text()), "word2vec.txt.gz"),
-        (gzip.compress(as_text(header=False)), "glove.txt.gz"),
-        (gzip.compress(as_binary()), "word2vec.bin.gz"),
+        (gzip.compress(as_text(), mtime=0), "word2vec.txt.gz"),
+        (gzip.compress(as_text(header=False), mtime=0), "glove.txt.gz"),
+        (gzip.compress(as_binary(), mtime=0), "word2vec.bin.gz"),
         (as_text().replace(b"\n", b"\r\n"), "word2vec.txt"),
     ],
 )
