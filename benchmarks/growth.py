@@ -35,7 +35,7 @@ from minibert.bench.cases import Case, Choices, Work, work_of
 from minibert.bench.engines import ENGINES
 from minibert.bench.inputs import Sentences
 from minibert.bench.turns import spread, timed
-from minibert.cli.options import keep_memory
+from minibert.cli.machine import keep_memory
 from minibert.config import BertConfig
 
 HEAD_WIDTH = 64

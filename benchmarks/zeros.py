@@ -41,7 +41,7 @@ from minibert.bench.cases import MINILM, STUDENT, Case, Choices, Work, work_of
 from minibert.bench.engines import Forward, Model, encoder_of, kernels, passes
 from minibert.bench.inputs import Sentences, Tokens, tokens_of
 from minibert.bench.turns import spread, timed
-from minibert.cli.options import keep_memory
+from minibert.cli.machine import keep_memory
 from minibert.data.batches import sorted_order
 from minibert.functional import linear
 from minibert.kernels.attention import attention

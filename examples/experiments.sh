@@ -22,7 +22,7 @@ into() {
 # task, seed, learning rate, epochs
 finetuned() {
   into "runs/teachers/$1-$2" finetune --model "$MINILM" --data "$GLUE/$1" --task "$1" --seed "$2" --lr "$3" \
-    --epochs "$4" --dtype bfloat16 --evaluate-every 50 --threads 1
+    --epochs "$4" --dtype auto --evaluate-every 50 --threads 1
 }
 
 # recipe, folder
@@ -34,7 +34,7 @@ general() {
 translator() {
   name=$1
   shift
-  into "runs/translation/$name" finetune --task translation --data "$PAIRS" --dtype bfloat16 --threads 2 "$@"
+  into "runs/translation/$name" finetune --task translation --data "$PAIRS" --dtype auto --threads 2 "$@"
   for beam in 1 4; do
     minibert evaluate --task translation --data "$PAIRS" --threads 2 --beam "$beam" --model "runs/translation/$name"
   done

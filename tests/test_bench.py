@@ -29,7 +29,6 @@ from minibert.bench.report import document, machine, settings_text, table_text
 from minibert.config import BertConfig
 from minibert.data.batches import BATCHES_PER_CHUNK, padding_share
 from minibert.data.tokenizer import Encoding
-from minibert.kernels.products import arithmetic
 from minibert.parameters import named_tensors, with_tensors
 from minibert.training.objectives import LabelObjective
 
@@ -333,15 +332,10 @@ def test_products_in_whole_numbers_are_measured_where_a_row_has_them(tmp_path):
 
 
 def test_a_way_to_multiply_that_the_processor_lacks_has_no_rate(tmp_path, monkeypatch):
-    def lacking(*arguments):
-        raise RuntimeError("no such instruction")
-
-    with arithmetic("torch"):
-        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lacking)
-        assert set(run(CASE._replace(engines=("kernels",)), tmp_path).rates) == {"F.linear"}
-        monkeypatch.undo()
-        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lacking)
-        assert set(run(CASE._replace(engines=("kernels",)), tmp_path).rates) == {"F.linear"}
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    case = CASE._replace(engines=("kernels",))
+    assert set(run(case._replace(dtype=torch.bfloat16), tmp_path).rates) == {"F.linear"}
+    assert set(run(case, tmp_path).rates) == set(PLAIN)
 
 
 def test_settings_that_differ_between_cases_are_all_told():
@@ -582,7 +576,7 @@ def test_memory_is_kept_as_where_the_times_are_measured(tmp_path, monkeypatch):
     request = {"case": "small-16", "engine": "book", "folder": str(tmp_path)}
     request["choices"] = Choices(torch.get_num_threads())._asdict()
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
-    monkeypatch.setattr("minibert.cli.options.keep_memory", lambda: told.append("kept"))
+    monkeypatch.setattr("minibert.cli.machine.keep_memory", lambda: told.append("kept"))
     memory.main()
     assert told == ["kept"]
 

@@ -527,6 +527,49 @@ def test_a_run_remembers_its_arithmetic(minibert, folder):
     assert chosen in ("torch", "onednn"), "what was measured, not that it was"
 
 
+# a processor with instructions for bfloat16, one that is no faster with them, one without
+@pytest.mark.parametrize(
+    ("cost", "expected"), [(0.5, "bfloat16"), (0.95, "float32"), (20, "float32")]
+)
+def test_auto_is_the_dtype_that_this_machine_is_faster_in(
+    cost, expected, minibert, folder, monkeypatch
+):
+    monkeypatch.setattr("minibert.kernels.products.cost_of_bfloat16", lambda: cost)
+    answer = minibert(finetuning(folder, "--dtype auto"))
+    assert answer.code == 0
+    assert f"--dtype auto: {expected}; " in answer.err
+    assert json.loads(Path("runs/finetune/run.json").read_text())["dtype"] == expected
+
+    assert minibert(distilling(folder, "--teacher-dtype auto")).code == 0
+    record = json.loads(Path("runs/distill/run.json").read_text())
+    assert (record["dtype"], record["teacher_dtype"]) == ("float32", expected)
+
+
+def test_a_resumed_run_keeps_the_dtype_it_began_with(minibert, folder, monkeypatch):
+    cost = "minibert.kernels.products.cost_of_bfloat16"
+    monkeypatch.setattr(cost, lambda: 0.5)
+    assert minibert(finetuning(folder, "--dtype auto")).code == 0
+    monkeypatch.setattr(cost, lambda: 20)
+    answer = minibert(finetuning(folder, "--dtype auto --resume"))
+    assert answer.code == 0, "on another machine it goes on as it began"
+    assert json.loads(Path("runs/finetune/run.json").read_text())["dtype"] == "bfloat16"
+    assert "takes 20 times as long as in float32" in answer.err
+    answer = minibert(finetuning(folder, "--dtype float32 --resume"))
+    assert answer.code == 2
+    assert "dtype" in answer.said
+
+
+@pytest.mark.parametrize(("cost", "told"), [(0.5, False), (1.9, False), (20, True)])
+def test_whoever_asks_for_bfloat16_where_it_is_slow_is_told(
+    cost, told, minibert, folder, monkeypatch
+):
+    monkeypatch.setattr("minibert.kernels.products.cost_of_bfloat16", lambda: cost)
+    answer = minibert(f"predict --model {folder}/teacher --dtype bfloat16 --json", "good day")
+    assert answer.code == 0
+    assert ("--dtype bfloat16: a product in bfloat16 takes 20 times as long" in answer.err) == told
+    assert answer.document["predictions"], "and stdout is for the answer alone"
+
+
 def test_eight_bits_are_not_for_training(minibert, folder):
     answer = minibert(finetuning(folder, "--arithmetic int8"))
     assert answer.code == 2

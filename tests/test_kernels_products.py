@@ -15,7 +15,15 @@ from minibert.encoder import feed_forward as book_feed_forward
 from minibert.kernels import linear as kernels
 from minibert.kernels import products
 from minibert.kernels.dropout import LEVELS, dropout, dropped, keep_mask
-from minibert.kernels.products import arithmetic, chosen, fastest, fixed_arithmetic, pack
+from minibert.kernels.products import (
+    arithmetic,
+    chosen,
+    cost_of_bfloat16,
+    fastest,
+    fixed_arithmetic,
+    offers_onednn,
+    pack,
+)
 from minibert.laws import encoder as encoder_laws
 from minibert.laws import functional as laws
 from minibert.laws import rounding
@@ -132,12 +140,19 @@ def big_linear(dtype: torch.dtype) -> LinearCase:
     return in_dtype(case, dtype)
 
 
+def computes_in_onednn(way: str, dtype: torch.dtype, trained: bool) -> bool:
+    """Whether a big product should call oneDNN: in bfloat16 only if packed, and if it can."""
+    if dtype == torch.bfloat16 and (trained or not offers_onednn(dtype)):
+        return False
+    return way == "onednn"
+
+
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("formula", [trained, packed])
 def test_a_big_map_is_as_exact_as_the_books(formula, dtype, way, monkeypatch):
     spy, case = spied(monkeypatch), big_linear(dtype)
     y = formula(*case)
-    assert (spy.calls > 0) == (way == "onednn" and (dtype, formula) != (torch.bfloat16, trained))
+    assert (spy.calls > 0) == computes_in_onednn(way, dtype, formula is trained)
     assert y.dtype == dtype
     exact = book.linear(*(part.double() for part in case))
     assert distance(y, exact, linear_bound(case)) <= 1
@@ -217,9 +232,7 @@ def test_a_big_feed_forward_is_as_exact_as_the_books(adding, form, kind, dtype, 
     ready = maps if kind == "trained" else [pack(part) for part in maps]
     add_TD = normal(5, TOKENS, WIDTH).to(dtype) if adding else None
     y_TD = kernels.feed_forward(x_TD, *ready, form, add_TD)
-    assert spy.calls == (
-        2 if way == "onednn" and (dtype, kind) != (torch.bfloat16, "trained") else 0
-    )
+    assert spy.calls == 2 * computes_in_onednn(way, dtype, kind == "trained")
     inner = rounding.gelu(rounding.linear(rounding.exact(x_TD), *maps[0]), form == "tanh")
     exact = rounding.linear(inner, *maps[1])
     if add_TD is not None:
@@ -412,6 +425,33 @@ def test_a_way_that_the_processor_lacks_is_refused(unmeasured, monkeypatch):
     assert fastest(torch.float32) == "torch"
 
 
+def test_the_cost_of_bfloat16_is_that_of_two_products_and_measured_once(monkeypatch):
+    dtypes = []
+
+    def timed(*functions: Callable[[], Tensor]) -> list[float]:
+        dtypes.extend(function().dtype for function in functions)
+        return [2.0, 5.0]
+
+    monkeypatch.setattr(products, "_best_seconds", timed)
+    cost_of_bfloat16.cache_clear()
+    try:
+        assert cost_of_bfloat16() == cost_of_bfloat16() == 2.5
+    finally:
+        cost_of_bfloat16.cache_clear()
+    assert dtypes == [torch.float32, torch.bfloat16]
+
+
+def test_without_instructions_for_bfloat16_onednn_is_for_float32_alone(unmeasured, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(products, "_best_seconds", lambda *functions: [2.0, 1.0])
+    assert fastest(torch.bfloat16) == "torch"
+    with arithmetic("onednn"):
+        assert chosen(torch.ones(1)) == "onednn"
+        assert chosen(torch.ones(1).bfloat16()) == "torch"
+        weights = LinearWeights(torch.ones(2, 3).bfloat16(), torch.ones(2).bfloat16())
+        assert pack(weights).packed is None
+
+
 def test_arithmetic_is_fixed_within_its_block_alone():
     assert fixed_arithmetic() is None
     with arithmetic("torch"):
@@ -431,7 +471,9 @@ def test_what_was_fixed_is_chosen_where_it_can_be(monkeypatch):
     monkeypatch.setattr(products, "fastest", lambda dtype: f"fastest for {dtype}")
     for name in WAYS:
         with arithmetic(name):
-            assert [chosen(torch.ones(1, dtype=dtype)) for dtype in HALF] == [name, name]
+            for dtype in HALF:
+                able = name == "torch" or offers_onednn(dtype)
+                assert chosen(torch.ones(1, dtype=dtype)) == (name if able else "torch")
             assert chosen(torch.ones(1, dtype=torch.float64)) == "torch"
             assert chosen(torch.ones(1, device="meta")) == "torch"
     for other in ("book", "int8", None):

@@ -4,7 +4,6 @@ S tokens of a sentence · D width · F feed-forward width · T tokens of a batch
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -55,9 +54,8 @@ def products(work: Work, int8: bool = False) -> tuple[dict[str, Callable[[], Any
 
     by_torch, by_onednn = PLAIN
     ways: dict[str, Callable[[], Any]] = {by_torch: plain}
-    with suppress(RuntimeError):  # the processor may lack an instruction that this precision needs
-        if offers_onednn() and x_TD.is_cpu:
-            ways[by_onednn] = _onednn(x_TD, (weight_FD, bias_F), (weight_DF, bias_D))
+    if offers_onednn(x_TD.dtype) and x_TD.is_cpu:
+        ways[by_onednn] = _onednn(x_TD, (weight_FD, bias_F), (weight_DF, bias_D))
     if int8:
         ways[INT8[0]] = _int8(tokens, d, f, generator)
     return ways, 2 * 2 * tokens * d * f

@@ -57,7 +57,7 @@ def main() -> None:
 
     from minibert.bench.cases import Choices, work_of
     from minibert.bench.engines import ENGINES, cases_on
-    from minibert.cli.options import keep_memory
+    from minibert.cli.machine import keep_memory
 
     keep_memory()  # as where the times are measured
     request = json.load(sys.stdin)

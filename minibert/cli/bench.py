@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.options import Number, keep_memory, picture_path, place_of, print_result
+from minibert.cli.machine import keep_memory, place_of
+from minibert.cli.options import Number, picture_path, print_result
 
 if TYPE_CHECKING:
     from minibert.bench.cases import Case, Choices

@@ -16,10 +16,10 @@ from minibert.cli.distill_options import (
     stage_options,
     teacher_options,
 )
+from minibert.cli.machine import dtype_of, prepare
 from minibert.cli.options import (
     compute_options,
     data_options,
-    prepare,
     print_result,
     run_record,
     training_files,
@@ -63,6 +63,7 @@ def distill(context: click.Context, **given: Any) -> None:
     chosen.place, chosen.precision = prepare(
         chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic
     )
+    chosen.teacher_precision = dtype_of("teacher_dtype", chosen.teacher_dtype, chosen.place)
     chosen.folder = Path(chosen.out or "runs/distill")
     chosen.layers = _layers(chosen.layer_map)
     chosen.several = chosen.seeds > 1 or chosen.results is not None
@@ -80,8 +81,6 @@ def distill(context: click.Context, **given: Any) -> None:
 
 
 def _options(chosen: Any, seed: int) -> "DistilOptions":
-    import torch
-
     from minibert.distillation import TermWeights
     from minibert.training.distil import DistilOptions
     from minibert.training.loop import training_options_from
@@ -114,7 +113,7 @@ def _options(chosen: Any, seed: int) -> "DistilOptions":
         intermediate_on=chosen.intermediate_on,
         start=Start(chosen.init_embeddings, chosen.init_layers, chosen.init_student),
         dropout=chosen.dropout,
-        teacher_dtype=getattr(torch, chosen.teacher_dtype),
+        teacher_dtype=chosen.teacher_precision,
         cache=chosen.cache_folder,
         cache_bytes=round(chosen.cache_gb * 1e9),
     )

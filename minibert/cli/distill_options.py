@@ -2,7 +2,7 @@
 
 import click
 
-from minibert.cli.options import Command, Number, apply
+from minibert.cli.options import DTYPES, Command, Number, apply
 from minibert.cli.recipe import load_recipe
 
 WEIGHT = Number(0)
@@ -200,7 +200,7 @@ def stage_options(command: Command) -> Command:
             click.option("--temperature-squared", is_flag=True, help="times T², as Hinton has it"),
             click.option(
                 "--teacher-dtype",
-                type=click.Choice(["float32", "bfloat16"]),
+                type=click.Choice(DTYPES),
                 default="float32",
                 show_default=True,
                 help="of the teacher's arithmetic",

@@ -4,12 +4,12 @@ from typing import Any
 
 import click
 
+from minibert.cli.machine import prepare
 from minibert.cli.options import (
     TRANSLATION,
     check_sacrebleu,
     compute_options,
     metric_lines,
-    prepare,
     print_result,
     with_translation,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from minibert.cli.machine import prepare
 from minibert.cli.options import (
     ONE_FILE,
     TRANSLATION,
@@ -17,7 +18,6 @@ from minibert.cli.options import (
     compute_options,
     language_pair,
     metric_lines,
-    prepare,
     print_result,
     run_record,
     training_files,
@@ -85,8 +85,8 @@ def finetune(**options: Any) -> None:
 
     \b
     Example
-      minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype bfloat16
-      minibert finetune --task translation --data multi30k --dtype bfloat16 --out runs/translator
+      minibert finetune --model minilm --data glue/sst2 --task sst2 --dtype auto
+      minibert finetune --task translation --data multi30k --dtype auto --out runs/translator
     """
     translates = options["task"] == TRANSLATION
     if translates:

@@ -1,19 +1,14 @@
 """Options that several commands share, each spelled once."""
 
-import gc
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    import torch
 
 Command = Callable[..., Any]
 PATTERNS = ("unstructured", "row", "2:4", "heads", "ffn")
@@ -25,6 +20,7 @@ ELSEWHERE = frozenset(
     "out resume overwrite as_json save_every recipe print_recipe seeds results name baseline "
     "cache".split()
 )
+DTYPES = ("auto", "float32", "bfloat16")
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
 TRANSLATION = "translation"
 ONE_FILE = "--data {} is one file; name the dev file with --dev as well"
@@ -71,10 +67,11 @@ def compute_options(command: Command) -> Command:
             ),
             click.option(
                 "--dtype",
-                type=click.Choice(["float32", "bfloat16"]),
+                type=click.Choice(DTYPES),
                 default="float32",
                 show_default=True,
-                help="of the arithmetic; weights are kept in float32",
+                help="of the arithmetic; weights are kept in float32; auto measures which is "
+                "faster",
             ),
             click.option("--threads", type=click.IntRange(1), help="default: all cores"),
             click.option(
@@ -310,82 +307,6 @@ def training_files(data: str, dev: str | None) -> tuple[Path, Path]:
     if Path(data).is_file() and dev is None:
         raise click.UsageError(ONE_FILE.format(data))
     return find_split(data, "train"), find_split(dev or data, "dev")
-
-
-def prepare(
-    device: str, threads: int | None, dtype: str, arithmetic: str
-) -> tuple[str, "torch.dtype"]:
-    """Set up this process to compute; returns the device and the dtype that were asked for.
-
-    Raises
-        click.UsageError  cuda was asked for and there is none; int8 was asked for in training.
-    """
-    gc.disable()  # an import makes a million objects and no garbage; to look for it takes a tenth
-    import torch
-
-    from minibert.kernels.products import chosen, fix_arithmetic, offers_onednn
-
-    gc.freeze()  # nor will any of them become garbage
-    gc.enable()
-    context = click.get_current_context()
-    trains = "resume" in context.params
-    if arithmetic == "int8" and trains:
-        raise click.UsageError("--arithmetic int8 has no gradients; train with another one")
-    if arithmetic == "onednn" and not offers_onednn():
-        raise click.UsageError("--arithmetic onednn: this torch comes without oneDNN")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    place, precision = place_of(device), getattr(torch, dtype)
-    keep_memory()
-    fix_arithmetic(None)
-    if arithmetic == "auto" and trains and context.params["resume"]:
-        arithmetic = _arithmetic_of_the_run(context)  # a resumed run computes as it began
-    if arithmetic == "auto":
-        arithmetic = chosen(torch.empty(0, device=place, dtype=precision))
-    fix_arithmetic(arithmetic)  # type: ignore[arg-type]
-    context.params["arithmetic"] = arithmetic  # for `run_record`
-    return place, precision
-
-
-def place_of(device: str) -> str:
-    """cpu or cuda, of `--device`.
-
-    Raises
-        click.UsageError  cuda was asked for and there is none.
-    """
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise click.UsageError("--device cuda: torch finds no GPU here; use --device cpu")
-    return "cuda" if available and device != "cpu" else "cpu"
-
-
-def _arithmetic_of_the_run(context: click.Context) -> str:
-    from minibert.files import read_json
-    from minibert.training.runs import OPTIONS_FILE
-
-    folder = Path(context.params["out"] or f"runs/{context.info_name}")
-    paths = [folder / OPTIONS_FILE, *sorted(folder.glob(f"seed-*/{OPTIONS_FILE}"))]
-    for path in paths:
-        if path.exists():
-            return str(read_json(path).get("arithmetic", "auto"))
-    return "auto"
-
-
-def keep_memory() -> None:
-    """Tell the C library to keep freed memory for the next tensor, where it is glibc.
-
-    It would give every large piece back to the system, which hands it out anew page by page, filled
-    with zeros: about a twentieth of the time of a forward pass.
-    """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-        if mallopt(mmap_threshold, 2**30):  # refused by some, and the other alone would do harm
-            mallopt(trim_threshold, 2**31 - 1)
 
 
 def run_record(command: str) -> dict[str, Any]:

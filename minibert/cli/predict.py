@@ -4,7 +4,8 @@ import json
 
 import click
 
-from minibert.cli.options import compute_options, prepare
+from minibert.cli.machine import prepare
+from minibert.cli.options import compute_options
 
 
 @click.command()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from minibert.cli.options import Number, compute_options, picture_path, prepare, print_result
+from minibert.cli.machine import prepare
+from minibert.cli.options import Number, compute_options, picture_path, print_result
 
 
 @click.command()
