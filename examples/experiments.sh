@@ -144,8 +144,8 @@ for part in "$@"; do
     growth 180 1 108000 40000 60000
     ;;
   translation)
-    translator 4x128 --epochs 36
-    translator 4x256 --shape 4x256x4x512 --dropout 0.25 --lr 2e-3 --epochs 44
+    translator 4x128 --shape 4x128x4x256 --dropout 0.3 --lr 5e-3 --epochs 36
+    translator 4x256
     ;;
   *)
     echo "there is no part $part" >&2

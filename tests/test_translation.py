@@ -703,9 +703,9 @@ def test_a_translator_gets_epochs_and_a_rate_of_its_own(minibert, pairs_folder, 
     assert minibert(f"{line} --lr 0.01 --limit 8 --out {tmp_path}/run").code == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["lr"] == 0.01
-    told = f"--epochs {record['epochs']} --batch-size {record['batch_size']} --lr 0.005, or 0.0005"
+    told = f"--epochs {record['epochs']} --batch-size {record['batch_size']} --lr 0.002, or 0.0005"
     assert told in " ".join(minibert("finetune --help").out.split())
-    assert (record["epochs"], record["batch_size"]) == (40, 128)
+    assert (record["epochs"], record["batch_size"]) == (44, 128)
     tiny.classifier().save_pretrained(tmp_path / "bert")
     line = f"finetune --task translation --data {pairs_folder} --model {tmp_path}/bert --limit 8"
     assert minibert(f"{line} --max-length 16 --epochs 1 --out {tmp_path}/begun").code == 0

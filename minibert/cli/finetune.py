@@ -27,7 +27,7 @@ from minibert.cli.options import (
 
 # What a new translator gets where nothing else is said: it has everything to learn, but for a BERT
 # that it begins with, which is to keep more of what it knows.
-NEW_TRANSLATOR = {"epochs": 40, "lr": 5e-3, "batch_size": 128}
+NEW_TRANSLATOR = {"epochs": 44, "lr": 2e-3, "batch_size": 128}
 BEGUN_TRANSLATOR = NEW_TRANSLATOR | {"lr": 5e-4}
 OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
 
@@ -46,7 +46,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 @click.option(
     "--shape",
     help="of a translation: LxD[xN[xF]] of the decoder, and of the encoder where there is no "
-    "--model  [default: 4x128x4x256, or the encoder's]",
+    "--model  [default: 4x256x4x512, or the encoder's]",
 )
 @click.option(
     "--vocabulary",
@@ -67,7 +67,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 @click.option(
     "--dropout",
     type=Number(0, 1, max_open=True),
-    help="of a translation  [default: 0.3, or the encoder's]",
+    help="of a translation  [default: 0.25, or the encoder's]",
 )
 @click.option(
     "--smoothing",
@@ -81,7 +81,7 @@ def finetune(**options: Any) -> None:
 
     The best model on the dev set, of all that were measured, is kept in --out. With --task
     translation it is a new translator, whose encoder may be a BERT that exists; where nothing else
-    is said it gets --epochs 40 --batch-size 128 --lr 0.005, or 0.0005 where there is a --model.
+    is said it gets --epochs 44 --batch-size 128 --lr 0.002, or 0.0005 where there is a --model.
 
     \b
     Example

@@ -31,7 +31,7 @@ from minibert.training.students import student_config
 from minibert.translator import Translator, TranslatorWeights, decoder_of
 
 IGNORED = -100  # the label of padding
-NEW_SHAPE = "4x128x4x256"
+NEW_SHAPE, NEW_DROPOUT = "4x256x4x512", 0.25
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def new_translator(
         source = target = Tokenizer.trained([*pairs.sources, *pairs.targets], size)
     else:
         source, target = (Tokenizer.trained(texts, size) for texts in pairs[1:])
-    rate = 0.3 if beginning.dropout is None else beginning.dropout
+    rate = NEW_DROPOUT if beginning.dropout is None else beginning.dropout
     like = BertConfig(max_position_embeddings=beginning.max_length)
     config = student_config(beginning.shape or NEW_SHAPE, like, rate)
     encoder, decoder = (
