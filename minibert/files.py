@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from minibert.checkpoint import Stored, save_weights, shortened, stored_tensors
 from minibert.config import BertConfig, CheckpointError
-from minibert.packed import packed_file, with_unpacked
+from minibert.packed import checksum, packed_file, with_unpacked
 from minibert.parameters import BertWeights
 from minibert.writing import flush
 
@@ -110,8 +110,13 @@ def stored_in(folder: Path) -> dict[str, Stored]:
 
 
 def _stored_packed(path: Path) -> dict[str, Stored]:
+    stored = stored_tensors(path)
+    with safe_open(path, framework="pt") as file:
+        known = (file.metadata() or {}).get("checksum")
     try:
-        return with_unpacked(stored_tensors(path))
+        if known != str(checksum({key: part.read() for key, part in stored.items()})):
+            raise CheckpointError("damaged, its checksum does not fit; export it again")
+        return with_unpacked(stored)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
@@ -211,7 +216,8 @@ def save_whole(
         (staged / CONFIG_FILE).write_text(text, encoding="utf-8")
         write_weights(staged / weights_file)
         if packed:
-            save_tensors(staged / weights_file, packed_file(staged / weights_file))
+            tensors = packed_file(staged / weights_file)
+            save_tensors(staged / weights_file, tensors, checksum=str(checksum(tensors)))
         # safetensors makes its file private; it is meant for whoever may read the config.
         (staged / weights_file).chmod((staged / CONFIG_FILE).stat().st_mode)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
@@ -231,15 +237,17 @@ def save_whole(
         flush(place)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to a safetensors file.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
+    """Write tensors to a safetensors file, with one entry of `metadata` in its header.
+
+    The library writes several in an order of chance; without any it is the `format`, "pt".
 
     Raises
         OSError  the disk is full or forbids it.
     """
     ready = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
-        save_file(ready, path, metadata={"format": "pt"})
+        save_file(ready, path, metadata=metadata or {"format": "pt"})
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise OSError(f"{path} cannot be written: {error}") from None
 

@@ -7,6 +7,7 @@ draw at random what it does not find, so the file has a name that it does not lo
 """
 
 import math
+import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # a float as the whole 
 class Size(NamedTuple):
     """What sparse tensors take: weights and zeros, bytes in full, packed, and at the very least.
 
-    The least is that of the values that are not 0 and of `sparsity.fewest_bits`, where they stand.
+    The least is that of the values that are not 0, and of `sparsity.fewest_bits` for their places.
     """
 
     weights: int
@@ -42,6 +43,9 @@ def packed_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, each packed if that makes it smaller."""
     found: dict[str, Tensor] = {}
     for key, tensor in load_file(path).items():
+        if tensor.element_size() not in BITS:
+            found[key] = tensor
+            continue
         parts = {f"{key}.{name}": part for name, part in zip(PARTS, _parts(tensor), strict=True)}
         found |= parts if _bytes(parts) < _bytes({key: tensor}) else {key: tensor}
     return found
@@ -49,9 +53,10 @@ def packed_file(path: Path) -> dict[str, Tensor]:
 
 def _parts(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Shape, mask and values. What is 0 is told by its bits, for -0 is another number."""
-    keep = tensor.reshape(-1).view(BITS[tensor.element_size()]) != 0
-    mask = numpy.packbits(keep.numpy(), bitorder="little")
-    return torch.tensor(tensor.shape), torch.from_numpy(mask), tensor.reshape(-1)[keep]
+    values = tensor.reshape(-1)
+    keep = values.view(BITS[tensor.element_size()]) != 0
+    mask = numpy.packbits(keep.cpu().numpy(), bitorder="little")
+    return torch.tensor(tensor.shape, dtype=torch.int64), torch.from_numpy(mask), values[keep]
 
 
 def with_unpacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -111,6 +116,16 @@ def size_sentence(size: Size) -> str:
         f"{size.zeros:,} of {size.weights:,} weights are 0; {size.full:,} bytes in full, "
         f"{size.packed:,} packed, {size.least:,.0f} at the least"
     )
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """A number that a flipped bit changes; the format itself would not notice one."""
+    value = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return value
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -297,7 +297,7 @@ def keep_units(weights: BlockWeights, units_U: Tensor) -> BlockWeights:
 
 
 def fewest_bits(n_weights: int, n_zeros: int) -> float:
-    """The fewest bits that can say which weights are 0, if any of them may be with equal right.
+    """The fewest bits, in the mean, that say which weights are 0, if only their share is known.
 
     Formula
         n H(z/n),  H(s) = -s log₂ s - (1 - s) log₂(1 - s); one bit a weight is as good only at 1/2

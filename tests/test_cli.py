@@ -553,7 +553,7 @@ def test_a_resumed_run_keeps_the_dtype_it_began_with(minibert, folder, monkeypat
     answer = minibert(finetuning(folder, "--dtype auto --resume"))
     assert answer.code == 0, "on another machine it goes on as it began"
     assert json.loads(Path("runs/finetune/run.json").read_text())["dtype"] == "bfloat16"
-    assert "takes 20 times as long as in float32" in answer.err
+    assert "takes 20 times as long as in float32 here, but the run began with it" in answer.err
     answer = minibert(finetuning(folder, "--dtype float32 --resume"))
     assert answer.code == 2
     assert "dtype" in answer.said

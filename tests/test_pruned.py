@@ -11,7 +11,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_training import Watched, stop_after
+from test_training import Watched, labels_objective, stop_after
 from torch import Tensor
 
 from minibert.config import BertConfig, CheckpointError, Pruned
@@ -25,7 +25,7 @@ from minibert.optim import adam_form
 from minibert.parameters import BertWeights, named_tensors, views_of, with_tensors
 from minibert.pruned import in_full, kept_heads, without_idle
 from minibert.training.finetune import finetune
-from minibert.training.loop import Interrupted, TrainingOptions
+from minibert.training.loop import Interrupted, TrainingOptions, train
 from minibert.training.progress import Display
 from minibert.training.sparse import EVERY, GatedTrainable, Sparsity, trainable_for
 from minibert.training.trainable import Trainable
@@ -224,6 +224,7 @@ def pushed(trainable: GatedTrainable, pattern: str, importance: list[Tensor]) ->
         weight_OGi = weight_OGi.detach()
         size_G = (weight_OGi**2).sum((0, 2))
         into.copy_(weight_OGi * (wanted_G / size_G.clamp(min=1e-20))[:, None])
+    trainable.look_at_gradient()
     trainable.update(0.0, ADAM)
 
 
@@ -268,6 +269,21 @@ def test_importance_is_added_up_from_one_choice_to_the_next():
 
 
 @pytest.mark.parametrize("pattern", ["heads", "ffn"])
+def test_importance_is_of_the_loss_whatever_is_added_to_it_or_clipped(pattern, tmp_path):
+    """The gradient of λ‖θ‖² would make large weights important, and clipping loud batches less."""
+    found = []
+    for more in ({}, {"l2": 0.1}, {"max_norm": 1e-3}):
+        trainable = learner(pattern, 0.5, 0.9, 0.9)
+        options = TrainingOptions(steps=3, lr=0.0, **more)
+        folder = tmp_path / str(len(found))
+        train(labels_objective(model(), 40), trainable, options, folder, "x", Display(quiet=True))
+        found.append(trainable.extra["importance"])
+    assert float(found[0].min()) > 0
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("pattern", ["heads", "ffn"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.75])
 def test_the_share_goes_for_good_and_every_layer_keeps_one(pattern, share):
     trainable, gone = learner(pattern, share), [[]] * L
@@ -275,6 +291,7 @@ def test_the_share_goes_for_good_and_every_layer_keeps_one(pattern, share):
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         trainable.gradient_P.copy_(torch.randn(before.shape, generator=generator))
+        trainable.look_at_gradient()
         trainable.update(1e-3, ADAM)
         now = closed(trainable, pattern)
         assert all(set(old) <= set(new) for old, new in zip(gone, now, strict=True))
@@ -317,16 +334,16 @@ def test_what_is_closed_stays_closed_where_others_have_no_importance():
 @pytest.mark.parametrize(
     ("pattern", "share", "changes", "most"),
     [
-        ("heads", 0.8, {}, "0.75"),
-        ("heads", 0.5, {"num_attention_heads": 1}, "0"),
-        ("ffn", 1.0, {}, "0.941"),
-        ("ffn", 0.9, {"intermediate_size": 1}, "0"),
+        ("heads", 0.8, {}, "9 of 12"),
+        ("heads", 0.5, {"num_attention_heads": 1}, "0 of 3"),
+        ("ffn", 1.0, {}, "16 of 17"),
+        ("ffn", 0.9, {"intermediate_size": 1}, "0 of 1"),
     ],
 )
 def test_a_share_that_leaves_a_layer_without_any_is_refused(pattern, share, changes, most):
     config = dataclasses.replace(SIZES, **changes)
     weights = model(torch.float32, **changes).weights
-    said = f"--pattern {pattern} with --sparsity {share:g} leaves a layer without any; the most is "
+    said = f"--pattern {pattern} with --sparsity {share:g} leaves a layer without any; at most "
     with pytest.raises(CheckpointError, match=re.escape(said + most)):
         trainable_for(weights, "cpu", Sparsity(share, pattern), STEPS, config)
 

@@ -1,5 +1,6 @@
 """Training that ends with zeros: how many, where, which come back, resume; and their files."""
 
+import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,10 +18,11 @@ from torch import Tensor
 from minibert.checkpoint import stored_tensors
 from minibert.cli import options
 from minibert.config import CheckpointError
+from minibert.files import save_tensors
 from minibert.laws.measure import distance
 from minibert.model import Bert
 from minibert.optim import adam_form, adam_step, initial_adam_state
-from minibert.packed import packed_file, size_of, with_unpacked
+from minibert.packed import checksum, packed_file, size_of, with_unpacked
 from minibert.parameters import LinearWeights, named_tensors, views_of
 from minibert.sparsity import soft_threshold
 from minibert.training import sparse as sparse_training
@@ -32,6 +34,7 @@ from minibert.training.sparse import (
     SparseTrainable,
     Sparsity,
     is_pruned,
+    sparsity_sentence,
     trainable_for,
     zeros_of,
 )
@@ -112,6 +115,24 @@ def test_what_is_small_goes_and_never_comes_back():
             assert float(sizes[name][zero].max()) <= float(sizes[name][~zero].min())
             assert bool((zero | ~gone.get(name, torch.zeros_like(zero))).all())
             gone[name] = zero.clone()
+
+
+@pytest.mark.parametrize("method", ["magnitude", "l1"])
+@pytest.mark.parametrize("pattern", ["unstructured", "row", "2:4"])
+def test_what_is_left_out_stays_so_though_adam_moves_it(pattern, method):
+    """Before it is 0 again it may be larger than the smallest that are left."""
+    share = 0.5 if pattern == "2:4" else 0.1
+    sparsity = Sparsity(share, pattern, method, begin=0.0, end=1.0)
+    trainable = learner(sparsity, 8 * EVERY, hidden_size=24, intermediate_size=48)
+    kept_before = trainable.extra["keep"].clone()
+    generator = torch.Generator().manual_seed(0)
+    drift_P = 0.3 * torch.randn(kept_before.shape, generator=generator)
+    for _ in range(8 * EVERY):
+        trainable.gradient_P.copy_(drift_P + torch.randn(drift_P.shape, generator=generator))
+        trainable.update(5e-3, ADAM)
+        assert not bool((trainable.extra["keep"] & ~kept_before).any())
+        kept_before = trainable.extra["keep"].clone()
+    assert not bool(kept_before.all())
 
 
 def test_movement_brings_back_what_training_moves_away_from_zero():
@@ -349,6 +370,17 @@ def test_two_of_four_are_half(minibert):
 # ------------------------------------------------------------------------------------------ files
 
 
+def test_so_few_zeros_that_packing_gives_nothing_are_told_all_the_same():
+    weights = tiny.classifier().weights
+    for _, tensor in named_tensors(weights):
+        tensor.data.add_(1.0)  # no bias that is 0
+    weights.blocks[0].output.weight_OI.data[0, 0] = 0.0
+    zeros, count = zeros_of(weights)
+    assert zeros == 1
+    said = sparsity_sentence(weights, tiny.config())
+    assert f"; 1 of {count:,} weights of its maps are 0, too few for a smaller packed file" in said
+
+
 @pytest.fixture
 def sparse(tmp_path) -> Path:
     """A folder with a packed model, four of five weights of its maps 0."""
@@ -430,8 +462,29 @@ def test_a_damaged_packed_tensor_is_refused_in_one_sentence(change, reason, spar
     path = sparse / "model.packed.safetensors"
     tensors = load_file(path)
     spoiled(tensors, change)
-    save_file(tensors, path)
+    save_tensors(path, tensors, checksum=str(checksum(tensors)))  # whole, and yet impossible
     with pytest.raises(CheckpointError, match=f"{sparse}.*: .*{reason}"):
+        Bert.from_pretrained(sparse)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_packed_file_with_one_changed_byte_is_refused(seed, sparse):
+    """The format itself would not notice one in its numbers, nor the parts of one another."""
+    path = sparse / "model.packed.safetensors"
+    content = bytearray(path.read_bytes())
+    draw = random.Random(seed)
+    start = 8 + int.from_bytes(content[:8], "little") if seed % 4 else 0  # of the numbers
+    content[draw.randrange(start, len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as refused:
+        Bert.from_pretrained(sparse)
+    assert str(refused.value).count(str(path)) == 1, str(refused.value)
+
+
+def test_a_packed_file_without_a_checksum_is_refused(sparse):
+    path = sparse / "model.packed.safetensors"
+    save_file(load_file(path), path)
+    with pytest.raises(CheckpointError, match="its checksum does not fit; export it again"):
         Bert.from_pretrained(sparse)
 
 

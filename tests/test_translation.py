@@ -697,6 +697,23 @@ def test_a_text_that_is_too_long_is_refused(minibert, tmp_path):
     assert minibert(f"translate --model {tmp_path}", "a " * 22).code == 0
 
 
+def test_a_sparse_translator_is_told_of_and_so_are_zeros_lost(minibert, pairs_folder, tmp_path):
+    line = f"finetune {LEARN} --data {pairs_folder} --epochs 1 --limit 8"
+    answer = minibert(f"{line} --sparsity 0.8 --out {tmp_path}/sparse")
+    assert answer.code == 0
+    assert " weights are 0; " in answer.err
+    answer = minibert(f"{line} --out {tmp_path}/dense")
+    assert "weights are 0" not in answer.err
+    bert = tiny.classifier()
+    bert.weights.blocks[0].output.weight_OI.data[:] = 0.0
+    bert.save_pretrained(tmp_path / "bert")
+    answer = minibert(
+        f"finetune --task translation --data {pairs_folder} --model {tmp_path}/bert --limit 8 "
+        f"--max-length 16 --epochs 1 --out {tmp_path}/begun"
+    )
+    assert "will not be after training without --sparsity" in answer.err
+
+
 def test_a_translator_gets_epochs_and_a_rate_of_its_own(minibert, pairs_folder, tmp_path):
     """And --help says them; what is said counts."""
     line = f"finetune --task translation --data {pairs_folder} --shape 1x8x2 --vocab-size 100"

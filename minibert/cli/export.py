@@ -18,7 +18,7 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
 
     In full is the default, which transformers reads too; a model that lost heads, or unlike numbers
     of feed-forward units, needs --dense for that. It prints the bytes in full, packed, and the
-    least that any code for these zeros would need.
+    least that a code needs which knows only how many zeros there are.
 
     \b
     Example

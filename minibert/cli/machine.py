@@ -38,8 +38,8 @@ def prepare(
     precision = dtype_of("dtype", dtype, place)
     if arithmetic == "onednn" and not offers_onednn(precision):
         raise click.UsageError(
-            f"--arithmetic onednn: this torch comes without oneDNN, or it cannot compute {dtype} "
-            "on this processor; choose another one"
+            f"--arithmetic onednn: this torch comes without oneDNN, or it cannot compute "
+            f"{str(precision).removeprefix('torch.')} on this processor; choose another one"
         )
     arithmetic = _as_it_began("arithmetic", arithmetic)
     if arithmetic == "auto":
@@ -72,19 +72,23 @@ def dtype_of(option: str, asked: str, place: str) -> "torch.dtype":
 
     from minibert.kernels.products import cost_of_bfloat16
 
-    def cost() -> float:
+    def cost() -> tuple[float, str]:
+        """Of a product in bfloat16, against float32, and how to say it."""
         if place == "cpu":
-            return cost_of_bfloat16()
-        return 0.5 if torch.cuda.is_bf16_supported(including_emulation=False) else 2.0
+            cost = cost_of_bfloat16()
+            return cost, f"a product in bfloat16 takes {cost:.2g} times as long as in float32 here"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return 0.5, "this GPU has instructions for bfloat16"
+        return 2.0, "this GPU has no instructions for bfloat16"
 
     dtype = _as_it_began(option, asked)
-    compared = "a product in bfloat16 takes {:.2g} times as long as in float32 on this machine"
     name = f"--{option.replace('_', '-')}"
     if dtype == "auto":  # faster by a tenth at least, so that noise does not change the choice
-        dtype = "bfloat16" if cost() < 0.9 else "float32"
-        click.echo(f"{name} auto: {dtype}; {compared.format(cost())}", err=True)
-    elif dtype == "bfloat16" and cost() > 2:
-        click.echo(f"{name} bfloat16: {compared.format(cost())}; choose auto", err=True)
+        dtype = "bfloat16" if cost()[0] < 0.9 else "float32"
+        click.echo(f"{name} auto: {dtype}; {cost()[1]}", err=True)
+    elif dtype == "bfloat16" and cost()[0] >= 2:
+        advice = "; choose auto" if asked == dtype else ", but the run began with it"
+        click.echo(f"{name} bfloat16: {cost()[1]}{advice}", err=True)
     click.get_current_context().params[option] = dtype
     return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 

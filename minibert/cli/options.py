@@ -247,8 +247,8 @@ def training_options(command: Command) -> Command:
             click.option(
                 "--l1",
                 type=Number(0),
-                help="λ of that penalty λ|θ|₁; in all it draws a weight towards 0 by λ times the "
-                "sum of the learning rates  [default: 0.1]",
+                help="λ of that penalty λ|θ|₁; until the choice is final it draws a weight towards "
+                "0 by λ times the sum of the learning rates  [default: 0.1]",
             ),
             click.option(
                 "--max-norm",

@@ -121,6 +121,7 @@ def accumulate_gradient(
         trainable.backward(terms["loss"] * share)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
+    trainable.look_at_gradient()
     if options.l2:
         # The gradient of λ‖θ‖², see `losses.l2_penalty`.
         trainable.gradient_P.add_(trainable.parameters_P, alpha=2 * options.l2)

@@ -5,7 +5,6 @@ holds the old state or the new one, never half of one.
 """
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from torch import Tensor
 from minibert.config import CheckpointError
 from minibert.files import read_json
 from minibert.optim import AdamState
+from minibert.packed import checksum
 from minibert.training.trainable import Trainable
 from minibert.writing import UNFINISHED, whole_file
 
@@ -86,14 +86,6 @@ def _tensors_of(trainable: Trainable) -> dict[str, Tensor]:
     } | trainable.extra
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    """A number that a flipped bit changes; the format itself would not notice one."""
-    value = 0
-    for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].numpy().data, value)
-    return value
-
-
 def save_state(
     path: Path, trainable: Trainable, generator: torch.Generator, progress: Progress
 ) -> None:
@@ -108,7 +100,7 @@ def save_state(
         "progress": asdict(progress),
         "adam_steps": trainable.adam.steps,
         "device": generator.device.type,
-        "checksum": _checksum(tensors),
+        "checksum": checksum(tensors),
     }
     with written_whole(path) as staged:
         save_file(tensors, staged, metadata={"record": json.dumps(record)})
@@ -131,7 +123,7 @@ def load_state(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         progress = Progress(**record["progress"])
         adam_steps, device = record["adam_steps"], record["device"]
-        damage = "" if _checksum(tensors) == record["checksum"] else "its checksum does not fit"
+        damage = "" if checksum(tensors) == record["checksum"] else "its checksum does not fit"
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         damage = str(error) or type(error).__name__
     if damage:

@@ -64,8 +64,8 @@ class SparseTrainable(Trainable[Weights]):
 
     Magnitude: what is small when the choice is made becomes 0 and stays so. Movement: the whole
     weights are kept beside those that are used, move on with Adam's momentum, and one that is left
-    out can come back. L1: until the choice is final every step draws all weights towards 0, and the
-    smallest go, as by magnitude; in all a weight is drawn by λ times the sum of the learning rates.
+    out can come back. L1: until the choice is final every step draws all weights towards 0, by λ
+    times its learning rate, and the smallest go, as by magnitude.
     Gradients are clipped before this: those of weights that are left out count in their norm.
     """
 
@@ -109,7 +109,9 @@ class SparseTrainable(Trainable[Weights]):
         """Leave out this share of the weights, those of the smallest scores."""
         if share == 0:
             return
-        scores_P = self.extra.get("scores", self.parameters_P.abs())
+        scores_P = self.extra.get("scores")
+        if scores_P is None:  # Adam moved what was left out too; it ranks below all others
+            scores_P = self.parameters_P.abs().masked_fill_(~self.extra["keep"], -1.0)
         kept = zip(self._pruned(self.extra["keep"]), self._pruned(scores_P), strict=True)
         for keep_OI, score_OI in kept:
             keep_OI.copy_(PATTERNS[self.sparsity.pattern](score_OI, share))
@@ -143,14 +145,13 @@ class GatedTrainable(SparseTrainable[BertWeights]):
         self.n_groups = [heads if sparsity.pattern == "heads" else units for heads, units in sizes]
         self.extra["importance"] = self.parameters_P.new_zeros(sum(self.n_groups))
 
-    def update(self, learning_rate: float, options: AdamOptions) -> None:
-        """Look at the gradient, and then go the step."""
+    def look_at_gradient(self) -> None:
+        """Add up how important each head or unit is to this batch."""
         maps = zip(
             self._pruned(self.parameters_P), self._pruned(self.gradient_P), self.n_groups,
             strict=True,
         )  # fmt: skip
         self.extra["importance"] += torch.cat([gate_gradients(*one).abs() for one in maps])
-        super().update(learning_rate, options)
 
     def _choose(self, share: float) -> None:
         keeps = [
@@ -224,7 +225,7 @@ def check_fits(sparsity: Sparsity, weights: Any, config: BertConfig | None = Non
         if round(sparsity.share * total) > total - stay:
             raise CheckpointError(
                 f"--pattern {sparsity.pattern} with --sparsity {sparsity.share:g} leaves a layer "
-                f"without any; the most is {(total - stay) / total:.3g}"
+                f"without any; at most {total - stay:,} of {total:,} can go"
             )
 
 
@@ -246,11 +247,17 @@ def is_pruned(name: str) -> bool:
     return "blocks." in name and name.endswith("weight_OI")
 
 
-def sparsity_sentence(weights: BertWeights, config: BertConfig) -> str:
+def sparsity_sentence(weights: Any, config: BertConfig | None = None) -> str:
     """How sparse a model has become: its zeros and what they take, or what parts are left."""
-    sizes = f"{n_parameters(weights):,} parameters, {shape_told(config)}"
-    zeros = size_sentence(size_of(dict(named_tensors(weights))))
-    return f"{sizes}; {zeros}" if zeros else sizes
+    sizes = f"{n_parameters(weights):,} parameters"
+    if config is not None:
+        sizes += f", {shape_told(config)}"
+    size = size_of(dict(named_tensors(weights)))
+    if size.weights:
+        return f"{sizes}; {size_sentence(size)}"
+    zeros, count = zeros_of(weights)
+    few = f"; {zeros:,} of {count:,} weights of its maps are 0, too few for a smaller packed file"
+    return sizes + few if zeros else sizes
 
 
 def lost_zeros_warning(weights: Weights, sparsity: Sparsity | None) -> str:

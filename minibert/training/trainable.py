@@ -76,6 +76,9 @@ class Trainable(Generic[Weights]):
                 leaves[name].grad.add_(copy.grad)  # type: ignore[union-attr]
                 copy.grad = None
 
+    def look_at_gradient(self) -> None:
+        """Called when `gradient_P` is that of the loss alone: no penalty yet, nothing clipped."""
+
     @property
     def complete(self) -> bool:
         """Whether the model is already of the kind that the run is to end with."""

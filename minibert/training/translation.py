@@ -26,7 +26,12 @@ from minibert.training.comparison import n_parameters
 from minibert.training.evaluation import check_lengths
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.progress import Display
-from minibert.training.sparse import trainable_for, zeros_of
+from minibert.training.sparse import (
+    lost_zeros_warning,
+    sparsity_sentence,
+    trainable_for,
+    zeros_of,
+)
 from minibert.training.students import student_config
 from minibert.translator import Translator, TranslatorWeights, decoder_of
 
@@ -215,6 +220,8 @@ def learn_to_translate(
     def keep(weights: TranslatorWeights) -> None:
         dataclasses.replace(model, weights=weights).save_pretrained(out)
 
+    if warning := lost_zeros_warning(model.weights, options.sparsity):
+        display.say(warning)
     total = options.total(len(objective.order(0)))
     progress = train(
         objective,
@@ -228,6 +235,8 @@ def learn_to_translate(
         keep,
     )
     best = Translator.from_pretrained(out).weights
+    if options.sparsity is not None:
+        display.say(sparsity_sentence(best))
     return {
         "task": "translation",
         "n": len(dev_set),
