@@ -125,7 +125,7 @@ def compare(
     Without `texts`, and where neither has a vocabulary, ids are drawn at random.
 
     Raises
-        CheckpointError  there is no vocabulary for the texts; transformers cannot read the folder.
+        CheckpointError  the texts cannot be read; transformers cannot read the folder.
     """
     config = config_differences(a.config, b.config)
     sizes = [key for key in SIZES if key in config]

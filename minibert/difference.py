@@ -97,17 +97,26 @@ def gap(name: str, a: Tensor, b: Tensor, tolerance: float) -> Gap:
 def read_inputs(bert: Bert, texts: Sequence[str]) -> Inputs:
     """Texts as the model reads them; a tab parts two sentences.
 
-    A model that has one type of tokens alone gives it to all.
+    A model that has one type of tokens alone gives it to all. `TEXTS` are cut where it has few
+    positions.
 
     Raises
-        CheckpointError  the model has no vocabulary.
+        CheckpointError  the model has no vocabulary, or a text more tokens than it has positions,
+                         or more than one tab.
     """
     if bert.tokenizer is None:
         raise CheckpointError("neither model has a vocabulary, so no --text can be read")
     encodings, most = [], bert.config.max_position_embeddings
     for text in texts:
-        first, _, second = text.partition("\t")
-        encodings += bert.tokenizer.encode([first], [second] if second else None, most)
+        first, *others = text.split("\t")
+        if len(others) > 1:
+            raise CheckpointError(f"a --text holds {len(others)} tabs; one parts two sentences")
+        limit = most if text in TEXTS else None
+        encodings += bert.tokenizer.encode([first], others or None, limit)
+        if (count := len(encodings[-1].ids)) > most:
+            raise CheckpointError(
+                f"a --text has {count:,} tokens, but the model has only {most} positions"
+            )
     batch = collate(encodings, None, range(len(texts)), bert.tokenizer.pad_id)
     return Inputs(*batch[:2], batch.types_BS.clamp(max=bert.config.type_vocab_size - 1))
 

@@ -1,4 +1,4 @@
-"""The eight small functions that everything else is made of.
+"""The small functions that everything else is made of.
 
 Names give trailing axes only, and their letters bind anew at each call: `x_D` is any tensor whose
 last axis is the one that the formula speaks of.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minibert import attention, encoder
 from minibert.causes import Cause, cause_of, compare, formed_states
+from minibert.config import CheckpointError
 from minibert.difference import (
     TEXTS,
     TOLERANCE,
@@ -106,6 +107,20 @@ def test_texts_are_of_unlike_length_and_one_has_two_sentences():
     assert not read_inputs(one_type, TEXTS).types_BS.any()
     assert not random_inputs(one_type.config).types_BS.any()
     assert random_inputs(configured(model(), max_position_embeddings=3).config).ids_BS.shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("good\tday\tplot", "a --text holds 2 tabs; one parts two sentences"),
+        ("good " * 2000, "a --text has 2,002 tokens, but the model has only {} positions"),
+    ],
+)
+def test_a_text_that_cannot_be_read_whole_is_refused(text, reason):
+    bert = model()
+    with pytest.raises(CheckpointError) as refused:
+        read_inputs(bert, [text])
+    assert str(refused.value) == reason.format(bert.config.max_position_embeddings)
 
 
 def test_what_padding_holds_is_not_compared_but_what_is_taken_from_it():

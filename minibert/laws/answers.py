@@ -113,8 +113,9 @@ def answer_in(path: str, name: str) -> Function:
 
 
 def _said(error: BaseException) -> str:
-    """The exception in one line."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+    """The exception in one line, which an answer may have made very long."""
+    line = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
+    return line if len(line) <= 200 else f"{line[:199]}…"
 
 
 def _line_in(path: str, error: BaseException) -> str:
