@@ -260,8 +260,10 @@ def test_a_function_has_its_block(built, function):
                 assert "".join(said.split()) in words, f"{section or 'summary'}: {said}"
     rows = set(re.findall(r"<tr><th><code>([^<]+)</code>", html))
     assert rows == {unescape(row) for row in shape_names(function)}
+    of_class = f"{module}.{name}".rpartition(".")[0]  # a method is proved with its class
     for proof in proofs():
-        if f"{module}.{name}" in {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}:
+        proved = {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}
+        if proved & {f"{module}.{name}", of_class}:
             assert f'href="../formulas.html#{proof.name}"' in html
             assert bool(proof.accuracies) == (f'href="../accuracy.html#{proof.name}"' in html)
 

@@ -115,7 +115,8 @@ def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
 def links_of(name: str) -> Iterator[nodes.Node]:
     """To the laws, what rounding does, where others differ, and the exercise, each after a dot."""
     for proof in PROOFS:
-        if name in {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}:
+        proved = {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}
+        if name in proved or name.rpartition(".")[0] in proved:  # a method, by that of its class
             title = "" if proof.name == name else f" of {proof.name.partition('.')[2]}"
             laws = counted(len(proof.laws), "law")
             mistakes = counted(len(proof.mistakes), "known mistake")
