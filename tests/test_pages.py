@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tomllib
 import unicodedata
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -266,6 +266,24 @@ def test_a_function_has_its_block(built, function):
         if proved & {f"{module}.{name}", of_class}:
             assert f'href="../formulas.html#{proof.name}"' in html
             assert bool(proof.accuracies) == (f'href="../accuracy.html#{proof.name}"' in html)
+
+
+@needs_sphinx
+@pytest.mark.parametrize("function", [*FUNCTIONS, *METHODS], ids=lambda function: function.where)
+def test_code_in_a_docstring_is_shown_as_code(built, function):
+    """And leads to the block that it names or calls."""
+    module, name = page_of(function)
+    html = block_of(built.pages[f"book/{module}.html"], name).partition('class="code')[0]
+    assert "`" not in text_of(html)
+    functions = {page_of(f) for f in FUNCTIONS}
+    for section in ("Shapes", "Formula"):
+        for said in re.findall("`([^`]+)`", "\n".join(function.sections.get(section, []))):
+            code = f'<code class="docutils literal notranslate">{escape(said)}</code>'
+            other, _, leaf = said.partition("(")[0].rpartition(".")
+            if (other or module, leaf) in functions:
+                uri = f"../book/{other or module}.html#{leaf}"
+                code = f'<a class="reference internal" href="{uri}">{code}</a>'
+            assert code in html
 
 
 def shape_names(function: test_docstrings.Documented) -> set[str]:

@@ -48,13 +48,32 @@ def prose(text: str) -> list[nodes.Node]:
     return parts
 
 
-def paragraphs(doc: str) -> Iterator[nodes.Node]:
+def address(code: str, here: str, up: str) -> str:
+    """Where the block is that code names, or calls: `softmax`, `functional.softmax(x)`; or ""."""
+    name = code.partition("(")[0]
+    name = f"{here}.{name}" if f"{here}.{name}" in NAMES else name
+    module, _, block = name.partition(".")
+    return f"{up}book/{module}.html#{block}" if name in NAMES else ""
+
+
+def prose_html(text: str, here: str) -> str:
+    """Text with `code` where nothing but it is marked: in tables and columns of a page."""
+
+    def shown(found: re.Match[str]) -> str:
+        code = f'<code class="docutils literal notranslate">{found[1]}</code>'
+        uri = address(found[1], here, "../")
+        return f'<a class="reference internal" href="{uri}">{code}</a>' if uri else code
+
+    return re.sub("`([^`]+)`", shown, escape(text))
+
+
+def paragraphs(doc: str, here: str) -> Iterator[nodes.Node]:
     """What a docstring says before its sections; lines in columns stay as they are."""
     lines = doc.split("\n")
     ends = [n for n, line in enumerate(lines) if line in SECTIONS or line.startswith(">>>")]
     for text in "\n".join(lines[: min(ends, default=None)]).strip().split("\n\n"):
         if re.search(r"\S   ?\S|^ ", text, re.MULTILINE):
-            yield raw(columns_html(text))
+            yield raw(columns_html(text, here))
         elif text:
             yield nodes.paragraph("", "", *prose(text.replace("\n", " ")))
 
@@ -65,13 +84,13 @@ def part(label: str, *content: nodes.Node) -> nodes.Node:
     return nodes.container("", head, *content, classes=["part"])
 
 
-def columns_html(text: str) -> str:
+def columns_html(text: str, here: str) -> str:
     """Lines as they stand; one that is too long for the page goes on with an indent."""
-    lines = "".join(f"<div>{escape(line)}</div>" for line in text.split("\n"))
+    lines = "".join(f"<div>{prose_html(line, here)}</div>" for line in text.split("\n"))
     return f'<div class="columns">{lines}</div>'
 
 
-def shapes_html(lines: list[str]) -> str:
+def shapes_html(lines: list[str], here: str) -> str:
     """The section Shapes as a table: name, type and shape, remark."""
     rows: list[list[str]] = []
     for line in inspect.cleandoc("\n".join(["", *lines])).split("\n"):
@@ -79,7 +98,7 @@ def shapes_html(lines: list[str]) -> str:
             rows[-1][2] += f" {line.strip()}"
         else:
             rows.append([*re.split(r"  +", line, maxsplit=2), "", ""][:3])
-    cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) for row in rows)
+    cells = ("".join(f"<td>{prose_html(cell, here)}</td>" for cell in row[1:]) for row in rows)
     table = "".join(
         f"<tr><th><code>{escape(row[0])}</code></th>{cell}</tr>"
         for row, cell in zip(rows, cells, strict=True)
@@ -94,14 +113,14 @@ def raw(html: str) -> nodes.Node:
 def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
     """The docstring of a block, and where its proof is."""
     name = f"{module}.{block.name}"
-    yield from paragraphs(block.doc)
+    yield from paragraphs(block.doc, module)
     for label, lines in sections_of(block.doc).items():
         text = inspect.cleandoc("\n".join(["", *lines]))
         if label == "Formula":
             typeset = [nodes.math_block(tex, tex) for tex in TYPESET.get(name, [])]
-            yield part(label, *typeset, raw(columns_html(text)))
+            yield part(label, *typeset, raw(columns_html(text, module)))
         elif label == "Shapes":
-            yield part(label, raw(shapes_html(lines)))
+            yield part(label, raw(shapes_html(lines, module)))
         elif label == "example":
             yield part("Example", nodes.literal_block(text, text, language="pycon"))
         elif label:
@@ -189,11 +208,8 @@ def join(app: Sphinx, document: nodes.document) -> None:
             seen.update(named[:1])
     here = docname.removeprefix("book/")
     for literal in list(document.findall(nodes.literal)):
-        name = literal.astext()
-        name = f"{here}.{name}" if f"{here}.{name}" in NAMES else name
-        if name in NAMES and not isinstance(literal.parent, nodes.title | nodes.reference):
-            module, _, block = name.partition(".")
-            uri = f"{up}book/{module}.html#{block}"
+        uri = address(literal.astext(), here, up)
+        if uri and not isinstance(literal.parent, nodes.title | nodes.reference):
             literal.replace_self(nodes.reference("", "", literal.deepcopy(), refuri=uri,
                                                  internal=True))
     for link in list(document.findall(download_reference)):
