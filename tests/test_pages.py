@@ -380,6 +380,43 @@ def test_a_chapter_is_short_and_shows_one_picture(path):
     assert (DOCS / "pictures" / f"{pictures[0][1]}.svg").exists()
 
 
+EXPLAINED = tomllib.loads((DOCS / "_ext" / "chapters.toml").read_text("utf-8"))
+
+
+def test_every_chapter_explains_blocks():
+    assert sorted(EXPLAINED) == [path.stem for path in CHAPTERS]
+    assert all(EXPLAINED.values())
+
+
+@needs_sphinx
+@pytest.mark.parametrize("chapter", EXPLAINED)
+def test_a_block_shows_the_chapter_that_explains_it(built, chapter):
+    """By its title, with the picture of the chapter; names in the picture may differ."""
+    text = (DOCS / "chapters" / f"{chapter}.md").read_text("utf-8")
+    link = f'href="../chapters/{chapter}.html">{escape(text.partition(chr(10))[0][2:])}</a>'
+    (shown,) = pictures_of(built.pages[f"chapters/{chapter}.html"].text)
+    for name in EXPLAINED[chapter]:
+        module, _, function = name.partition(".")
+        html = block_of(built.pages[f"book/{module}.html"], function)
+        assert html.count(link) == 1, name
+        assert shown in pictures_of(html.partition(link)[2]), name
+
+
+def pictures_of(html: str) -> list[str]:
+    """The drawings in a page, without the numbers that make names in them different."""
+    drawn = re.findall(r'<div class="picture">(<svg.*?</svg>)', html, re.DOTALL)
+    return [re.sub(r'(\bid="|href="#|url\(#)(\w+)-\d+', r"\1\2", svg) for svg in drawn]
+
+
+@needs_sphinx
+def test_names_in_pictures_lead_to_what_is_in_the_page(built):
+    """`<use>` and clip paths, after the same picture was shown twice."""
+    for name, page in built.pages.items():
+        for picture in re.findall(r'<div class="picture">(<svg.*?</svg>)', page.text, re.DOTALL):
+            asked = set(re.findall(r'(?:href="|url\()#([\w-]+)', picture))
+            assert asked <= set(Page(picture).ids), name
+
+
 @pytest.mark.parametrize("path", CHAPTERS, **named)
 def test_what_a_chapter_names_is_there(path):
     from minibert.cli import cli

@@ -29,6 +29,7 @@ from minibert.laws.pages import SECTIONS, sections_of
 
 HERE = Path(__file__).parent
 TYPESET = tomllib.loads((HERE / "typeset.toml").read_text("utf-8"))
+EXPLAINED = tomllib.loads((HERE / "chapters.toml").read_text("utf-8"))
 PROOFS = list(proofs())
 
 
@@ -111,7 +112,7 @@ def raw(html: str) -> nodes.Node:
 
 
 def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
-    """The docstring of a block, and where its proof is."""
+    """The docstring of a block, where its proof is, and the chapter that says why."""
     name = f"{module}.{block.name}"
     yield from paragraphs(block.doc, module)
     for label, lines in sections_of(block.doc).items():
@@ -129,6 +130,17 @@ def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
     links = list(links_of(name))
     if links:
         yield part("Proof", nodes.paragraph("", "", *links[1:]))
+    for chapter in (chapter for chapter, names in EXPLAINED.items() if name in names):
+        title, alt, picture = chapter_of(chapter)
+        link = nodes.reference("", title, refuri=f"../chapters/{chapter}.html", internal=True)
+        yield part("Chapter", nodes.paragraph("", "", link), nodes.image(uri=picture, alt=alt))
+
+
+def chapter_of(name: str) -> tuple[str, str, str]:
+    """The title of a chapter, and its picture: what it shows in words, and its address."""
+    text = (HERE.parent / "chapters" / f"{name}.md").read_text("utf-8")
+    ((title, alt, picture),) = re.findall(r"# ([^\n]+).*!\[(.+)\]\((.+\.svg)\)", text, re.DOTALL)
+    return title, alt, picture
 
 
 def links_of(name: str) -> Iterator[nodes.Node]:
@@ -166,7 +178,8 @@ class Book(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module = self.arguments[0]
-        for path in (PACKAGE / f"{module}.py", HERE / "typeset.toml"):
+        chapters = (HERE.parent / "chapters").glob("*.md")
+        for path in (PACKAGE / f"{module}.py", *HERE.glob("*.toml"), *chapters):
             self.env.note_dependency(str(path))
         lines, blocks = code_lines(module), BLOCKS[module]
         made: list[nodes.Node] = []
@@ -217,11 +230,12 @@ def join(app: Sphinx, document: nodes.document) -> None:
         if found and found[1] in BOOK:
             uri = f"{up}book/{found[1]}.html{found[2] or ''}"
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
-    for image in list(document.findall(nodes.image)):
+    for number, image in enumerate(list(document.findall(nodes.image))):
         path = Path(app.srcdir, docname).parent / image["uri"]
         if path.suffix == ".svg":
             app.env.note_dependency(str(path))
-            svg = path.read_text("utf-8")
+            svg = path.read_text("utf-8")  # may come twice, but each of its names only once
+            svg = re.sub(r'(\bid="|href="#|url\(#)(\w+)', rf"\1\2-{number}", svg)
             label = f'<svg role="img" aria-label="{escape(image["alt"])}"'
             picture = svg[svg.index("<svg") :].replace("<svg", label, 1)
             image.replace_self(raw(f'<div class="picture">{picture}</div>'))
