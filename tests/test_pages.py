@@ -275,13 +275,13 @@ def test_code_in_a_docstring_is_shown_as_code(built, function):
     module, name = page_of(function)
     html = block_of(built.pages[f"book/{module}.html"], name).partition('class="code')[0]
     assert "`" not in text_of(html)
-    functions = {page_of(f) for f in FUNCTIONS}
+    homes = {f.node.name: f.module for f in FUNCTIONS if f.node.name != "encode"}  # two of those
     for section in ("Shapes", "Formula"):
         for said in re.findall("`([^`]+)`", "\n".join(function.sections.get(section, []))):
             code = f'<code class="docutils literal notranslate">{escape(said)}</code>'
-            other, _, leaf = said.partition("(")[0].rpartition(".")
-            if (other or module, leaf) in functions:
-                uri = f"../book/{other or module}.html#{leaf}"
+            home, _, leaf = said.partition("(")[0].rpartition(".")
+            if home or leaf in homes:
+                uri = f"../book/{home or homes[leaf]}.html#{leaf}"
                 code = f'<a class="reference internal" href="{uri}">{code}</a>'
             assert code in html
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from blocks import BLOCKS, BOOK, NAMES, PACKAGE, Block, code_html, code_lines
+from blocks import BLOCKS, BOOK, NAMES, PACKAGE, Block, code_html, code_lines, named_by
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.addnodes import download_reference
@@ -50,11 +50,9 @@ def prose(text: str) -> list[nodes.Node]:
 
 
 def address(code: str, here: str, up: str) -> str:
-    """Where the block is that code names, or calls: `softmax`, `functional.softmax(x)`; or ""."""
-    name = code.partition("(")[0]
-    name = f"{here}.{name}" if f"{here}.{name}" in NAMES else name
-    module, _, block = name.partition(".")
-    return f"{up}book/{module}.html#{block}" if name in NAMES else ""
+    """Where the block is that code names; or ""."""
+    module, _, name = named_by(code, here).partition(".")
+    return f"{up}book/{module}.html#{name}" if name else ""
 
 
 def prose_html(text: str, here: str) -> str:
