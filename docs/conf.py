@@ -23,6 +23,7 @@ html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
+html_show_search_summary = False  # it would fetch pages, and those opened from disk refuse
 html_show_copyright = False
 html_show_sphinx = False
 html_permalinks_icon = "#"

@@ -10,7 +10,9 @@ import importlib.util
 import re
 import subprocess
 import sys
-from html import unescape
+import tomllib
+import unicodedata
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -258,10 +260,30 @@ def test_a_function_has_its_block(built, function):
                 assert "".join(said.split()) in words, f"{section or 'summary'}: {said}"
     rows = set(re.findall(r"<tr><th><code>([^<]+)</code>", html))
     assert rows == {unescape(row) for row in shape_names(function)}
+    of_class = f"{module}.{name}".rpartition(".")[0]  # a method is proved with its class
     for proof in proofs():
-        if f"{module}.{name}" in {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}:
+        proved = {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}
+        if proved & {f"{module}.{name}", of_class}:
             assert f'href="../formulas.html#{proof.name}"' in html
             assert bool(proof.accuracies) == (f'href="../accuracy.html#{proof.name}"' in html)
+
+
+@needs_sphinx
+@pytest.mark.parametrize("function", [*FUNCTIONS, *METHODS], ids=lambda function: function.where)
+def test_code_in_a_docstring_is_shown_as_code(built, function):
+    """And leads to the block that it names or calls."""
+    module, name = page_of(function)
+    html = block_of(built.pages[f"book/{module}.html"], name).partition('class="code')[0]
+    assert "`" not in text_of(html)
+    homes = {f.node.name: f.module for f in FUNCTIONS if f.node.name != "encode"}  # two of those
+    for section in ("Shapes", "Formula"):
+        for said in re.findall("`([^`]+)`", "\n".join(function.sections.get(section, []))):
+            code = f'<code class="docutils literal notranslate">{escape(said)}</code>'
+            home, _, leaf = said.partition("(")[0].rpartition(".")
+            if home or leaf in homes:
+                uri = f"../book/{home or homes[leaf]}.html#{leaf}"
+                code = f'<a class="reference internal" href="{uri}">{code}</a>'
+            assert code in html
 
 
 def shape_names(function: test_docstrings.Documented) -> set[str]:
@@ -269,19 +291,39 @@ def shape_names(function: test_docstrings.Documented) -> set[str]:
     return {re.split(r"  +", row.strip())[0] for row in rows}
 
 
-@needs_sphinx
-def test_formulas_are_typeset(built):
-    import tomllib
+# Sections Formula that are words: an order of doing things, or which rows and columns stay.
+IN_WORDS = {
+    "sparsity.keep_units", "masking.chosen_tokens", "masking.mask_tokens",
+    "masking.next_sentence_pairs", "wordpiece.decompose", "wordpiece.normalise",
+}
+FORMULAS = [f for f in FUNCTIONS if "Formula" in f.sections and f.where not in IN_WORDS]
 
+
+def test_every_formula_is_typeset_or_in_words():
     typeset = tomllib.loads((DOCS / "_ext" / "typeset.toml").read_text("utf-8"))
-    assert len(typeset) >= 30
-    by_name = {function.where: function for function in FUNCTIONS}
-    for name, formulas in typeset.items():
-        assert "Formula" in by_name[name].sections, f"{name} has no formula"
-        module, _, function = name.partition(".")
-        html = block_of(built.pages[f"book/{module}.html"], function)
-        assert html.count('<math xmlns="http://www.w3.org/1998/Math/MathML"') == len(formulas), name
-        assert "\\" not in text_of("".join(re.findall(r"<math.*?</math>", html))), name
+    assert set(typeset) == {function.where for function in FORMULAS}
+    assert {f.where for f in FUNCTIONS if "Formula" in f.sections} >= IN_WORDS
+    assert not [method.where for method in METHODS if "Formula" in method.sections]
+
+
+def plain(text: str) -> str:
+    """Without what differs between a formula in letters and the same one typeset."""
+    for typeset, said in (("ϵ", "ε"), ("eps", "ε"), ("′", "'"), ("’", "'"), ("\\s+", " ")):
+        text = re.sub(typeset, said, text)
+    return unicodedata.normalize("NFKD", text).strip()
+
+
+@needs_sphinx
+@pytest.mark.parametrize("function", FORMULAS, ids=lambda function: function.where)
+def test_a_typeset_formula_says_what_the_docstring_says(built, function):
+    """Each of its letters, numbers and words stands in the section Formula."""
+    html = block_of(built.pages[f"book/{function.module}.html"], function.node.name)
+    drawn = "".join(re.findall(r'<div class="math">(<math .*?</math>)</div>', html))
+    assert drawn.startswith('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">')
+    assert "\\" not in text_of(drawn)
+    said = plain("\n".join(function.sections["Formula"]))
+    shown = [plain(unescape(one)) for one in re.findall(r"<m(?:i|n|o|text)\b[^>]*>(.*?)</", drawn)]
+    assert not [one for one in shown if re.search(r"\w", one) and one not in said]
 
 
 @needs_sphinx
@@ -336,6 +378,43 @@ def test_a_chapter_is_short_and_shows_one_picture(path):
     pictures = re.findall(r"!\[([^]]{40,})\]\(\.\./pictures/([\w-]+)\.svg\)", text)
     assert len(pictures) == 1
     assert (DOCS / "pictures" / f"{pictures[0][1]}.svg").exists()
+
+
+EXPLAINED = tomllib.loads((DOCS / "_ext" / "chapters.toml").read_text("utf-8"))
+
+
+def test_every_chapter_explains_blocks():
+    assert sorted(EXPLAINED) == [path.stem for path in CHAPTERS]
+    assert all(EXPLAINED.values())
+
+
+@needs_sphinx
+@pytest.mark.parametrize("chapter", EXPLAINED)
+def test_a_block_shows_the_chapter_that_explains_it(built, chapter):
+    """By its title, with the picture of the chapter; names in the picture may differ."""
+    text = (DOCS / "chapters" / f"{chapter}.md").read_text("utf-8")
+    link = f'href="../chapters/{chapter}.html">{escape(text.partition(chr(10))[0][2:])}</a>'
+    (shown,) = pictures_of(built.pages[f"chapters/{chapter}.html"].text)
+    for name in EXPLAINED[chapter]:
+        module, _, function = name.partition(".")
+        html = block_of(built.pages[f"book/{module}.html"], function)
+        assert html.count(link) == 1, name
+        assert shown in pictures_of(html.partition(link)[2]), name
+
+
+def pictures_of(html: str) -> list[str]:
+    """The drawings in a page, without the numbers that make names in them different."""
+    drawn = re.findall(r'<div class="picture">(<svg.*?</svg>)', html, re.DOTALL)
+    return [re.sub(r'(\bid="|href="#|url\(#)(\w+)-\d+', r"\1\2", svg) for svg in drawn]
+
+
+@needs_sphinx
+def test_names_in_pictures_lead_to_what_is_in_the_page(built):
+    """`<use>` and clip paths, after the same picture was shown twice."""
+    for name, page in built.pages.items():
+        for picture in re.findall(r'<div class="picture">(<svg.*?</svg>)', page.text, re.DOTALL):
+            asked = set(re.findall(r'(?:href="|url\()#([\w-]+)', picture))
+            assert asked <= set(Page(picture).ids), name
 
 
 @pytest.mark.parametrize("path", CHAPTERS, **named)

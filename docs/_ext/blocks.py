@@ -60,6 +60,14 @@ BLOCKS = {module: blocks_of(source_of(module)) for module in BOOK}
 NAMES = {f"{module}.{b.name}" for module in BOOK for b in BLOCKS[module] if b.name}
 
 
+def named_by(code: str, here: str) -> str:
+    """The block that code in a docstring of module `here` names or calls: `linear(x)`; or ""."""
+    name = code.partition("(")[0]
+    elsewhere = [f"{module}.{name}" for module in BOOK if here in BOOK]
+    found = [full for full in (f"{here}.{name}", name, *elsewhere) if full in NAMES]
+    return found[0] if found else ""
+
+
 def links_in(module: str, tree: ast.Module) -> dict[tuple[int, int], str]:
     """Where a name of the book is used: (line, column) -> the block that it leads to."""
     homes = {b.name: (module, b.name) for b in BLOCKS[module]}

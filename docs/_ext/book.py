@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from blocks import BLOCKS, BOOK, NAMES, PACKAGE, Block, code_html, code_lines
+from blocks import BLOCKS, BOOK, NAMES, PACKAGE, Block, code_html, code_lines, named_by
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.addnodes import download_reference
@@ -29,6 +29,7 @@ from minibert.laws.pages import SECTIONS, sections_of
 
 HERE = Path(__file__).parent
 TYPESET = tomllib.loads((HERE / "typeset.toml").read_text("utf-8"))
+EXPLAINED = tomllib.loads((HERE / "chapters.toml").read_text("utf-8"))
 PROOFS = list(proofs())
 
 
@@ -48,13 +49,30 @@ def prose(text: str) -> list[nodes.Node]:
     return parts
 
 
-def paragraphs(doc: str) -> Iterator[nodes.Node]:
+def address(code: str, here: str, up: str) -> str:
+    """Where the block is that code names; or ""."""
+    module, _, name = named_by(code, here).partition(".")
+    return f"{up}book/{module}.html#{name}" if name else ""
+
+
+def prose_html(text: str, here: str) -> str:
+    """Text with `code` where nothing but it is marked: in tables and columns of a page."""
+
+    def shown(found: re.Match[str]) -> str:
+        code = f'<code class="docutils literal notranslate">{found[1]}</code>'
+        uri = address(found[1], here, "../")
+        return f'<a class="reference internal" href="{uri}">{code}</a>' if uri else code
+
+    return re.sub("`([^`]+)`", shown, escape(text))
+
+
+def paragraphs(doc: str, here: str) -> Iterator[nodes.Node]:
     """What a docstring says before its sections; lines in columns stay as they are."""
     lines = doc.split("\n")
     ends = [n for n, line in enumerate(lines) if line in SECTIONS or line.startswith(">>>")]
     for text in "\n".join(lines[: min(ends, default=None)]).strip().split("\n\n"):
         if re.search(r"\S   ?\S|^ ", text, re.MULTILINE):
-            yield raw(columns_html(text))
+            yield raw(columns_html(text, here))
         elif text:
             yield nodes.paragraph("", "", *prose(text.replace("\n", " ")))
 
@@ -65,13 +83,13 @@ def part(label: str, *content: nodes.Node) -> nodes.Node:
     return nodes.container("", head, *content, classes=["part"])
 
 
-def columns_html(text: str) -> str:
+def columns_html(text: str, here: str) -> str:
     """Lines as they stand; one that is too long for the page goes on with an indent."""
-    lines = "".join(f"<div>{escape(line)}</div>" for line in text.split("\n"))
+    lines = "".join(f"<div>{prose_html(line, here)}</div>" for line in text.split("\n"))
     return f'<div class="columns">{lines}</div>'
 
 
-def shapes_html(lines: list[str]) -> str:
+def shapes_html(lines: list[str], here: str) -> str:
     """The section Shapes as a table: name, type and shape, remark."""
     rows: list[list[str]] = []
     for line in inspect.cleandoc("\n".join(["", *lines])).split("\n"):
@@ -79,7 +97,7 @@ def shapes_html(lines: list[str]) -> str:
             rows[-1][2] += f" {line.strip()}"
         else:
             rows.append([*re.split(r"  +", line, maxsplit=2), "", ""][:3])
-    cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) for row in rows)
+    cells = ("".join(f"<td>{prose_html(cell, here)}</td>" for cell in row[1:]) for row in rows)
     table = "".join(
         f"<tr><th><code>{escape(row[0])}</code></th>{cell}</tr>"
         for row, cell in zip(rows, cells, strict=True)
@@ -92,16 +110,16 @@ def raw(html: str) -> nodes.Node:
 
 
 def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
-    """The docstring of a block, and where its proof is."""
+    """The docstring of a block, where its proof is, and the chapter that says why."""
     name = f"{module}.{block.name}"
-    yield from paragraphs(block.doc)
+    yield from paragraphs(block.doc, module)
     for label, lines in sections_of(block.doc).items():
         text = inspect.cleandoc("\n".join(["", *lines]))
         if label == "Formula":
             typeset = [nodes.math_block(tex, tex) for tex in TYPESET.get(name, [])]
-            yield part(label, *typeset, raw(columns_html(text)))
+            yield part(label, *typeset, raw(columns_html(text, module)))
         elif label == "Shapes":
-            yield part(label, raw(shapes_html(lines)))
+            yield part(label, raw(shapes_html(lines, module)))
         elif label == "example":
             yield part("Example", nodes.literal_block(text, text, language="pycon"))
         elif label:
@@ -110,12 +128,24 @@ def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
     links = list(links_of(name))
     if links:
         yield part("Proof", nodes.paragraph("", "", *links[1:]))
+    for chapter in (chapter for chapter, names in EXPLAINED.items() if name in names):
+        title, alt, picture = chapter_of(chapter)
+        link = nodes.reference("", title, refuri=f"../chapters/{chapter}.html", internal=True)
+        yield part("Chapter", nodes.paragraph("", "", link), nodes.image(uri=picture, alt=alt))
+
+
+def chapter_of(name: str) -> tuple[str, str, str]:
+    """The title of a chapter, and its picture: what it shows in words, and its address."""
+    text = (HERE.parent / "chapters" / f"{name}.md").read_text("utf-8")
+    ((title, alt, picture),) = re.findall(r"# ([^\n]+).*!\[(.+)\]\((.+\.svg)\)", text, re.DOTALL)
+    return title, alt, picture
 
 
 def links_of(name: str) -> Iterator[nodes.Node]:
     """To the laws, what rounding does, where others differ, and the exercise, each after a dot."""
     for proof in PROOFS:
-        if name in {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}:
+        proved = {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}
+        if name in proved or name.rpartition(".")[0] in proved:  # a method, by that of its class
             title = "" if proof.name == name else f" of {proof.name.partition('.')[2]}"
             laws = counted(len(proof.laws), "law")
             mistakes = counted(len(proof.mistakes), "known mistake")
@@ -146,7 +176,8 @@ class Book(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         module = self.arguments[0]
-        for path in (PACKAGE / f"{module}.py", HERE / "typeset.toml"):
+        chapters = (HERE.parent / "chapters").glob("*.md")
+        for path in (PACKAGE / f"{module}.py", *HERE.glob("*.toml"), *chapters):
             self.env.note_dependency(str(path))
         lines, blocks = code_lines(module), BLOCKS[module]
         made: list[nodes.Node] = []
@@ -188,11 +219,8 @@ def join(app: Sphinx, document: nodes.document) -> None:
             seen.update(named[:1])
     here = docname.removeprefix("book/")
     for literal in list(document.findall(nodes.literal)):
-        name = literal.astext()
-        name = f"{here}.{name}" if f"{here}.{name}" in NAMES else name
-        if name in NAMES and not isinstance(literal.parent, nodes.title | nodes.reference):
-            module, _, block = name.partition(".")
-            uri = f"{up}book/{module}.html#{block}"
+        uri = address(literal.astext(), here, up)
+        if uri and not isinstance(literal.parent, nodes.title | nodes.reference):
             literal.replace_self(nodes.reference("", "", literal.deepcopy(), refuri=uri,
                                                  internal=True))
     for link in list(document.findall(download_reference)):
@@ -200,20 +228,32 @@ def join(app: Sphinx, document: nodes.document) -> None:
         if found and found[1] in BOOK:
             uri = f"{up}book/{found[1]}.html{found[2] or ''}"
             link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
-    for image in list(document.findall(nodes.image)):
+    for number, image in enumerate(list(document.findall(nodes.image))):
         path = Path(app.srcdir, docname).parent / image["uri"]
         if path.suffix == ".svg":
             app.env.note_dependency(str(path))
-            svg = path.read_text("utf-8")
+            svg = path.read_text("utf-8")  # may come twice, but each of its names only once
+            svg = re.sub(r'(\bid="|href="#|url\(#)(\w+)', rf"\1\2-{number}", svg)
             label = f'<svg role="img" aria-label="{escape(image["alt"])}"'
             picture = svg[svg.index("<svg") :].replace("<svg", label, 1)
             image.replace_self(raw(f'<div class="picture">{picture}</div>'))
+
+
+# The name of a function in MathML; then, if there is one, the bracket that it stands before.
+NAME = (r"<m[io]>([A-Za-z]{2,})</m[io]>"
+        r"(?=((?:<mi>\w</mi></msub>)?(?:<mrow>)?<mo [^>]*>&#x00028;)?)")
+
+
+def spaced(name: re.Match[str]) -> str:
+    """With a thin space around it, but none before its bracket, as in print."""
+    return f'<mo lspace=".17em" rspace="{0 if name[2] else .17}em">{name[1]}</mo>'
 
 
 def visit_math(self: nodes.NodeVisitor, node: nodes.Element) -> None:
     """MathML, made here: the page needs neither a script nor a font."""
     block = isinstance(node, nodes.math_block)
     html = convert(node.astext(), display="block" if block else "inline")
+    html = re.sub(NAME, spaced, html)
     self.body.append(f'<div class="math">{html}</div>' if block else html)
     raise nodes.SkipNode
 
