@@ -374,6 +374,27 @@ def test_the_steps_are_stepped_scrubbed_and_played(opened):
     assert page.text_content("#step-play") == "play"
 
 
+def test_the_scrubber_follows_the_mouse_that_holds_it(opened):
+    page = opened("whole")
+    slider = page.locator("#step-scrub")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    inner, y = box["width"] - 16, box["y"] + box["height"] / 2  # the knob is 16 wide
+    at = [box["x"] + 8 + inner * stage / 9 for stage in range(10)]
+    names = page.locator("#steps .stages button").all_text_contents()
+    page.mouse.move(at[0], y)
+    page.mouse.down()
+    for stage in (1, 2, 5, 9, 7, 4):
+        page.mouse.move(at[stage], y, steps=3)
+        assert pressed(page, "#steps .stages") == [names[stage]]
+        assert slider.input_value() == str(stage)
+    page.mouse.up()
+    page.keyboard.press("ArrowRight")
+    assert pressed(page, "#steps .stages") == [names[5]], "and the keys go on from there"
+    page.click("#step-back")
+    assert slider.input_value() == "4"
+
+
 def test_the_words_follow_the_token(opened):
     page = opened("whole")
     words = facts_of(page)["words"]

@@ -151,6 +151,12 @@ function saveSvg(svg, name) {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
+/** Lay parts into a body. One that is there already is not taken out meanwhile, as a slider may be held. */
+function lay(body, parts) {
+  for (const part of [...body.childNodes]) if (!parts.includes(part)) part.remove();
+  parts.forEach((part, i) => { if (body.childNodes[i] !== part) body.insertBefore(part, body.childNodes[i] ?? null); });
+}
+
 const saveButton = (save) => h("button", { class: "save", onclick: save }, "save as SVG");
 const bar = (piece, share) => {
   const fill = h("span", { class: "fill" });
@@ -225,10 +231,7 @@ function start() {
     if (needed && !facts[needed]) continue;
     const body = h("div"), nav = h("h2", { id: `${id}-title` }, id === "live" ? "" : `${number += 1} · `, title);
     main.append(h("section", { id, "aria-labelledby": `${id}-title` }, nav, body));
-    const draw = () => {
-      const parts = make(app, body);
-      if (parts) body.replaceChildren(...parts.flat().filter(Boolean));
-    };
+    const draw = () => lay(body, make(app).flat().filter(Boolean));
     drawn.push({ watch, draw });
     draw();
   }
@@ -563,13 +566,15 @@ function stepsPanel(app) {
       2500);
     go(app.state.stage === STAGES.length - 1 ? 0 : app.state.stage);
   };
+  app.scrub ??= h("input", { type: "range", id: "step-scrub", min: 0, max: STAGES.length - 1, "aria-label": "step",
+    oninput: (e) => go(+e.target.value) }); // made once, as whoever drags it holds it while the panel is drawn
+  app.scrub.value = state.stage;
   return [h("p", { class: "bar" }, pickers(app, "steps"), h("button", { id: "step-play", onclick: play },
       playing ? "pause" : "play"),
       h("button", { id: "step-back", disabled: !state.stage, onclick: () => go(state.stage - 1) }, "← step"),
         h("button", { id: "step-on", disabled: state.stage === STAGES.length - 1,
-          onclick: () => go(state.stage + 1) }, "step →"),
-      h("input", { type: "range", id: "step-scrub", min: 0, max: STAGES.length - 1, value: state.stage,
-          "aria-label": "step", oninput: (e) => go(+e.target.value) })),
+          onclick: () => go(state.stage + 1) }, "step →")),
+    app.scrub,
     h("p", { class: "bar stages" },
       STAGES.map(([name], i) => h("button", { id: `stage-${i}`, "aria-pressed": i === state.stage,
         onclick: () => go(i) }, name))),
