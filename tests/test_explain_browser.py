@@ -52,10 +52,10 @@ def files(tmp_path_factory) -> dict[str, Path]:
     (folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
     teacher = tiny.classifier(5, num_hidden_layers=4, num_attention_heads=6)
     whole, _ = explained(masked_model(), FIRST, SECOND, teacher=teacher, run=folder)
-    large = masked_model(num_hidden_layers=3, max_position_embeddings=64)
+    large = masked_model(num_hidden_layers=3, max_position_embeddings=64, hidden_size=48)
     _, some = explained(large, LONG, layers=[2, 3])
-    del some.maps[3]
-    part = pages.page(some)
+    without = pages.page(dataclasses.replace(some, maps={}))
+    part = pages.page(some, len(without.encode()) + 10_000)
     alone, _ = explained(tiny.classifier(), "a film")
     reading = explained(masked_model(max_position_embeddings=64), FIRST)[1]
     strings = injections()
@@ -670,17 +670,23 @@ def test_a_shorter_text_leaves_no_choice_of_a_token_that_is_gone(opened):
     assert page.text_content("#story-sum") != told, "and one that is there is told anew"
 
 
-def test_a_number_of_ones_own_sentence_is_followed_to_the_embeddings(opened):
+@pytest.mark.parametrize("own", ["the film was bright", ""])
+def test_a_state_is_followed_through_the_feed_forward_to_the_embeddings(opened, own):
+    """Of a sentence of one's own, and of that of the page, by the same way."""
     page = opened("one")
-    typed(page, "the film was bright")
+    if own:
+        typed(page, own)
     page.select_option("#steps-layer", "2")
     page.click("#stage-0")
     page.focus("#m-hidden")
     page.keyboard.press("Enter")
     seen = []
     names = ("x[0]", "y =", "unit[3]", "u =", "a[1]", "x[0]", "o =", "z[head 2, 1]", "v[1]")
+    sources = []
     for name in (*names, "x[4]", "x[2]", "type"):
         seen.append(page.text_content("#story h3"))
+        sources.append(page.text_content("#story .source b").partition(":")[0])
+        assert page.text_content("#story-sum")
         page.locator("#story .part", has_text=name).first.click()
     words = [
         "before the last norm", "feed-forward gives", "unit 3", "is given",
@@ -688,6 +694,10 @@ def test_a_number_of_ones_own_sentence_is_followed_to_the_embeddings(opened):
     ]  # fmt: skip
     for said, part in zip(seen[1:7], words, strict=True):
         assert part in said
+    files = [name.removeprefix("minibert/").removesuffix(".py") for name in sources]
+    assert files[:7] == [
+        "functional", "encoder", "encoder", "functional", "functional", "functional", "encoder",
+    ]  # fmt: skip
     assert "looked up, not computed" in page.text_content("#story")
     assert "step 13" in page.text_content("#story .bar")
 
@@ -773,13 +783,34 @@ def test_a_layer_that_is_not_open_and_maps_that_are_not_there_say_so(opened):
     page = opened("part")
     page.select_option("#steps-layer", "1")
     assert "Layers that can be opened: 2, 3" in page.text_content("#steps")
-    for layer, n_terms, said in ((2, 13, "come to"), (3, 0, "has more: --layers 3")):
+    assert facts_of(page)["mapped"] == {"query.2": 8, "key.2": 8}
+    for layer, n_terms, said in ((2, 49, "eight bits, with a scale"), (3, 0, "it: --layers 3.")):
         page.select_option("#steps-layer", str(layer))
         page.click("#stage-1")
-        click_cell(page, "#m-query", 1, 2, 32, 4)
-        assert page.locator("#story tbody tr").count() == n_terms, "12 products and the bias"
+        click_cell(page, "#m-query", 1, 2, 32, 16)
+        assert page.locator("#story tbody tr").count() == n_terms, "48 products and the bias"
         assert said in page.text_content("#story")
+        assert "minibert/functional.py:" in page.text_content("#story .source")
         page.keyboard.press("Escape")
+    page.select_option("#steps-layer", "2")
+    page.click("#stage-0")
+    click_cell(page, "#m-hidden", 1, 2, 32, 48)
+    assert "--layers 1,2,3 opens it" in page.text_content("#story")
+    about = page.text_content("#about")
+    assert "in eight bits, with a scale for each row, those of layer 2 (query, key); " in about
+    assert "not at all, those of layer 2 (value, output, inner, fed), layer 3 (all)." in about
+
+
+def test_a_sum_of_weights_of_eight_bits_is_near_the_number(opened):
+    page = opened("part")
+    page.select_option("#steps-layer", "2")
+    page.click("#stage-1")
+    for col in range(4):
+        click_cell(page, "#m-key", 5, col, 32, 16)
+        number = float(page.text_content("#story h3").rpartition(" ")[2])
+        total = page.text_content("#story-sum")
+        assert float(total) == pytest.approx(number, abs=0.02), "half a step is 0.4 %"
+        assert f"come to {total}; the model, in float32, had" in page.text_content("#story")
 
 
 def test_a_layer_may_have_lost_heads(opened):

@@ -709,6 +709,11 @@ function trainingPanel(app) {
 
 // ---------------------------------------------------------------------------- 8. what this page is
 
+/** The maps of the layers that are open whose weights are kept in so many bits. @param {Reading} written */
+const mapsIn = (written, bits) => written.opened.map((layer) => [layer, MAPS.filter((map) =>
+  written.bits(`${map}.${layer}`) === bits)]).filter(([, maps]) => maps.length)
+  .map(([layer, maps]) => `layer ${layer} (${maps.length < MAPS.length ? maps.join(", ") : "all"})`).join(", ");
+
 /** @param {any} app */
 function aboutPanel(app) {
   const { facts } = app, rows = { ...facts.about, text: facts.text.join(" · "), ...facts.config };
@@ -723,7 +728,9 @@ function aboutPanel(app) {
       "arXiv:2004.10102); the residual and the feed-forward pass all shares by."),
     h("p", {}, "Of the text that the page was made with, shares in the map and the head view are kept in eight ",
       "bits, so they are right to 0.002; states, queries, keys and values in half precision, three digits. ",
-      `Linear maps are in the page for layers: ${app.written.mapped.join(", ") || "none"}.`), live,
+      "Weights of linear maps are in the page while there is room: ", ...[[16, "in half precision"],
+        [8, "in eight bits, with a scale for each row"], [0, "not at all"]].map(([bits, how]) =>
+        `${how}, those of ${mapsIn(app.written, bits) || "none"}${bits ? "; " : "."}`)), live,
     h("div", { class: "wide" }, h("table", { id: "provenance" }, h("tbody", {}, Object.entries(rows)
         .map(([key, value]) => h("tr", {}, h("th", {}, key),
         h("td", {}, typeof value === "object" ? JSON.stringify(value) : String(value))))))),
