@@ -433,7 +433,7 @@ def test_the_layer_map_changes_the_loss(opened):
 
 def test_the_curves_are_drawn_with_their_numbers(opened):
     page = opened("whole")
-    titles = page.locator("#training figcaption").all_text_contents()
+    titles = page.locator("#training figcaption span").all_text_contents()
     assert titles == ["train: loss", "dev: accuracy", "learning rate"]
     for i, (low, high) in enumerate([(0.001, 1), (0.81, 0.85)]):
         axis = page.locator("#training svg.curve").nth(i).locator("> g").nth(1).locator("text")
@@ -445,19 +445,67 @@ def test_the_curves_are_drawn_with_their_numbers(opened):
     assert page.locator("#training li:visible").first.text_content() == "step 1: 1.000"
 
 
-@pytest.mark.parametrize("button", ["#map .save", "#head .save"])
-def test_pictures_are_saved_as_svg(opened, button):
-    page = opened("whole")
+@pytest.mark.parametrize(
+    ("panel", "name"),
+    [("map", "attention-map.svg"), ("head", "layer-2.svg"), ("teacher", "layer-map.svg"),
+     ("training", "train-loss.svg")],
+)  # fmt: skip
+def test_pictures_are_saved_as_svg(opened, panel, name):
+    page = opened("whole", color_scheme="dark")
+    page.select_option("#head-layer", "2")
     with page.expect_download() as waiting:
-        page.click(button)
+        page.locator(f"#{panel} .save").first.click()
+    assert waiting.value.suggested_filename == name
     root = ElementTree.parse(waiting.value.path()).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     names = [element.tag.rpartition("}")[2] for element in root.iter()]
-    assert names.count("image") == (6 if "map" in button else 0)
+    assert names.count("image") == (6 if panel == "map" else 0)
     assert names.count("text") >= 8
-    if "head" in button:
+    if panel == "head":
         assert names.count("line") == n_lines(page, visible=False) > 0
+    if panel in ("teacher", "training"):
+        drawn = page.locator(f"#{panel} svg").first
+        assert names.count("path") == drawn.locator("path").count() > 1
+        words = [one.text or "" for one in root.iter() if one.tag.endswith("text")]
+        assert words == drawn.locator("text").all_text_contents()
+    assert root.get("color") == "#ececec", "what has the colour of the page's ink has it alone, too"
     assert "var(" not in Path(waiting.value.path()).read_text(encoding="utf-8")
+
+
+def test_every_picture_that_is_drawn_as_svg_can_be_saved(opened):
+    page = opened("whole")
+    sections = page.locator("section").all()
+    found = {one.get_attribute("id"): one.locator(".save").count() for one in sections}
+    drawn = {one.get_attribute("id"): one.locator("svg").count() for one in sections}
+    assert {panel: n for panel, n in drawn.items() if n} == {"head": 1, "teacher": 1, "training": 3}
+    assert {panel: n for panel, n in found.items() if n} == {
+        "map": 1, "head": 1, "teacher": 1, "training": 3,
+    }  # fmt: skip
+
+
+def test_headings_of_tables_are_not_broken_inside_words(opened):
+    page = opened("whole")
+    lines = """l => l.filter((e) => e.firstChild?.nodeType === 3).map((e) => {
+      const text = document.createRange(); text.selectNodeContents(e.firstChild);
+      return [e.textContent, new Set([...text.getClientRects()].map((r) => r.top)).size]; })"""
+    for width in (1100, 700, 360):
+        page.set_viewport_size({"width": width, "height": 700})
+        headings = page.locator("#teacher th, #lens th").evaluate_all(lines)
+        assert "difference" in [text for text, _ in headings]
+        for text, n_lines_of in headings:
+            assert n_lines_of <= len(text.split()), text
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_long_words_of_a_reader_do_not_widen_the_page(opened):
+    page = opened("one")
+    page.set_viewport_size({"width": 360, "height": 700})
+    typed(page, f"film {'a' * 90} {'b' * 300}")
+    page.click("#word-1")
+    page.click("#stage-0")
+    page.focus("#m-hidden")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 # ------------------------------------------------------------------------- a sentence of one's own

@@ -141,7 +141,8 @@ function matrix(o) {
 
 /** Hand an SVG to the reader as a file. @param {SVGElement} svg @param {string} name */
 function saveSvg(svg, name) {
-  const copy = /** @type {any} */ (svg.cloneNode(true));
+  const copy = /** @type {any} */ (svg.cloneNode(true)); // which no style sheet reaches
+  d3.select(copy).attr("color", css("--ink")).attr("font-family", "system-ui, sans-serif");
   copy.insertBefore(d3.create("svg:rect").attr("width", "100%").attr("height", "100%")
     .attr("fill", css("--page")).node(), copy.firstChild);
   const text = new XMLSerializer().serializeToString(copy).replace(/[\0-\x08\x0b\x0c\x0e-\x1f]/g,
@@ -410,7 +411,7 @@ function mapPanel(app) {
   const save = () => {
     const side = size + 6, width = Math.max(...facts.layers.map((l) => l.heads)) * side + 70;
     const svg = d3.create("svg:svg").attr("width", width).attr("height", facts.layers.length * (side + 14) + 10)
-      .attr("font-family", "sans-serif").attr("font-size", 11);
+      .attr("font-size", 11);
     facts.layers.forEach((_, l) => {
       svg.append("text").attr("x", 4).attr("y", l * (side + 14) + side / 2).attr("fill", css("--ink"))
         .text(`layer ${l + 1}`);
@@ -660,7 +661,8 @@ function teacherPanel(app) {
       teacher.heads > heads ? grouped : "", ". ", app.reading.live ? own : ""),
     h("p", { class: "bar" }, choice("layer map", rules, state.rule,
         (rule) => app.set({ rule, map: rule === "custom" ? state.map : [...teacher.maps[rule]] }), "rule"),
-      h("span", { id: "loss-sum" }, `attention loss of this text, all layers: ${shown(sum)}`)), svg.node(),
+      h("span", { id: "loss-sum" }, `attention loss of this text, all layers: ${shown(sum)}`),
+      saveButton(() => saveSvg(svg.node(), "layer-map.svg"))), svg.node(),
     h("p", { class: "faint" },
       `Pictures are of head ${head + 1}, [S × R = ${n} × ${n}]: shares of student and teacher `, scaleBar(false, 1),
       ", their difference ", scaleBar(true, 1),
@@ -702,7 +704,8 @@ function trainingPanel(app) {
       svg.append("text").attr("x", 56 + i * 110).attr("y", 186).attr("font-size", 11)
         .attr("fill", HEADS[i % HEADS.length]).text(line.phase);
     });
-    return h("figure", {}, h("figcaption", {}, title), svg.node(), h("details", {}, h("summary", {}, "numbers"),
+    return h("figure", {}, h("figcaption", {}, h("span", {}, title),
+      saveButton(() => saveSvg(svg.node(), `${title.replace(/\W+/g, "-")}.svg`))), svg.node(), h("details", {}, h("summary", {}, "numbers"),
         h("ul", {}, points.map((p) => h("li", {}, `step ${p[0]}: ${shown(p[1])}`)))));
   }))];
 }
