@@ -335,6 +335,64 @@ def test_a_story_holds_its_sum_and_its_line_of_the_book(opened):
     assert page.is_hidden("#story")
 
 
+def test_a_story_names_its_layer_and_head_and_keeps_them(opened):
+    page = opened("whole")
+    n = len(facts_of(page)["tokens"])
+    page.click("#map-2-2")
+    page.click("#stage-2")
+    click_cell(page, "#m-dot", 2, 7, n, n)
+    assert page.text_content("#story-place") == "layer 2, head 3"
+    title = page.text_content("#story h3")
+    page.select_option("#steps-layer", "1")
+    told = page.text_content("#story-place"), page.text_content("#story h3")
+    assert told == ("layer 2, head 3", title), "another layer is shown, and this is of the former"
+    page.locator("#story .part").first.click()
+    assert page.text_content("#story-place") == "layer 2, head 3"
+    page.locator("#story .part").first.click()
+    assert page.text_content("#story-place") == "layer 1", "the state that layer 2 was given"
+    page.click("#stage-1")
+    page.focus("#m-query")
+    page.keyboard.press("Enter")
+    page.locator("#story .part").first.click()
+    assert page.text_content("#story-place") == "embeddings"
+
+
+def test_escape_closes_a_story_wherever_the_focus_is(opened):
+    page = opened("whole")
+    page.click("#stage-0")
+    for elsewhere in ("#asks4-2", "#step-scrub", "#head-layer", "#live-text-0"):
+        page.focus("#m-hidden")
+        page.keyboard.press("Enter")
+        assert page.is_visible("#story")
+        page.focus(elsewhere)
+        page.keyboard.press("Escape")
+        assert page.is_hidden("#story")
+        assert f"#{page.evaluate('document.activeElement.id')}" == elsewhere, "and that stays"
+    page.focus("#m-hidden")
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#story")
+
+
+def test_no_two_of_twelve_heads_look_alike(opened):
+    page = opened("large")
+    page.click("#all-heads")
+    looks = page.locator("#lines line").evaluate_all(
+        "l => l.map(e => [e.__data__.head, e.getAttribute('stroke'), "
+        "e.getAttribute('stroke-dasharray')])"
+    )
+    heads = {head: (colour, dashes) for head, colour, dashes in looks}
+    assert len(looks) > len(heads) == 12
+    assert len(set(heads.values())) == 12
+    assert [heads[head][1] for head in (0, 7, 8, 11)] == [None, None, "8 4", "8 4"]
+    chips = page.locator(".headchip").evaluate_all(
+        "l => l.map(e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).borderStyle])"
+    )
+    assert len({tuple(chip) for chip in chips}) == 12
+    assert chips[8][1] == "dashed"
+
+
 def test_a_matrix_is_walked_with_the_keyboard(opened):
     page = opened("whole")
     page.click("#stage-5")

@@ -57,6 +57,9 @@ function shown(value) {
 /** The linear maps of a layer: four of attention, two of the feed-forward. */
 const MAPS = ["query", "key", "value", "output", "inner", "fed"];
 
+/** The kinds of numbers that each head has of its own. */
+const OF_A_HEAD = ["query", "key", "value", "dot", "scaled", "masked", "weight", "taken"];
+
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 /**

@@ -26,6 +26,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 const HEADS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7B00",
   "#7F7F7F"]; // Okabe and Ito
+const STROKES = [["solid", null], ["dashed", "8 4"], ["dotted", "2 3"]]; // of heads 1 to 8, 9 to 16, and more
 
 /** Blue below 0, orange above, in the colours of the theme: from -1 to 1. @returns {(t: number) => string} */
 function signedColours() {
@@ -289,12 +290,18 @@ function storyTeller(app, main) {
   main.append(aside);
   /** @type {Cell[]} */
   let path = [];
-  /** @type {any} */
-  let before = null;
-  const close = () => { aside.hidden = true; path = []; before?.focus(); };
-  aside.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+  let before = "";
+  const close = () => {
+    const inside = aside.contains(document.activeElement);
+    aside.hidden = true;
+    path = [];
+    if (inside) document.getElementById(before)?.focus();
+  };
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !aside.hidden) close(); });
   const draw = (focus = true) => {
-    const told = app.numbers.story(path[path.length - 1]), source = app.facts.sources[told.source];
+    const cell = path[path.length - 1], told = app.numbers.story(cell), source = app.facts.sources[told.source];
+    const place = !cell.layer ? "embeddings" : `layer ${cell.layer}`
+      + (OF_A_HEAD.includes(cell.kind) ? `, head ${cell.head + 1}` : "");
     const partView = (part) => {
       const words = `${part.name} = ${shown(part.value)}`;
       return part.cell ? h("button", { class: "part",
@@ -312,7 +319,7 @@ function storyTeller(app, main) {
     aside.replaceChildren(
       h("p", { class: "bar" },
         h("button", { id: "story-back", disabled: path.length < 2, onclick: () => { path.pop(); draw(); } },
-          "← back"), ` step ${path.length} `,
+          "← back"), ` step ${path.length} · `, h("b", { id: "story-place" }, place),
         h("button", { id: "story-close", onclick: close }, "close (Esc)")),
       h("h3", {}, `${told.name}: ${shown(told.value)}`), h("p", { class: "formula" }, told.formula),
       told.rows.length ? h("div", { class: "wide tall" }, h("table", {}, h("tbody", {}, told.rows.map(line)),
@@ -325,7 +332,7 @@ function storyTeller(app, main) {
     if (focus) aside.focus();
   };
   const tell = (cell) => {
-    if (aside.hidden) before = document.activeElement;
+    if (aside.hidden) before = document.activeElement?.id ?? "";
     path = [cell];
     draw();
   };
@@ -451,6 +458,7 @@ function headPanel(app) {
     [x1, x2] = [190, 430];
   const chosen = [...state.heads].filter((head) => head < heads);
   const colour = (head) => HEADS[head % HEADS.length];
+  const stroke = (head) => STROKES[Math.floor(head / HEADS.length) % STROKES.length];
   const y = (i) => 14 + i * row;
   const lines = chosen.flatMap((head) => range(n).flatMap((s) => range(n)
       .map((r) => ({ head, s, r, share: app.share(state.layer, head)(s, r) }))))
@@ -460,7 +468,8 @@ function headPanel(app) {
     .attr("font-family", "system-ui, sans-serif").attr("font-size", 13);
   svg.append("g").selectAll("line").data(lines).join("line").attr("x1", x1).attr("x2", x2)
     .attr("y1", (d) => y(d.s)).attr("y2", (d) => y(d.r))
-    .attr("stroke", (d) => colour(d.head)).attr("stroke-width", 2).attr("stroke-opacity", (d) => d.share);
+    .attr("stroke", (d) => colour(d.head)).attr("stroke-width", 2).attr("stroke-opacity", (d) => d.share)
+    .attr("stroke-dasharray", (d) => stroke(d.head)[1]);
   const isolate = (token) => {
     const one = token < 0 ? state.pinned : token;
     svg.selectAll("line").attr("visibility", (d) => (one < 0 || d.s === one ? "visible" : "hidden"));
@@ -504,6 +513,7 @@ function headPanel(app) {
       onclick: () => toggle(head), ondblclick: () => { clearTimeout(waiting); only(head); },
       onkeydown: (event) => { if (event.key === "o") only(head); } }, head + 1);
     button.style.setProperty("--chip", colour(head));
+    button.style.borderStyle = stroke(head)[0];
     return button;
   });
   const check = h("label", {}, h("input", { type: "checkbox", id: "specials", checked: !state.specials,
