@@ -1015,6 +1015,8 @@ def test_200_injections_are_shown_as_text(opened):
     page.click("#asks4-3")
     page.click("#stage-5")
     page.locator("#m-weight").press("Enter")
+    assert page.locator(foreign).count() == 0
+    page.keyboard.press("Escape")  # of pieces so long the story lies over all else
     page.click("#chip-1")
     page.click("#lens-1-2")
     assert page.locator(foreign).count() == 0

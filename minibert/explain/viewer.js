@@ -741,9 +741,10 @@ function aboutPanel(app) {
       "arXiv:2004.10102); the residual and the feed-forward pass all shares by."),
     h("p", {}, "Of the text that the page was made with, shares in the map and the head view are kept in eight ",
       "bits, so they are right to 0.002; states, queries, keys and values in half precision, three digits. ",
-      "Weights of linear maps are in the page while there is room: ", ...[[16, "in half precision"],
+      "Weights of linear maps are in the page while there is room: ", [[16, "in half precision"],
         [8, "in eight bits, with a scale for each row"], [0, "not at all"]].map(([bits, how]) =>
-        `${how}, those of ${mapsIn(app.written, bits) || "none"}${bits ? "; " : "."}`)), live,
+        [how, mapsIn(app.written, bits)]).filter(([, maps]) => maps)
+        .map(([how, maps]) => `${how}, those of ${maps}`).join("; "), "."), live,
     h("div", { class: "wide" }, h("table", { id: "provenance" }, h("tbody", {}, Object.entries(rows)
         .map(([key, value]) => h("tr", {}, h("th", {}, key),
         h("td", {}, typeof value === "object" ? JSON.stringify(value) : String(value))))))),
