@@ -890,7 +890,7 @@ def test_a_layer_that_is_not_open_and_maps_that_are_not_there_say_so(opened):
     page.select_option("#steps-layer", "1")
     assert "Layers that can be opened: 2, 3" in page.text_content("#steps")
     assert facts_of(page)["mapped"] == {"query.2": 8, "key.2": 8}
-    for layer, n_terms, said in ((2, 49, "eight bits, with a scale"), (3, 0, "it: --layers 3.")):
+    for layer, n_terms, said in ((2, 49, "eight bits, with a scale"), (3, 0, "it: --layers 3;")):
         page.select_option("#steps-layer", str(layer))
         page.click("#stage-1")
         click_cell(page, "#m-query", 1, 2, 32, 16)

@@ -111,11 +111,11 @@ function makeNumbers(facts, reading) {
     filled: (c) => get.attended(c) + get.fed(c),
   };
 
-  /** Why the weights of a map are not in the page, and which page has them. */
-  const whyLeftOut = (map) => "The page had no room for this map. " + (facts.alone.includes(map)
-    ? `A page of this layer alone has it: --layers ${map.split(".")[1]}.`
-    : `A page of this layer alone has no room for it either; ${facts.live && !facts.live.why
-      ? "of a sentence of your own it is here." : "that of a shorter text may."}`);
+  /** That the weights of a map are not in the page, and where they are, if anywhere. */
+  const whyLeftOut = (map) => "The page had no room for this map, even in eight bits"
+    + (facts.alone.includes(map) ? `; a page of this layer alone has it: --layers ${map.split(".")[1]}`
+    : reading.opened.length > 1 ? ", nor has one of this layer alone" : "")
+    + (facts.live && !facts.live.why ? "; of a sentence of your own it is here." : ".");
 
   /** A part that can be asked further. @returns {Part} */
   const part = (label, cell) => ({ name: label, value: get[cell.kind](cell), cell });

@@ -111,7 +111,8 @@ function blocksOf({ attention, attended_SD, fed_S, hidden_SD }, weights) {
   /** @type {Record<string, any>} */
   const blocks = { query: attention.query_NSK, key: attention.key_NRK, value: attention.value_NRK,
     attention: attention.probabilities_NSR, output: attention.output_SD, attended: attended_SD, hidden: hidden_SD,
-    inner: fed_S.map(({ inner_F }) => inner_F), fed: fed_S.map(({ fed_D }) => fed_D), norm: norm(weights.attention_norm), output_norm: norm(weights.output_norm) };
+    inner: fed_S.map(({ inner_F }) => inner_F), fed: fed_S.map(({ fed_D }) => fed_D),
+    norm: norm(weights.attention_norm), output_norm: norm(weights.output_norm) };
   const maps = { ...weights.attention, inner: weights.intermediate, fed: weights.output };
   for (const [name, map] of Object.entries(maps)) {
     blocks[`${name}.weight`] = map.weight_OI;
@@ -134,7 +135,8 @@ function liveReading(model, text, steps, tokens) {
     for (const [name, rows] of Object.entries(blocksOf(made, weights.blocks[i]))) named[`${name}.${i + 1}`] = rows;
   });
   const layers = trace.blocks.map(({ attention: { query_NSK, probabilities_NSR }, fed_S }) => ({
-    heads: query_NSK.length, key_width: query_NSK[0][0].length, units: fed_S[0].inner_F.length, distinct: probabilities_NSR.map((p_SR) => +entropy(p_SR).toFixed(3)) }));
+    heads: query_NSK.length, key_width: query_NSK[0][0].length, units: fed_S[0].inner_F.length,
+    distinct: probabilities_NSR.map((p_SR) => +entropy(p_SR).toFixed(3)) }));
   const all = layers.map((_, i) => i + 1);
 
   const guesses = (state_D) => likeliest(mlmLogits(state_D, weights, config), pieces);

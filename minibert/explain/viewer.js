@@ -159,7 +159,15 @@ function lay(body, parts) {
   parts.forEach((part, i) => { if (body.childNodes[i] !== part) body.insertBefore(part, body.childNodes[i] ?? null); });
 }
 
-const saveButton = (save) => h("button", { class: "save", onclick: save }, "save as SVG");
+/** @param {() => SVGElement} picture @param {string} name */
+const saveButton = (picture, name) =>
+  h("button", { class: "save", onclick: () => saveSvg(picture(), name) }, "save as SVG");
+/** A button whose colour is a share. */
+function shareButton(share, values, text) {
+  const button = h("button", { class: "lens", ...values }, text);
+  Object.assign(button.style, { background: d3.interpolateCividis(share), color: share > 0.5 ? "#000" : "#fff" });
+  return button;
+}
 const bar = (piece, share) => {
   const fill = h("span", { class: "fill" });
   fill.style.width = `${100 * share}%`;
@@ -267,14 +275,9 @@ function sharpest({ opened, layers }) {
 /** One layer and head for all panels. @param {any} app @param {number} layer @param {number} head */
 const showHead = (app, layer, head) => app.set({ layer, head, heads: new Set([head]) });
 
-/** The layer and the head, as two lists. @param {any} app @param {string} id */
-function pickers(app, id) {
-  const { reading, state } = app;
-  return [choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]), state.layer, (v) => app.set({ layer: +v }),
-      `${id}-layer`),
-    choice("head", range(reading.layers[state.layer - 1].heads).map((i) => [i, i + 1]), state.head,
-      (v) => showHead(app, state.layer, +v), `${id}-head`)];
-}
+/** The layers as a list. @param {any} app @param {string} id */
+const layerPicker = ({ reading, state, set }, id) => choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]),
+  state.layer, (v) => set({ layer: +v }), id);
 
 /** Buttons with the tokens; the chosen one is pressed. @param {any} app @param {string} id */
 const tokenButtons = (app, id) => h("p", { class: "tokens" }, app.pieces.map((piece, i) =>
@@ -415,7 +418,7 @@ function mapPanel(app) {
     document.getElementById(`map-${l + step[0]}-${place + step[1]}`)?.focus();
     event.preventDefault();
   } }, rows);
-  const save = () => {
+  const whole = () => {
     const side = size + 6, width = Math.max(...facts.layers.map((l) => l.heads)) * side + 70;
     const svg = d3.create("svg:svg").attr("width", width).attr("height", facts.layers.length * (side + 14) + 10)
       .attr("font-size", 11);
@@ -430,14 +433,14 @@ function mapPanel(app) {
           .text(head + 1);
       });
     });
-    saveSvg(svg.node(), "attention-map.svg");
+    return svg.node();
   };
   const sorts = [["order", "number"], ["entropy", "entropy, the sharpest first"],
     ...(facts.teacher ? [["teacher", "distance to the teacher"]] : [])];
   return [h("p", {}, `Each picture is [S × R = ${n} × ${n}]: a row for each token that asks, a column for each that `,
       "is asked. A click opens the head below. ", scaleBar(false, 1)),
     h("p", { class: "bar" }, choice("heads in the order of their", sorts, state.sort, (sort) => app.set({ sort }),
-        "map-sort"), saveButton(save)), grid];
+        "map-sort"), saveButton(whole, "attention-map.svg")), grid];
 }
 
 // ------------------------------------------------------------------------------- 3. the head view
@@ -523,10 +526,9 @@ function headPanel(app) {
     ` ${state.threshold.toFixed(2)} on`);
   const pairs = reading.text.length > 1 ? choice("sentences", [["all", "all"], ["AA", "A → A"], ["AB", "A → B"],
       ["BA", "B → A"], ["BB", "B → B"]], state.pairs, (v) => app.set({ pairs: v }), "pairs") : "";
-  return [h("p", { class: "bar" }, choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]), state.layer,
-      (v) => app.set({ layer: +v }), "head-layer"), "heads ", chips,
+  return [h("p", { class: "bar" }, layerPicker(app, "head-layer"), "heads ", chips,
       h("button", { id: "all-heads", onclick: () => app.set({ heads: new Set(range(heads)) }) }, "all heads")),
-    h("p", { class: "bar" }, check, slider, pairs, saveButton(() => saveSvg(svg.node(), `layer-${state.layer}.svg`))),
+    h("p", { class: "bar" }, check, slider, pairs, saveButton(() => svg.node(), `layer-${state.layer}.svg`)),
     h("p", { class: "faint" }, "Left asks right; the stronger a line, the larger the share. ",
       "Point at a token to see its lines alone, click it to keep them. ",
       "Click a head to add or remove it; double-click it (or press o) to see it alone, and once more to see all."),
@@ -554,9 +556,10 @@ const STAGES = [
 /** @param {any} app */
 function stepsPanel(app) {
   const { facts, reading, state, pieces, numbers } = app, layer = state.layer;
+  const pickers = [layerPicker(app, "steps-layer"), choice("head", range(reading.layers[layer - 1].heads)
+    .map((i) => [i, i + 1]), state.head, (v) => showHead(app, layer, +v), "steps-head")];
   if (!reading.opened.includes(layer)) {
-    return [h("p", { class: "bar" }, pickers(app, "steps")),
-      h("p", {},
+    return [h("p", { class: "bar" }, pickers), h("p", {},
       `Of layer ${layer} the page holds the shares alone. Layers that can be opened: ${reading.opened.join(", ")}.`)];
   }
   const [, kinds, axis, says] = /** @type {any[]} */ (STAGES[state.stage]), K = reading.layers[layer - 1].key_width;
@@ -580,11 +583,11 @@ function stepsPanel(app) {
   app.scrub ??= h("input", { type: "range", id: "step-scrub", min: 0, max: STAGES.length - 1, "aria-label": "step",
     oninput: (e) => go(+e.target.value) }); // made once, as whoever drags it holds it while the panel is drawn
   app.scrub.value = state.stage;
-  return [h("p", { class: "bar" }, pickers(app, "steps"), h("button", { id: "step-play", onclick: play },
-      playing ? "pause" : "play"),
+  return [h("p", { class: "bar" }, pickers,
+      h("button", { id: "step-play", onclick: play }, playing ? "pause" : "play"),
       h("button", { id: "step-back", disabled: !state.stage, onclick: () => go(state.stage - 1) }, "← step"),
-        h("button", { id: "step-on", disabled: state.stage === STAGES.length - 1,
-          onclick: () => go(state.stage + 1) }, "step →")),
+      h("button", { id: "step-on", disabled: state.stage === STAGES.length - 1, onclick: () => go(state.stage + 1) },
+        "step →")),
     app.scrub,
     h("p", { class: "bar stages" },
       STAGES.map(([name], i) => h("button", { id: `stage-${i}`, "aria-pressed": i === state.stage,
@@ -605,12 +608,9 @@ function wordsPanel(app) {
   const last = reading.layers.length;
   const guesses = (list) => h("ol", { class: "guesses" }, list.map(([piece, share]) => bar(piece, share)));
   const cell = (list, l, s) => {
-    const [piece, share] = list[0], button = h("button", { id: `lens-${l}-${s}`, class: "lens",
-        "aria-pressed": s === state.token && l === last, title: list.map(([p, x]) => `${p} ${(100 * x).toFixed(1)} %`)
-      .join("\n"), onclick: () => app.set({ token: s }) }, piece);
-    button.style.background = d3.interpolateCividis(share);
-    button.style.color = share > 0.5 ? "#000" : "#fff";
-    return h("td", {}, button);
+    const [piece, share] = list[0], title = list.map(([p, x]) => `${p} ${(100 * x).toFixed(1)} %`).join("\n");
+    return h("td", {}, shareButton(share, { id: `lens-${l}-${s}`, "aria-pressed": s === state.token && l === last,
+      title, onclick: () => app.set({ token: s }) }, piece));
   };
   return [tokenButtons(app, "say"), h("div", { class: "columns" },
       h("div", { id: "as-read" }, h("h3", {}, `${pieces[state.token]}, as it stands`),
@@ -654,13 +654,9 @@ function teacherPanel(app) {
         (v) => app.set({ rule: "custom", map: state.map.map((x, i) => (i === l ? +v : x)) }), `g-${l}`)),
       h("td", {}, thumbnail(own, n, 72)), h("td", {}, thumbnail(theirs, n, 72)),
         h("td", {}, thumbnail((s, r) => own(s, r) - theirs(s, r), n, 72, true)),
-      losses.map((loss, i) => {
-        const box = h("button", { id: `loss-${l}-${i}`, class: "lens", "aria-pressed": i === head,
-            onclick: () => showHead(app, l + 1, i) }, shown(loss));
-        box.style.background = d3.interpolateCividis(loss / most);
-        box.style.color = loss / most > 0.5 ? "#000" : "#fff";
-        return h("td", {}, box);
-      }), h("td", { class: "number" }, shown(mean(losses))), teacher.hidden ? h("td", { class: "number" },
+      losses.map((loss, i) => h("td", {}, shareButton(loss / most, { id: `loss-${l}-${i}`,
+        "aria-pressed": i === head, onclick: () => showHead(app, l + 1, i) }, shown(loss)))),
+      h("td", { class: "number" }, shown(mean(losses))), teacher.hidden ? h("td", { class: "number" },
         shown(teacher.hidden[l][g - 1])) : null);
   });
   const sum = mean(range(L).map((l) => mean(teacher.attention[l][state.map[l] - 1]))) * L;
@@ -672,7 +668,7 @@ function teacherPanel(app) {
     h("p", { class: "bar" }, choice("layer map", rules, state.rule,
         (rule) => app.set({ rule, map: rule === "custom" ? state.map : [...teacher.maps[rule]] }), "rule"),
       h("span", { id: "loss-sum" }, `attention loss of this text, all layers: ${shown(sum)}`),
-      saveButton(() => saveSvg(svg.node(), "layer-map.svg"))), svg.node(),
+      saveButton(() => svg.node(), "layer-map.svg")), svg.node(),
     h("p", { class: "faint" },
       `Pictures are of head ${head + 1}, [S × R = ${n} × ${n}]: shares of student and teacher `, scaleBar(false, 1),
       ", their difference ", scaleBar(true, 1),
@@ -715,7 +711,8 @@ function trainingPanel(app) {
         .attr("fill", HEADS[i % HEADS.length]).text(line.phase);
     });
     return h("figure", {}, h("figcaption", {}, h("span", {}, title),
-      saveButton(() => saveSvg(svg.node(), `${title.replace(/\W+/g, "-")}.svg`))), svg.node(), h("details", {}, h("summary", {}, "numbers"),
+      saveButton(() => svg.node(), `${title.replace(/\W+/g, "-")}.svg`)), svg.node(),
+      h("details", {}, h("summary", {}, "numbers"),
         h("ul", {}, points.map((p) => h("li", {}, `step ${p[0]}: ${shown(p[1])}`)))));
   }))];
 }
