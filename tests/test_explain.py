@@ -4,6 +4,7 @@ What the page does in a browser is tested in `test_explain_browser`.
 """
 
 import base64
+import dataclasses
 import doctest
 import hashlib
 import importlib
@@ -30,14 +31,14 @@ from minibert.config import CheckpointError
 from minibert.data.demo import demo_corpus
 from minibert.data.tokenizer import Tokenizer
 from minibert.distillation import TermWeights, intermediate_terms
-from minibert.encoder import encode_traced
+from minibert.encoder import encode_traced, feed_forward
 from minibert.explain import demo, page
 from minibert.explain.beside import curves
 from minibert.explain.making import explained
 from minibert.explain.page import TooLarge, shipped
 from minibert.explain.reading import NotReadable, read
 from minibert.explain.words import tries
-from minibert.functional import softmax
+from minibert.functional import gelu_erf, linear, softmax
 from minibert.model import Bert
 from minibert.wordpiece import SPECIALS, UNKNOWN, longest_match
 
@@ -109,6 +110,15 @@ def trace_of(bert: Bert, parts: Parts) -> Any:
     return encode_traced(ids_BS, ids_BS >= 0, ids_BS * 0, bert.weights, bert.config)
 
 
+def inner_BSF(bert: Bert, block: Any, layer: int) -> torch.Tensor:
+    """What the units of a layer are given."""
+    return linear(block.attended_BSD, *bert.weights.blocks[layer - 1].intermediate)
+
+
+def maps_of(weights: Any) -> dict[str, Any]:
+    return weights.attention._asdict() | {"inner": weights.intermediate, "fed": weights.output}
+
+
 def test_the_blocks_are_the_numbers_of_the_trace(made):
     bert, parts, _ = made
     trace = trace_of(bert, parts)
@@ -123,15 +133,20 @@ def test_the_blocks_are_the_numbers_of_the_trace(made):
             ("value", attention.value_BNRK),
             ("output", attention.output_BSD),
             ("attended", block.attended_BSD),
+            ("inner", inner_BSF(bert, block, layer)),
+            ("fed", feed_forward(block.attended_BSD, bert.weights.blocks[layer - 1], "gelu")),
             ("hidden", block.hidden_BSD),
         ):
             assert (parts.block(f"{name}.{layer}") == x[0].half().numpy()).all(), name
         weights = bert.weights.blocks[layer - 1]
-        for name, linear in weights.attention._asdict().items():
+        for name, one in maps_of(weights).items():
             kept = parts.block(f"{name}.weight.{layer}")
-            assert (kept == linear.weight_OI.half().numpy()).all()
-            assert (parts.block(f"{name}.bias.{layer}") == linear.bias_O.half().numpy()).all()
-        assert (parts.block(f"norm.{layer}")[0] == weights.attention_norm.gain_D.numpy()).all()
+            assert (kept == one.weight_OI.half().numpy()).all()
+            assert (parts.block(f"{name}.bias.{layer}") == one.bias_O.half().numpy()).all()
+        for name in ("norm", "output_norm"):
+            norm = weights.output_norm if "output" in name else weights.attention_norm
+            assert (parts.block(f"{name}.{layer}")[0] == norm.gain_D.numpy()).all()
+            assert (parts.block(f"{name}.{layer}")[1] == norm.bias_D.numpy()).all()
     assert (parts.block("hidden.0") == trace.embedded_BSD[0].half().numpy()).all()
     tables = bert.weights.embeddings
     ids = [token["id"] for token in parts.facts["tokens"]]
@@ -225,6 +240,7 @@ def small_tinybert() -> Bert:
     )  # fmt: skip
 
 
+ATTENTION = ("query", "key", "value", "output")
 LONG = " ".join(["the film was very good and"] * 5)
 
 
@@ -232,7 +248,63 @@ def test_32_tokens_of_a_4_layer_model_fit_into_3_megabytes():
     text, reading = explained(small_tinybert(), LONG)
     assert len(reading.facts["tokens"]) == 32
     assert len(text.encode()) <= 3_000_000
-    assert Parts(text).facts["mapped"] == [1], "one layer's maps have room"
+    first = [f"{name}.{layer}" for layer in (1, 2, 3) for name in ATTENTION]
+    assert Parts(text).facts["mapped"] == dict.fromkeys(first, 8), "attention has room, in 8 bits"
+
+
+def kept_maps(bert: Bert, text: str, layers: list[int] | None, budget: int) -> Any:
+    """The facts of a page that is no larger, and the same each time."""
+    content, _ = explained(bert, text, layers=layers, budget=budget)
+    assert content == explained(bert, text, layers=layers, budget=budget)[0]
+    assert len(content.encode()) <= budget
+    return Parts(content).facts
+
+
+def test_room_is_filled_with_maps_and_what_the_page_of_one_layer_has_is_said():
+    bert = masked_model(
+        hidden_size=96, num_hidden_layers=3, intermediate_size=384, vocab_size=3000,
+        max_position_embeddings=600,
+    )  # fmt: skip
+    order = [f"{name}.{layer}" for layer in (1, 2, 3) for name in ATTENTION]
+    order += [f"{name}.{layer}" for layer in (1, 2, 3) for name in ("fed", "inner")]
+    without = dataclasses.replace(explained(bert, TEXT)[1], maps={})
+    least = len(page.page(without).encode())
+    seen = set()
+    for room in (2_000, 30_000, 100_000, 200_000, 300_000, 420_000, 550_000, 900_000):
+        facts = kept_maps(bert, TEXT, None, least + room)
+        bits = [facts["mapped"].get(name, 0) for name in order]
+        assert list(facts["mapped"]) == order[: len(facts["mapped"])]
+        assert bits == sorted(bits, reverse=True), "half precision first, then eight bits, then 0"
+        seen |= set(bits)
+        for layer in (1, 2, 3):
+            alone = set(kept_maps(bert, TEXT, [layer], least + room)["mapped"])
+            told = {name for name in facts["alone"] if name.endswith(f".{layer}")}
+            own = {name for name in order if name.endswith(f".{layer}")}
+            assert told == (alone if own - set(facts["mapped"]) else set())
+    assert seen == {0, 8, 16}
+
+
+def test_a_wide_layer_alone_uses_the_room_that_there_is():
+    wide = masked_model(
+        hidden_size=768, num_hidden_layers=4, num_attention_heads=12, intermediate_size=3072,
+        max_position_embeddings=128, initializer_range=0.02,
+    )  # fmt: skip
+    facts = kept_maps(wide, LONG, None, 3_000_000)
+    assert facts["mapped"] == {}
+    assert facts["alone"] == [f"{name}.{n}" for n in (1, 2, 3, 4) for name in ("query", "key")]
+    facts = kept_maps(wide, LONG, [3], 3_000_000)
+    assert facts["mapped"] == {"query.3": 8, "key.3": 8}
+    assert facts["opened"] == [3]
+
+
+def test_weights_of_eight_bits_are_within_half_a_step_of_those_of_sixteen():
+    bert = small_tinybert()
+    parts = Parts(explained(bert, LONG)[0])
+    weight_OI = bert.weights.blocks[2].attention.key.weight_OI.half().float()
+    step_O1 = parts.block("key.scale.3")[:, None]
+    kept_OI = parts.block("key.weight.3")
+    assert kept_OI.dtype == np.int8
+    assert (abs(kept_OI * step_O1 - weight_OI.numpy()) <= 0.501 * step_O1).all()
 
 
 def test_a_page_over_the_budget_is_refused_with_advice_that_helps():
@@ -587,7 +659,7 @@ const cells = given.cells;
 const numbers = makeNumbers(given.facts, pageReading(given.facts, (name) => blocks[name]));
 return {
   halves: [...decode(given.halves, "f16")].map(String), softmax: given.rows.map((row) => softmax(row)),
-  stories: cells.map((c) => { const s = numbers.story(c); return [numbers.get(c), s.sum, s.rows.length, s.source, s.then, s.note]; }),
+  stories: cells.map((c) => { const s = numbers.story(c); return [numbers.get(c), s.sum, s.rows.length, s.source, s.then]; }),
   parts: cells.filter((c) => c.kind !== "weight").flatMap((c) => numbers.story(c).rows.flat().filter((p) => p.cell).map((p) => [p.value, numbers.get(p.cell)])),
   shown: shown(given.facts.eps), hidden: softmax([-Infinity, 1]),
   differences: differenceWords({ state: 0.25, largest: 8, share: 0.0123 }),
@@ -618,6 +690,7 @@ def viewed(made) -> Any:
         for _ in range(6):
             width = n_tokens if kind in ("dot", "scaled", "masked", "weight") else 12
             width = 4 if kind in ("query", "key", "value", "taken") else width
+            width = 17 if kind in ("inner", "unit") else width
             layer = 0 if kind in ("word", "position", "type", "summed") else rng.randint(1, 2)
             layer = rng.randint(0, 2) if kind == "hidden" else layer
             cells.append(
@@ -638,7 +711,7 @@ def viewed(made) -> Any:
 
 KINDS = (
     "word position type summed hidden query key value dot scaled masked weight taken output added "
-    "attended".split()
+    "attended inner unit fed filled".split()
 )
 
 
@@ -653,7 +726,7 @@ def test_softmax_is_the_books(viewed):
     assert viewed["hidden"] == [0, 1], "what is hidden gets nothing"
 
 
-def value_in(trace: Any, embedded: dict[str, Any], cell: dict[str, Any]) -> float:
+def value_in(bert: Bert, trace: Any, embedded: dict[str, Any], cell: dict[str, Any]) -> float:
     """The number of a cell as the trace has it."""
     kind, layer, head, row, col = (cell[k] for k in ("kind", "layer", "head", "row", "col"))
     if kind in embedded:
@@ -663,13 +736,16 @@ def value_in(trace: Any, embedded: dict[str, Any], cell: dict[str, Any]) -> floa
     block = trace.blocks[layer - 1]
     a = block.attention
     width = a.query_BNSK.shape[-1]
+    inner_SF = inner_BSF(bert, block, layer)[0]
+    fed_SD = feed_forward(block.attended_BSD, bert.weights.blocks[layer - 1], "gelu")[0]
     by_kind = {
         "query": a.query_BNSK[0, head], "key": a.key_BNRK[0, head], "value": a.value_BNRK[0, head],
         "dot": a.scores_BNSR[0, head] * width**0.5, "scaled": a.scores_BNSR[0, head],
         "masked": a.scores_BNSR[0, head], "weight": a.probabilities_BNSR[0, head],
         "taken": a.probabilities_BNSR[0, head] @ a.value_BNRK[0, head], "output": a.output_BSD[0],
         "added": trace.hiddens_LBSD[layer - 1][0] + a.output_BSD[0],
-        "attended": block.attended_BSD[0],
+        "attended": block.attended_BSD[0], "inner": inner_SF, "unit": gelu_erf(inner_SF),
+        "fed": fed_SD, "filled": block.attended_BSD[0] + fed_SD,
     }  # fmt: skip
     return float(by_kind[kind][row, col])
 
@@ -684,18 +760,18 @@ def test_every_number_is_the_traces_and_comes_about_as_told(made, viewed):
         "type": tables.type_TD[[0] * len(ids)],
     }
     embedded["summed"] = embedded["word"] + embedded["position"] + embedded["type"]
-    summed = "summed query key value dot scaled masked taken output added".split()
-    for cell, (value, total, n_rows, source, then, note) in zip(
+    summed = (
+        "summed query key value dot scaled masked taken output added inner unit fed filled".split()
+    )
+    for cell, (value, total, n_rows, source, then) in zip(
         viewed["cells"], viewed["stories"], strict=True
     ):
         kind = cell["kind"]
-        assert value == pytest.approx(value_in(trace, embedded, cell), rel=4e-3, abs=4e-3), cell
+        true = value_in(bert, trace, embedded, cell)
+        assert value == pytest.approx(true, rel=4e-3, abs=4e-3), cell
         if kind in summed:
             assert total == pytest.approx(value, rel=4e-3, abs=4e-3), cell
             assert n_rows > 0
-        if kind == "hidden" and cell["layer"]:
-            assert (source, n_rows, "feed-forward" in note) == (None, 0, True)
-            continue
         assert source in parts.facts["sources"], cell
         if kind in ("attended", "hidden"):  # what the words of the last step come to
             assert float(then.rpartition("= ")[2]) == pytest.approx(value, rel=1e-2, abs=1e-2)

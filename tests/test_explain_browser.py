@@ -52,10 +52,10 @@ def files(tmp_path_factory) -> dict[str, Path]:
     (folder / "metrics.jsonl").write_text(metrics, encoding="utf-8")
     teacher = tiny.classifier(5, num_hidden_layers=4, num_attention_heads=6)
     whole, _ = explained(masked_model(), FIRST, SECOND, teacher=teacher, run=folder)
-    large = masked_model(num_hidden_layers=3, max_position_embeddings=64)
+    large = masked_model(num_hidden_layers=3, max_position_embeddings=64, hidden_size=48)
     _, some = explained(large, LONG, layers=[2, 3])
-    del some.maps[3]
-    part = pages.page(some)
+    without = pages.page(dataclasses.replace(some, maps={}))
+    part = pages.page(some, len(without.encode()) + 10_000)
     alone, _ = explained(tiny.classifier(), "a film")
     reading = explained(masked_model(max_position_embeddings=64), FIRST)[1]
     strings = injections()
@@ -335,6 +335,64 @@ def test_a_story_holds_its_sum_and_its_line_of_the_book(opened):
     assert page.is_hidden("#story")
 
 
+def test_a_story_names_its_layer_and_head_and_keeps_them(opened):
+    page = opened("whole")
+    n = len(facts_of(page)["tokens"])
+    page.click("#map-2-2")
+    page.click("#stage-2")
+    click_cell(page, "#m-dot", 2, 7, n, n)
+    assert page.text_content("#story-place") == "layer 2, head 3"
+    title = page.text_content("#story h3")
+    page.select_option("#steps-layer", "1")
+    told = page.text_content("#story-place"), page.text_content("#story h3")
+    assert told == ("layer 2, head 3", title), "another layer is shown, and this is of the former"
+    page.locator("#story .part").first.click()
+    assert page.text_content("#story-place") == "layer 2, head 3"
+    page.locator("#story .part").first.click()
+    assert page.text_content("#story-place") == "layer 1", "the state that layer 2 was given"
+    page.click("#stage-1")
+    page.focus("#m-query")
+    page.keyboard.press("Enter")
+    page.locator("#story .part").first.click()
+    assert page.text_content("#story-place") == "embeddings"
+
+
+def test_escape_closes_a_story_wherever_the_focus_is(opened):
+    page = opened("whole")
+    page.click("#stage-0")
+    for elsewhere in ("#asks4-2", "#step-scrub", "#head-layer", "#live-text-0"):
+        page.focus("#m-hidden")
+        page.keyboard.press("Enter")
+        assert page.is_visible("#story")
+        page.focus(elsewhere)
+        page.keyboard.press("Escape")
+        assert page.is_hidden("#story")
+        assert f"#{page.evaluate('document.activeElement.id')}" == elsewhere, "and that stays"
+    page.focus("#m-hidden")
+    page.keyboard.press("Enter")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#story")
+
+
+def test_no_two_of_twelve_heads_look_alike(opened):
+    page = opened("large")
+    page.click("#all-heads")
+    looks = page.locator("#lines line").evaluate_all(
+        "l => l.map(e => [e.__data__.head, e.getAttribute('stroke'), "
+        "e.getAttribute('stroke-dasharray')])"
+    )
+    heads = {head: (colour, dashes) for head, colour, dashes in looks}
+    assert len(looks) > len(heads) == 12
+    assert len(set(heads.values())) == 12
+    assert [heads[head][1] for head in (0, 7, 8, 11)] == [None, None, "8 4", "8 4"]
+    chips = page.locator(".headchip").evaluate_all(
+        "l => l.map(e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).borderStyle])"
+    )
+    assert len({tuple(chip) for chip in chips}) == 12
+    assert chips[8][1] == "dashed"
+
+
 def test_a_matrix_is_walked_with_the_keyboard(opened):
     page = opened("whole")
     page.click("#stage-5")
@@ -372,6 +430,27 @@ def test_the_steps_are_stepped_scrubbed_and_played(opened):
     page.clock.run_for(6000)
     assert pressed(page, "#steps .stages") == ["output map"]
     assert page.text_content("#step-play") == "play"
+
+
+def test_the_scrubber_follows_the_mouse_that_holds_it(opened):
+    page = opened("whole")
+    slider = page.locator("#step-scrub")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    inner, y = box["width"] - 16, box["y"] + box["height"] / 2  # the knob is 16 wide
+    at = [box["x"] + 8 + inner * stage / 9 for stage in range(10)]
+    names = page.locator("#steps .stages button").all_text_contents()
+    page.mouse.move(at[0], y)
+    page.mouse.down()
+    for stage in (1, 2, 5, 9, 7, 4):
+        page.mouse.move(at[stage], y, steps=3)
+        assert pressed(page, "#steps .stages") == [names[stage]]
+        assert slider.input_value() == str(stage)
+    page.mouse.up()
+    page.keyboard.press("ArrowRight")
+    assert pressed(page, "#steps .stages") == [names[5]], "and the keys go on from there"
+    page.click("#step-back")
+    assert slider.input_value() == "4"
 
 
 def test_the_words_follow_the_token(opened):
@@ -412,7 +491,7 @@ def test_the_layer_map_changes_the_loss(opened):
 
 def test_the_curves_are_drawn_with_their_numbers(opened):
     page = opened("whole")
-    titles = page.locator("#training figcaption").all_text_contents()
+    titles = page.locator("#training figcaption span").all_text_contents()
     assert titles == ["train: loss", "dev: accuracy", "learning rate"]
     for i, (low, high) in enumerate([(0.001, 1), (0.81, 0.85)]):
         axis = page.locator("#training svg.curve").nth(i).locator("> g").nth(1).locator("text")
@@ -424,19 +503,67 @@ def test_the_curves_are_drawn_with_their_numbers(opened):
     assert page.locator("#training li:visible").first.text_content() == "step 1: 1.000"
 
 
-@pytest.mark.parametrize("button", ["#map .save", "#head .save"])
-def test_pictures_are_saved_as_svg(opened, button):
-    page = opened("whole")
+@pytest.mark.parametrize(
+    ("panel", "name"),
+    [("map", "attention-map.svg"), ("head", "layer-2.svg"), ("teacher", "layer-map.svg"),
+     ("training", "train-loss.svg")],
+)  # fmt: skip
+def test_pictures_are_saved_as_svg(opened, panel, name):
+    page = opened("whole", color_scheme="dark")
+    page.select_option("#head-layer", "2")
     with page.expect_download() as waiting:
-        page.click(button)
+        page.locator(f"#{panel} .save").first.click()
+    assert waiting.value.suggested_filename == name
     root = ElementTree.parse(waiting.value.path()).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     names = [element.tag.rpartition("}")[2] for element in root.iter()]
-    assert names.count("image") == (6 if "map" in button else 0)
+    assert names.count("image") == (6 if panel == "map" else 0)
     assert names.count("text") >= 8
-    if "head" in button:
+    if panel == "head":
         assert names.count("line") == n_lines(page, visible=False) > 0
+    if panel in ("teacher", "training"):
+        drawn = page.locator(f"#{panel} svg").first
+        assert names.count("path") == drawn.locator("path").count() > 1
+        words = [one.text or "" for one in root.iter() if one.tag.endswith("text")]
+        assert words == drawn.locator("text").all_text_contents()
+    assert root.get("color") == "#ececec", "what has the colour of the page's ink has it alone, too"
     assert "var(" not in Path(waiting.value.path()).read_text(encoding="utf-8")
+
+
+def test_every_picture_that_is_drawn_as_svg_can_be_saved(opened):
+    page = opened("whole")
+    sections = page.locator("section").all()
+    found = {one.get_attribute("id"): one.locator(".save").count() for one in sections}
+    drawn = {one.get_attribute("id"): one.locator("svg").count() for one in sections}
+    assert {panel: n for panel, n in drawn.items() if n} == {"head": 1, "teacher": 1, "training": 3}
+    assert {panel: n for panel, n in found.items() if n} == {
+        "map": 1, "head": 1, "teacher": 1, "training": 3,
+    }  # fmt: skip
+
+
+def test_headings_of_tables_are_not_broken_inside_words(opened):
+    page = opened("whole")
+    lines = """l => l.filter((e) => e.firstChild?.nodeType === 3).map((e) => {
+      const text = document.createRange(); text.selectNodeContents(e.firstChild);
+      return [e.textContent, new Set([...text.getClientRects()].map((r) => r.top)).size]; })"""
+    for width in (1100, 700, 360):
+        page.set_viewport_size({"width": width, "height": 700})
+        headings = page.locator("#teacher th, #lens th").evaluate_all(lines)
+        assert "difference" in [text for text, _ in headings]
+        for text, n_lines_of in headings:
+            assert n_lines_of <= len(text.split()), text
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_long_words_of_a_reader_do_not_widen_the_page(opened):
+    page = opened("one")
+    page.set_viewport_size({"width": 360, "height": 700})
+    typed(page, f"film {'a' * 90} {'b' * 300}")
+    page.click("#word-1")
+    page.click("#stage-0")
+    page.focus("#m-hidden")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 # ------------------------------------------------------------------------- a sentence of one's own
@@ -649,17 +776,23 @@ def test_a_shorter_text_leaves_no_choice_of_a_token_that_is_gone(opened):
     assert page.text_content("#story-sum") != told, "and one that is there is told anew"
 
 
-def test_a_number_of_ones_own_sentence_is_followed_to_the_embeddings(opened):
+@pytest.mark.parametrize("own", ["the film was bright", ""])
+def test_a_state_is_followed_through_the_feed_forward_to_the_embeddings(opened, own):
+    """Of a sentence of one's own, and of that of the page, by the same way."""
     page = opened("one")
-    typed(page, "the film was bright")
+    if own:
+        typed(page, own)
     page.select_option("#steps-layer", "2")
     page.click("#stage-0")
     page.focus("#m-hidden")
     page.keyboard.press("Enter")
     seen = []
     names = ("x[0]", "y =", "unit[3]", "u =", "a[1]", "x[0]", "o =", "z[head 2, 1]", "v[1]")
+    sources = []
     for name in (*names, "x[4]", "x[2]", "type"):
         seen.append(page.text_content("#story h3"))
+        sources.append(page.text_content("#story .source b").partition(":")[0])
+        assert page.text_content("#story-sum")
         page.locator("#story .part", has_text=name).first.click()
     words = [
         "before the last norm", "feed-forward gives", "unit 3", "is given",
@@ -667,6 +800,10 @@ def test_a_number_of_ones_own_sentence_is_followed_to_the_embeddings(opened):
     ]  # fmt: skip
     for said, part in zip(seen[1:7], words, strict=True):
         assert part in said
+    files = [name.removeprefix("minibert/").removesuffix(".py") for name in sources]
+    assert files[:7] == [
+        "functional", "encoder", "encoder", "functional", "functional", "functional", "encoder",
+    ]  # fmt: skip
     assert "looked up, not computed" in page.text_content("#story")
     assert "step 13" in page.text_content("#story .bar")
 
@@ -752,13 +889,34 @@ def test_a_layer_that_is_not_open_and_maps_that_are_not_there_say_so(opened):
     page = opened("part")
     page.select_option("#steps-layer", "1")
     assert "Layers that can be opened: 2, 3" in page.text_content("#steps")
-    for layer, n_terms, said in ((2, 13, "come to"), (3, 0, "has more: --layers 3")):
+    assert facts_of(page)["mapped"] == {"query.2": 8, "key.2": 8}
+    for layer, n_terms, said in ((2, 49, "eight bits, with a scale"), (3, 0, "it: --layers 3;")):
         page.select_option("#steps-layer", str(layer))
         page.click("#stage-1")
-        click_cell(page, "#m-query", 1, 2, 32, 4)
-        assert page.locator("#story tbody tr").count() == n_terms, "12 products and the bias"
+        click_cell(page, "#m-query", 1, 2, 32, 16)
+        assert page.locator("#story tbody tr").count() == n_terms, "48 products and the bias"
         assert said in page.text_content("#story")
+        assert "minibert/functional.py:" in page.text_content("#story .source")
         page.keyboard.press("Escape")
+    page.select_option("#steps-layer", "2")
+    page.click("#stage-0")
+    click_cell(page, "#m-hidden", 1, 2, 32, 48)
+    assert "--layers 1,2,3 opens it" in page.text_content("#story")
+    about = page.text_content("#about")
+    assert "in eight bits, with a scale for each row, those of layer 2 (query, key); " in about
+    assert "not at all, those of layer 2 (value, output, inner, fed), layer 3 (all)." in about
+
+
+def test_a_sum_of_weights_of_eight_bits_is_near_the_number(opened):
+    page = opened("part")
+    page.select_option("#steps-layer", "2")
+    page.click("#stage-1")
+    for col in range(4):
+        click_cell(page, "#m-key", 5, col, 32, 16)
+        number = float(page.text_content("#story h3").rpartition(" ")[2])
+        total = page.text_content("#story-sum")
+        assert float(total) == pytest.approx(number, abs=0.02), "half a step is 0.4 %"
+        assert f"come to {total}; the model, in float32, had" in page.text_content("#story")
 
 
 def test_a_layer_may_have_lost_heads(opened):
@@ -857,6 +1015,8 @@ def test_200_injections_are_shown_as_text(opened):
     page.click("#asks4-3")
     page.click("#stage-5")
     page.locator("#m-weight").press("Enter")
+    assert page.locator(foreign).count() == 0
+    page.keyboard.press("Escape")  # of pieces so long the story lies over all else
     page.click("#chip-1")
     page.click("#lens-1-2")
     assert page.locator(foreign).count() == 0

@@ -95,12 +95,11 @@ function makeDesk(app) {
     note], draw };
 }
 
-/** @param {any} app @param {HTMLElement} body */
-function livePanel(app, body) {
+/** @param {any} app */
+function livePanel(app) {
   const { why } = app.facts.live;
   if (why) return [h("p", {}, `This page reads no other text: ${why}. What it shows was computed by Python.`)];
   app.desk ??= makeDesk(app);
-  if (!body.firstChild) body.append(...app.desk.parts);
   app.desk.draw();
-  return null; // it stays as it is
+  return app.desk.parts;
 }

@@ -90,18 +90,21 @@ function embeddings(ids_S, types_S, { word_VD, position_PD, type_TD, norm }, con
   return summed_SD.map((x_D) => layerNorm(x_D, norm, config));
 }
 
-/** y = W₂ gelu(W₁ x + b₁) + b₂ */
-const feedForward = (x_D, weights, config) =>
-  linear(linear(x_D, weights.intermediate).map(gelu[config.hidden_act]), weights.output);
+/** u = W₁ x + b₁, y = W₂ gelu(u) + b₂ */
+function feedForward(x_D, weights, config) {
+  const inner_F = linear(x_D, weights.intermediate);
+  return { inner_F, fed_D: linear(inner_F.map(gelu[config.hidden_act]), weights.output) };
+}
 
 /** a = LayerNorm(x + Attention(x)), y = LayerNorm(a + FeedForward(a)) */
 function block(hidden_SD, weights, config) {
   const attention = multiHeadAttention(hidden_SD, weights.attention, config);
   const attended_SD = hidden_SD.map((x_D, s) =>
     layerNorm(add(x_D, attention.output_SD[s]), weights.attention_norm, config));
-  const output_SD = attended_SD.map((a_D) =>
-    layerNorm(add(a_D, feedForward(a_D, weights, config)), weights.output_norm, config));
-  return { attention, attended_SD, hidden_SD: output_SD };
+  const fed_S = attended_SD.map((a_D) => feedForward(a_D, weights, config));
+  const output_SD = attended_SD.map((a_D, s) =>
+    layerNorm(add(a_D, fed_S[s].fed_D), weights.output_norm, config));
+  return { attention, attended_SD, fed_S, hidden_SD: output_SD };
 }
 
 /** h_0 = embeddings, h_l = block_l(h_(l-1)); everything on the way is kept. */

@@ -54,6 +54,12 @@ function shown(value) {
   return size < 1e-3 || size >= 1e5 ? value.toExponential(2) : value.toPrecision(4);
 }
 
+/** The linear maps of a layer: four of attention, two of the feed-forward. */
+const MAPS = ["query", "key", "value", "output", "inner", "fed"];
+
+/** The kinds of numbers that each head has of its own. */
+const OF_A_HEAD = ["query", "key", "value", "dot", "scaled", "masked", "weight", "taken"];
+
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 /**
@@ -81,14 +87,6 @@ function makeNumbers(facts, reading) {
     return { dot_SR, scaled_SR, weight_SR, taken_SK: weight_SR.map((p_R) => weightedSum(p_R, value_RK)) };
   });
 
-  /** The feed-forward of a token, whose weights a live reading has. */
-  const feeding = (layer, row) => once(`fed.${layer}.${row}`, () => {
-    const [inner, fed] = ["inner", "fed"].map((map) => ({ weight_OI: block(`${map}.weight.${layer}`).at(),
-      bias_O: block(`${map}.bias.${layer}`).at() }));
-    const inner_F = linear(block(`attended.${layer}`).at(row), inner), unit_F = inner_F.map(gelu[hidden_act]);
-    return { inner_F, unit_F, fed_D: linear(unit_F, fed) };
-  });
-
   /** @type {Record<string, (c: Cell) => number>} */
   const get = {
     word: (c) => block("embedding.word").at(c.row, c.col),
@@ -107,11 +105,17 @@ function makeNumbers(facts, reading) {
     output: (c) => block(`output.${c.layer}`).at(c.row, c.col),
     added: (c) => block(`hidden.${c.layer - 1}`).at(c.row, c.col) + get.output(c),
     attended: (c) => block(`attended.${c.layer}`).at(c.row, c.col),
-    inner: (c) => feeding(c.layer, c.row).inner_F[c.col],
-    unit: (c) => feeding(c.layer, c.row).unit_F[c.col],
-    fed: (c) => feeding(c.layer, c.row).fed_D[c.col],
+    inner: (c) => block(`inner.${c.layer}`).at(c.row, c.col),
+    unit: (c) => gelu[hidden_act](get.inner(c)),
+    fed: (c) => block(`fed.${c.layer}`).at(c.row, c.col),
     filled: (c) => get.attended(c) + get.fed(c),
   };
+
+  /** That the weights of a map are not in the page, and where they are, if anywhere. */
+  const whyLeftOut = (map) => "The page had no room for this map, even in eight bits"
+    + (facts.alone.includes(map) ? `; a page of this layer alone has it: --layers ${map.split(".")[1]}`
+    : reading.opened.length > 1 ? ", nor has one of this layer alone" : "")
+    + (facts.live && !facts.live.why ? "; of a sentence of your own it is here." : ".");
 
   /** A part that can be asked further. @returns {Part} */
   const part = (label, cell) => ({ name: label, value: get[cell.kind](cell), cell });
@@ -126,23 +130,22 @@ function makeNumbers(facts, reading) {
       told.sum = sumOfProducts(told.rows);
       return told;
     };
-    const half = (found) => reading.live ? "Computed in this page, from weights of eight bits."
-      : `The numbers in this page are kept in half precision, and come to ${shown(found)}; `
-      + `the model, in float32, had ${shown(told.value)}.`;
+    /** What the page has is rounded, so a sum ends a little beside what the model had. */
+    const rounded = (found, bits = 16) => reading.live ? "Computed in this page, from weights of eight bits."
+      : `${bits === 8 ? "For want of room the weights of this map are kept in eight bits, with a scale for each row, "
+        + "the other numbers in half precision; they" : "The numbers in this page are kept in half precision, and"} `
+      + `come to ${shown(found)}; the model, in float32, had ${shown(told.value)}.`;
 
-    /** A number of y = W x + b; the map may be left out of the page for want of room. */
-    const byMap = (map, out, inputs, title) => {
-      const formula = `${title} = Σ_d x[d] · W[${out}, d] + b[${out}]`;
-      if (!reading.mapped.includes(layer)) {
-        return tell({ formula, source: "linear",
-            note: `A row of W is ${inputs.length} numbers, and the maps of this layer had no room here.`
-          + (reading.opened.length > 1 ? ` A page of this layer alone has more: --layers ${layer}` : "") });
-      }
+    /** A number of y = W x + b, from each x; the weights may be left out of the page for want of room. */
+    const byMap = (map, out, width, x, title) => {
+      const bits = reading.bits(`${map}.${layer}`), source = ["output", "fed"].includes(map) ? map : "linear";
+      told.formula = `${title} = Σ_d x[d] · W[${out}, d] + b[${out}]`;
+      if (!bits) return tell({ source, note: `A row of W is ${width} numbers. ${whyLeftOut(`${map}.${layer}`)}` });
       const w = block(`${map}.weight.${layer}`), b = block(`${map}.bias.${layer}`);
-      const rows = inputs.map((x, d) => [x, { name: `W[${out}, ${d}]`, value: w.at(out, d) }]);
-      tell({ formula, source: ["output", "fed"].includes(map) ? map : "linear",
-          rows: [...rows, [{ name: `b[${out}]`, value: b.at(out) }]] });
-      return tell({ note: half(told.sum) });
+      const step = bits === 8 && !reading.live ? block(`${map}.scale.${layer}`).at(out) : 1;
+      const rows = range(width).map((d) => [x(d), { name: `W[${out}, ${d}]`, value: step * w.at(out, d) }]);
+      tell({ source, rows: [...rows, [{ name: `b[${out}]`, value: b.at(out) }]] });
+      return tell({ note: rounded(told.sum, bits) });
     };
 
     /** A number of a layer norm, whose sum is the mean. */
@@ -158,10 +161,9 @@ function makeNumbers(facts, reading) {
         then: `the sum is the mean; the variance is ${shown(variance)}; (${shown(x)} - ${shown(mean)}) / `
           + `√(${shown(variance)} + ${facts.eps}) · ${shown(gain)} + ${shown(bias)} = ${shown(y)}`,
       });
-      return tell({ note: half(y) });
+      return tell({ note: rounded(y) });
     };
 
-    const state = (on) => range(width).map((d) => part(`x[${d}]`, at({ kind: "hidden", layer: on, col: d })));
     switch (kind) {
       case "word": case "position": case "type":
         told.name = `row of the ${kind} table for ${name(s)}, number ${i}`;
@@ -174,13 +176,14 @@ function makeNumbers(facts, reading) {
         told.name = layer ? `state of ${name(s)} after layer ${layer}, number ${i}`
           : `embedding of ${name(s)}, number ${i}`;
         if (!layer) return norm("summed", block("embedding.norm"), 0);
-        if (reading.live) return norm("filled", block(`output_norm.${layer}`), layer);
+        if (reading.opened.includes(layer)) return norm("filled", block(`output_norm.${layer}`), layer);
         return tell({ formula: "LayerNorm(a + FeedForward(a)), a the state after the attention of that layer",
-            note: `The way through the feed-forward is not in this page${facts.live && !facts.live.why
-              ? "; of a sentence of your own it is" : ""}.` });
+            source: "norm", note: `Layer ${layer} is not open in this page, so what led to its state is not here; `
+            + `--layers ${[layer, ...reading.opened]} opens it, too.` });
       case "query": case "key": case "value":
         told.name = `${kind} of ${name(s)}, number ${i} of head ${h + 1}`;
-        return byMap(kind, h * keyWidth(layer) + i, state(layer - 1), kind[0]);
+        return byMap(kind, h * keyWidth(layer) + i, width,
+          (d) => part(`x[${d}]`, at({ kind: "hidden", layer: layer - 1, col: d })), kind[0]);
       case "dot":
         told.name = `${name(s)} asks ${name(i)}: q · k`;
         return tell({ formula: "q_s · k_r = Σ_k q_s[k] · k_r[k]", source: "scores", rows: range(keyWidth(layer))
@@ -212,9 +215,8 @@ function makeNumbers(facts, reading) {
       case "output": {
         told.name = `what the attention gives ${name(s)}, number ${i}`;
         const K = keyWidth(layer), { heads } = layers[layer - 1];
-        const all = range(heads).flatMap((n) => range(K).map((k) => part(`z[head ${n + 1}, ${k}]`,
-            at({ kind: "taken", head: n, col: k }))));
-        return byMap("output", i, all, "o");
+        return byMap("output", i, heads * K, (d) => part(`z[head ${Math.floor(d / K) + 1}, ${d % K}]`,
+          at({ kind: "taken", head: Math.floor(d / K), col: d % K })), "o");
       }
       case "added":
         told.name = `${name(s)} before the norm, number ${i}`;
@@ -224,11 +226,9 @@ function makeNumbers(facts, reading) {
         told.name = `${name(s)} before the last norm of the layer, number ${i}`;
         return tell({ formula: "a + y", source: "add_fed", rows: [[part("a", at({ kind: "attended" }))],
             [part("y", at({ kind: "fed" }))]] });
-      case "fed": {
+      case "fed":
         told.name = `what the feed-forward gives ${name(s)}, number ${i}`;
-        const units = feeding(layer, s).unit_F.length;
-        return byMap("fed", i, range(units).map((f) => part(`unit[${f}]`, at({ kind: "unit", col: f }))), "y");
-      }
+        return byMap("fed", i, layers[layer - 1].units, (f) => part(`unit[${f}]`, at({ kind: "unit", col: f })), "y");
       case "unit": {
         told.name = `unit ${i} of the feed-forward of ${name(s)}`;
         const x = part("u", at({ kind: "inner" })), exact = hidden_act === "gelu";
@@ -239,7 +239,7 @@ function makeNumbers(facts, reading) {
       }
       case "inner":
         told.name = `what unit ${i} of the feed-forward of ${name(s)} is given`;
-        return byMap("inner", i, range(width).map((d) => part(`a[${d}]`, at({ kind: "attended", col: d }))), "u");
+        return byMap("inner", i, width, (d) => part(`a[${d}]`, at({ kind: "attended", col: d })), "u");
       default:
         told.name = `${name(s)} after attention, add and norm, number ${i}`;
         return norm("added", block(`norm.${layer}`), layer);

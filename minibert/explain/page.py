@@ -6,7 +6,7 @@ Whatever the text, the model and its files hold is data to it: JSON without `<`,
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minibert.explain.reading import Reading
+from minibert.quantization import quantized_rows
 
 BUDGET = 3_000_000  # bytes
 DTYPES = {torch.uint8: "u8", torch.int8: "i8", torch.float16: "f16", torch.float32: "f32"}
@@ -63,31 +64,73 @@ def page(reading: Reading, budget: int = BUDGET) -> str:
     """The whole page, at most `budget` bytes.
 
     Weights are the largest part: they are put in while there is room, first the whole model in
-    eight bits, then the linear maps layer by layer, and the page says which are in it.
+    eight bits, then the linear maps of the layers, and the page says which are in it.
 
     Raises
         TooLarge  there is no room even without linear maps; the sentence says what to leave out.
     """
     style, scripts = shipped("viewer.css"), [shipped(name) for name in SCRIPTS]
     room = budget - len(_shell(style, scripts, "", "").encode())
-    blocks = [as_block(name, x) for name, x in reading.blocks.items()]
-    facts = reading.facts | {"mapped": reading.facts["opened"]}
+    opened = reading.facts["opened"]
+    facts, blocks, left = _filled(reading, opened, room)
+    if left < 0:
+        raise TooLarge(_advice(reading, budget - left, budget))
+    wanting = {int(name.split(".")[1]) for name in reading.maps if name not in facts["mapped"]}
+    for layer in sorted(wanting):  # a page of one names a longer command
+        facts["alone"] += _filled(reading, [layer], room - 100)[0]["mapped"]
+    return _shell(style, scripts, as_json(facts), "\n".join(blocks))
+
+
+def _filled(
+    reading: Reading, opened: Sequence[int], room: int
+) -> tuple[dict[str, Any], list[str], int]:
+    """Facts and blocks of a page with these layers open, and the room that they leave, if any.
+
+    Linear maps are put in by their order until one has no room, each in eight bits; what room is
+    left then brings them to half precision, by the same order. `mapped` says the bits of each, and
+    `alone` is there to be filled.
+    """
+    maps = {name: x for name, x in reading.maps.items() if int(name.split(".")[1]) in opened}
+    facts = reading.facts | {"opened": opened, "mapped": dict.fromkeys(maps, 16)}
+    facts["alone"] = list(maps)  # as long as it may become
+    blocks = [as_block(name, x) for name, x in reading.blocks.items() if _needed(name, opened)]
     model = [as_block(f"live.{name}", x) for name, x in reading.model.items()]
     if model and room < len(as_json(facts)) + _size(blocks + model):
         facts["live"] = {"why": "there was no room for its weights beside this text"}
         model = []
     blocks += model
     room -= len(as_json(facts)) + _size(blocks)
-    if room < 0:
-        raise TooLarge(_advice(reading, budget - room, budget))
-    mapped = []
-    for layer, maps in reading.maps.items():
-        added = [as_block(f"{name}.{layer}", x) for name, x in maps.items()]
-        if _size(added) <= room:
-            room -= _size(added)
-            blocks += added
-            mapped.append(layer)
-    return _shell(style, scripts, as_json(facts | {"mapped": mapped}), "\n".join(blocks))
+    chosen: dict[str, list[str]] = {}
+    facts |= {"mapped": {}, "alone": []}
+    for bits, form in ((8, _eight_bits), (16, dict)):
+        for name in maps:
+            added = [as_block(block, x) for block, x in form(maps[name]).items()]
+            more = _size(added) - _size(chosen.get(name, []))
+            if more > room or (bits == 16 and name not in chosen):
+                break
+            room -= more
+            chosen[name] = added
+            facts["mapped"][name] = bits
+    return facts, [*blocks, *(block for added in chosen.values() for block in added)], room
+
+
+def _eight_bits(blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same blocks with weights in whole numbers, and a scale for each row."""
+    found = dict(blocks)
+    for name in blocks:
+        if ".weight." in name:
+            found[name], scale_O1 = quantized_rows(blocks[name])
+            found[name.replace("weight", "scale")] = scale_O1[:, 0]
+    return found
+
+
+def _needed(name: str, opened: Sequence[int]) -> bool:
+    """Whether a page in which these layers are open has need of a block: of the others it shows
+    shares alone, and the states that are handed on to one that is open."""
+    kind, _, layer = name.rpartition(".")
+    if not layer.isdecimal() or kind in ("attention", "teacher") or name == "hidden.0":
+        return True
+    return bool({int(layer), int(layer) + (kind == "hidden")} & set(opened))
 
 
 def _size(blocks: Sequence[str]) -> int:
@@ -99,15 +142,9 @@ def _advice(reading: Reading, size: int, budget: int) -> str:
     """One sentence: how large the page would be, and which layers would fit."""
     fitting: list[int] = list(reading.facts["opened"])
     sizes = {name: len(as_block(name, x)) for name, x in reading.blocks.items()}
-
-    def left_out(name: str) -> bool:
-        """What a layer that is not opened has no need of; its last state goes into the next."""
-        kind, _, layer = name.rpartition(".")
-        if not layer.isdecimal() or kind in ("attention", "teacher") or name == "hidden.0":
-            return False
-        return not ({int(layer), int(layer) + (kind == "hidden")} & set(fitting))
-
-    while fitting and size - sum(n for name, n in sizes.items() if left_out(name)) > budget:
+    while fitting and size - sum(
+        n for name, n in sizes.items() if not _needed(name, fitting)
+    ) > budget:  # fmt: skip
         fitting.pop(0)
     says = f"the page would have {size / 1e6:.1f} MB, but may have {budget / 1e6:.1f} MB"
     if not fitting:

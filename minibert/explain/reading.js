@@ -11,10 +11,11 @@
 
 /**
  * `block` finds the numbers of a name, `said` the likeliest pieces of a token after a layer, `ifMasked` those of a
- * token that [MASK] hides. Layers that are `opened` have states in the reading, those that are `mapped` weights too.
+ * token that [MASK] hides. Layers that are `opened` have states in the reading; `bits` says in how many bits it has
+ * the weights of a linear map, such as "query.1", and 0 if it has none.
  * @typedef {{live: boolean, text: string[], tokens: any[], steps: any[][] | null, layers: any[], opened: number[],
- *            mapped: number[], block: (name: string) => Block, said: null | ((layer: number, token: number) => any[]),
- *            ifMasked: (token: number) => any[]}} Reading
+ *            bits: (map: string) => number, block: (name: string) => Block,
+ *            said: null | ((layer: number, token: number) => any[]), ifMasked: (token: number) => any[]}} Reading
  */
 
 const MOST_SAID = 5;
@@ -35,7 +36,7 @@ function remembered(make) {
 /** The reading that Python laid into the page. @returns {Reading} */
 function pageReading(facts, block) {
   const { text, tokens, steps, layers, opened, mapped, words } = facts;
-  return { live: false, text, tokens, steps, layers, opened, mapped, block,
+  return { live: false, text, tokens, steps, layers, opened, block, bits: (map) => mapped[map] ?? 0,
     said: words && ((layer, token) => words.layers[layer][token]), ifMasked: (token) => words.masked[token] };
 }
 
@@ -102,14 +103,15 @@ const entropy = (p_SR) => -p_SR.flatMap((p_R) => [...p_R].map((p) => (p > 0 ? p 
   .reduce((a, b) => a + b) / p_SR.length;
 
 /**
- * The numbers of a layer by the names that Python gives them in the page, and what only a live reading has: the
- * feed-forward, whose two maps are `inner` and `fed` (the book's `intermediate` and `output`), and the last norm.
+ * The numbers of a layer by the names that Python gives them in the page. The two maps of the feed-forward are
+ * `inner` and `fed`, as what they give; the book calls them `intermediate` and `output`.
  */
-function blocksOf({ attention, attended_SD, hidden_SD }, weights) {
+function blocksOf({ attention, attended_SD, fed_S, hidden_SD }, weights) {
   const norm = ({ gain_D, bias_D }) => [gain_D, bias_D];
   /** @type {Record<string, any>} */
   const blocks = { query: attention.query_NSK, key: attention.key_NRK, value: attention.value_NRK,
     attention: attention.probabilities_NSR, output: attention.output_SD, attended: attended_SD, hidden: hidden_SD,
+    inner: fed_S.map(({ inner_F }) => inner_F), fed: fed_S.map(({ fed_D }) => fed_D),
     norm: norm(weights.attention_norm), output_norm: norm(weights.output_norm) };
   const maps = { ...weights.attention, inner: weights.intermediate, fed: weights.output };
   for (const [name, map] of Object.entries(maps)) {
@@ -132,8 +134,9 @@ function liveReading(model, text, steps, tokens) {
   trace.blocks.forEach((made, i) => {
     for (const [name, rows] of Object.entries(blocksOf(made, weights.blocks[i]))) named[`${name}.${i + 1}`] = rows;
   });
-  const layers = trace.blocks.map(({ attention: { query_NSK, probabilities_NSR } }) => ({ heads: query_NSK.length,
-    key_width: query_NSK[0][0].length, distinct: probabilities_NSR.map((p_SR) => +entropy(p_SR).toFixed(3)) }));
+  const layers = trace.blocks.map(({ attention: { query_NSK, probabilities_NSR }, fed_S }) => ({
+    heads: query_NSK.length, key_width: query_NSK[0][0].length, units: fed_S[0].inner_F.length,
+    distinct: probabilities_NSR.map((p_SR) => +entropy(p_SR).toFixed(3)) }));
   const all = layers.map((_, i) => i + 1);
 
   const guesses = (state_D) => likeliest(mlmLogits(state_D, weights, config), pieces);
@@ -141,7 +144,7 @@ function liveReading(model, text, steps, tokens) {
     const others = ids.map((id, place) => (place === token ? mask : id));
     return guesses(encode(others, types, weights, config).hiddens_LSD.at(-1)[token]);
   };
-  return { live: true, text, tokens, steps, layers, opened: all, mapped: all,
+  return { live: true, text, tokens, steps, layers, opened: all, bits: () => 8,
     block: (name) => ({ at: (...place) => place.reduce((inside, i) => inside[i], named[name]) }),
     said: weights.mlm ? remembered((layer, token) => guesses(trace.hiddens_LSD[layer][token])) : null,
     ifMasked: remembered(masked) };

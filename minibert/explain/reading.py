@@ -14,11 +14,12 @@ from torch import Tensor
 
 from minibert.config import CheckpointError
 from minibert.data.tokenizer import Encoding
-from minibert.encoder import EncoderTrace, encode_traced
+from minibert.encoder import EncoderTrace, encode_traced, feed_forward
 from minibert.explain.sources import source_lines
 from minibert.explain.words import said_by_layers, said_if_masked, spans, word_steps
+from minibert.functional import linear
 from minibert.model import Bert
-from minibert.parameters import BlockWeights, named_tensors
+from minibert.parameters import LinearWeights, named_tensors
 
 LARGEST_HALF = 65504.0
 
@@ -33,13 +34,13 @@ class NotReadable(ValueError):
 class Reading:
     """`facts` go into the page as JSON, `blocks` as numbers by name, the others if there is room.
 
-    `maps` holds for each layer, counted from 1, its four linear maps; `model` the weights that
+    `maps` holds the blocks of each linear map, such as "query.1"; `model` the weights that
     `live.js` needs to read another text.
     """
 
     facts: dict[str, Any]
     blocks: dict[str, Tensor]
-    maps: dict[int, dict[str, Tensor]]
+    maps: dict[str, dict[str, Tensor]]
     model: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -135,9 +136,10 @@ def read(
             {
                 "heads": block.attention.query_BNSK.shape[1],
                 "key_width": block.attention.query_BNSK.shape[3],
+                "units": len(layer.intermediate.bias_O),
                 "distinct": [round(one, 3) for one in _entropies(block.attention)],
             }
-            for block in trace.blocks
+            for block, layer in zip(trace.blocks, weights.blocks, strict=True)
         ],
         "opened": opened,
         "words": said,
@@ -145,8 +147,7 @@ def read(
         "eps": config.layer_norm_eps,
     }
     blocks = _embedding_blocks(bert, ids_BS, types_BS) | _state_blocks(trace, bert, opened)
-    maps = {layer: _maps(weights.blocks[layer - 1]) for layer in opened}
-    return Reading(facts, blocks, maps), trace, ids_BS, types_BS
+    return Reading(facts, blocks, _maps(trace, bert, opened)), trace, ids_BS, types_BS
 
 
 def shares_of(probabilities_NSR: Tensor) -> Tensor:
@@ -210,20 +211,36 @@ def _state_blocks(trace: EncoderTrace, bert: Bert, opened: list[int]) -> dict[st
             "value": attention.value_BNRK,
             "output": attention.output_BSD,
             "attended": block.attended_BSD,
+            "fed": feed_forward(block.attended_BSD, weights, bert.config.hidden_act),
         }
         for name, x in parts.items():
             blocks[f"{name}.{layer}"] = half(f"{name} of layer {layer}", x[0])
-        norm = torch.stack([weights.attention_norm.gain_D, weights.attention_norm.bias_D])
-        blocks[f"norm.{layer}"] = norm.detach().float()
+        norms = {"norm": weights.attention_norm, "output_norm": weights.output_norm}
+        for name, norm in norms.items():
+            blocks[f"{name}.{layer}"] = torch.stack([norm.gain_D, norm.bias_D]).detach().float()
     for layer, state_BSD in states.items():
         blocks[f"hidden.{layer}"] = half(f"state {layer}", state_BSD[0])
     return blocks
 
 
-def _maps(weights: BlockWeights) -> dict[str, Tensor]:
-    """Queries, keys, values and output: each a matrix and its bias."""
-    return {
-        f"{name}.{part}": half(f"the {name} map", x)
-        for name, linear in weights.attention._asdict().items()
-        for part, x in (("weight", linear.weight_OI), ("bias", linear.bias_O))
-    }
+def _maps(trace: EncoderTrace, bert: Bert, opened: list[int]) -> dict[str, dict[str, Tensor]]:
+    """The linear maps of some layers, each a matrix and its bias, in the order of their worth.
+
+    Attention comes first, in every layer, as it is what the steps show. Of the feed-forward a
+    number is followed from the last map to the first, so the last comes first, with its units.
+    """
+    blocks = {layer: bert.weights.blocks[layer - 1] for layer in opened}
+    maps: dict[str, LinearWeights] = {}
+    for layer, block in blocks.items():
+        maps |= {f"{name}.{layer}": linear for name, linear in block.attention._asdict().items()}
+    for layer, block in blocks.items():
+        maps |= {f"fed.{layer}": block.output, f"inner.{layer}": block.intermediate}
+    found = {}
+    for name, one in maps.items():
+        kind, on = name.split(".")
+        parts = {f"{kind}.weight.{on}": one.weight_OI, f"{kind}.bias.{on}": one.bias_O}
+        found[name] = {part: half(f"the {name} map", x) for part, x in parts.items()}
+    for layer, block in blocks.items():
+        inner_SF = linear(trace.blocks[layer - 1].attended_BSD[0], *block.intermediate)
+        found[f"fed.{layer}"][f"inner.{layer}"] = half(f"inner of layer {layer}", inner_SF)
+    return found

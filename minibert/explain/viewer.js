@@ -26,6 +26,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 const HEADS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7B00",
   "#7F7F7F"]; // Okabe and Ito
+const STROKES = [["solid", null], ["dashed", "8 4"], ["dotted", "2 3"]]; // of heads 1 to 8, 9 to 16, and more
 
 /** Blue below 0, orange above, in the colours of the theme: from -1 to 1. @returns {(t: number) => string} */
 function signedColours() {
@@ -141,7 +142,8 @@ function matrix(o) {
 
 /** Hand an SVG to the reader as a file. @param {SVGElement} svg @param {string} name */
 function saveSvg(svg, name) {
-  const copy = /** @type {any} */ (svg.cloneNode(true));
+  const copy = /** @type {any} */ (svg.cloneNode(true)); // which no style sheet reaches
+  d3.select(copy).attr("color", css("--ink")).attr("font-family", "system-ui, sans-serif");
   copy.insertBefore(d3.create("svg:rect").attr("width", "100%").attr("height", "100%")
     .attr("fill", css("--page")).node(), copy.firstChild);
   const text = new XMLSerializer().serializeToString(copy).replace(/[\0-\x08\x0b\x0c\x0e-\x1f]/g,
@@ -151,7 +153,21 @@ function saveSvg(svg, name) {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-const saveButton = (save) => h("button", { class: "save", onclick: save }, "save as SVG");
+/** Lay parts into a body. One that is there already is not taken out meanwhile, as a slider may be held. */
+function lay(body, parts) {
+  for (const part of [...body.childNodes]) if (!parts.includes(part)) part.remove();
+  parts.forEach((part, i) => { if (body.childNodes[i] !== part) body.insertBefore(part, body.childNodes[i] ?? null); });
+}
+
+/** @param {() => SVGElement} picture @param {string} name */
+const saveButton = (picture, name) =>
+  h("button", { class: "save", onclick: () => saveSvg(picture(), name) }, "save as SVG");
+/** A button whose colour is a share. */
+function shareButton(share, values, text) {
+  const button = h("button", { class: "lens", ...values }, text);
+  Object.assign(button.style, { background: d3.interpolateCividis(share), color: share > 0.5 ? "#000" : "#fff" });
+  return button;
+}
 const bar = (piece, share) => {
   const fill = h("span", { class: "fill" });
   fill.style.width = `${100 * share}%`;
@@ -225,10 +241,7 @@ function start() {
     if (needed && !facts[needed]) continue;
     const body = h("div"), nav = h("h2", { id: `${id}-title` }, id === "live" ? "" : `${number += 1} · `, title);
     main.append(h("section", { id, "aria-labelledby": `${id}-title` }, nav, body));
-    const draw = () => {
-      const parts = make(app, body);
-      if (parts) body.replaceChildren(...parts.flat().filter(Boolean));
-    };
+    const draw = () => lay(body, make(app).flat().filter(Boolean));
     drawn.push({ watch, draw });
     draw();
   }
@@ -262,14 +275,9 @@ function sharpest({ opened, layers }) {
 /** One layer and head for all panels. @param {any} app @param {number} layer @param {number} head */
 const showHead = (app, layer, head) => app.set({ layer, head, heads: new Set([head]) });
 
-/** The layer and the head, as two lists. @param {any} app @param {string} id */
-function pickers(app, id) {
-  const { reading, state } = app;
-  return [choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]), state.layer, (v) => app.set({ layer: +v }),
-      `${id}-layer`),
-    choice("head", range(reading.layers[state.layer - 1].heads).map((i) => [i, i + 1]), state.head,
-      (v) => showHead(app, state.layer, +v), `${id}-head`)];
-}
+/** The layers as a list. @param {any} app @param {string} id */
+const layerPicker = ({ reading, state, set }, id) => choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]),
+  state.layer, (v) => set({ layer: +v }), id);
 
 /** Buttons with the tokens; the chosen one is pressed. @param {any} app @param {string} id */
 const tokenButtons = (app, id) => h("p", { class: "tokens" }, app.pieces.map((piece, i) =>
@@ -285,12 +293,18 @@ function storyTeller(app, main) {
   main.append(aside);
   /** @type {Cell[]} */
   let path = [];
-  /** @type {any} */
-  let before = null;
-  const close = () => { aside.hidden = true; path = []; before?.focus(); };
-  aside.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+  let before = "";
+  const close = () => {
+    const inside = aside.contains(document.activeElement);
+    aside.hidden = true;
+    path = [];
+    if (inside) document.getElementById(before)?.focus();
+  };
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !aside.hidden) close(); });
   const draw = (focus = true) => {
-    const told = app.numbers.story(path[path.length - 1]), source = app.facts.sources[told.source];
+    const cell = path[path.length - 1], told = app.numbers.story(cell), source = app.facts.sources[told.source];
+    const place = !cell.layer ? "embeddings" : `layer ${cell.layer}`
+      + (OF_A_HEAD.includes(cell.kind) ? `, head ${cell.head + 1}` : "");
     const partView = (part) => {
       const words = `${part.name} = ${shown(part.value)}`;
       return part.cell ? h("button", { class: "part",
@@ -308,7 +322,7 @@ function storyTeller(app, main) {
     aside.replaceChildren(
       h("p", { class: "bar" },
         h("button", { id: "story-back", disabled: path.length < 2, onclick: () => { path.pop(); draw(); } },
-          "← back"), ` step ${path.length} `,
+          "← back"), ` step ${path.length} · `, h("b", { id: "story-place" }, place),
         h("button", { id: "story-close", onclick: close }, "close (Esc)")),
       h("h3", {}, `${told.name}: ${shown(told.value)}`), h("p", { class: "formula" }, told.formula),
       told.rows.length ? h("div", { class: "wide tall" }, h("table", {}, h("tbody", {}, told.rows.map(line)),
@@ -321,7 +335,7 @@ function storyTeller(app, main) {
     if (focus) aside.focus();
   };
   const tell = (cell) => {
-    if (aside.hidden) before = document.activeElement;
+    if (aside.hidden) before = document.activeElement?.id ?? "";
     path = [cell];
     draw();
   };
@@ -404,10 +418,10 @@ function mapPanel(app) {
     document.getElementById(`map-${l + step[0]}-${place + step[1]}`)?.focus();
     event.preventDefault();
   } }, rows);
-  const save = () => {
+  const whole = () => {
     const side = size + 6, width = Math.max(...facts.layers.map((l) => l.heads)) * side + 70;
     const svg = d3.create("svg:svg").attr("width", width).attr("height", facts.layers.length * (side + 14) + 10)
-      .attr("font-family", "sans-serif").attr("font-size", 11);
+      .attr("font-size", 11);
     facts.layers.forEach((_, l) => {
       svg.append("text").attr("x", 4).attr("y", l * (side + 14) + side / 2).attr("fill", css("--ink"))
         .text(`layer ${l + 1}`);
@@ -419,14 +433,14 @@ function mapPanel(app) {
           .text(head + 1);
       });
     });
-    saveSvg(svg.node(), "attention-map.svg");
+    return svg.node();
   };
   const sorts = [["order", "number"], ["entropy", "entropy, the sharpest first"],
     ...(facts.teacher ? [["teacher", "distance to the teacher"]] : [])];
   return [h("p", {}, `Each picture is [S × R = ${n} × ${n}]: a row for each token that asks, a column for each that `,
       "is asked. A click opens the head below. ", scaleBar(false, 1)),
     h("p", { class: "bar" }, choice("heads in the order of their", sorts, state.sort, (sort) => app.set({ sort }),
-        "map-sort"), saveButton(save)), grid];
+        "map-sort"), saveButton(whole, "attention-map.svg")), grid];
 }
 
 // ------------------------------------------------------------------------------- 3. the head view
@@ -447,6 +461,7 @@ function headPanel(app) {
     [x1, x2] = [190, 430];
   const chosen = [...state.heads].filter((head) => head < heads);
   const colour = (head) => HEADS[head % HEADS.length];
+  const stroke = (head) => STROKES[Math.floor(head / HEADS.length) % STROKES.length];
   const y = (i) => 14 + i * row;
   const lines = chosen.flatMap((head) => range(n).flatMap((s) => range(n)
       .map((r) => ({ head, s, r, share: app.share(state.layer, head)(s, r) }))))
@@ -456,7 +471,8 @@ function headPanel(app) {
     .attr("font-family", "system-ui, sans-serif").attr("font-size", 13);
   svg.append("g").selectAll("line").data(lines).join("line").attr("x1", x1).attr("x2", x2)
     .attr("y1", (d) => y(d.s)).attr("y2", (d) => y(d.r))
-    .attr("stroke", (d) => colour(d.head)).attr("stroke-width", 2).attr("stroke-opacity", (d) => d.share);
+    .attr("stroke", (d) => colour(d.head)).attr("stroke-width", 2).attr("stroke-opacity", (d) => d.share)
+    .attr("stroke-dasharray", (d) => stroke(d.head)[1]);
   const isolate = (token) => {
     const one = token < 0 ? state.pinned : token;
     svg.selectAll("line").attr("visibility", (d) => (one < 0 || d.s === one ? "visible" : "hidden"));
@@ -500,6 +516,7 @@ function headPanel(app) {
       onclick: () => toggle(head), ondblclick: () => { clearTimeout(waiting); only(head); },
       onkeydown: (event) => { if (event.key === "o") only(head); } }, head + 1);
     button.style.setProperty("--chip", colour(head));
+    button.style.borderStyle = stroke(head)[0];
     return button;
   });
   const check = h("label", {}, h("input", { type: "checkbox", id: "specials", checked: !state.specials,
@@ -509,10 +526,9 @@ function headPanel(app) {
     ` ${state.threshold.toFixed(2)} on`);
   const pairs = reading.text.length > 1 ? choice("sentences", [["all", "all"], ["AA", "A → A"], ["AB", "A → B"],
       ["BA", "B → A"], ["BB", "B → B"]], state.pairs, (v) => app.set({ pairs: v }), "pairs") : "";
-  return [h("p", { class: "bar" }, choice("layer", reading.layers.map((_, i) => [i + 1, i + 1]), state.layer,
-      (v) => app.set({ layer: +v }), "head-layer"), "heads ", chips,
+  return [h("p", { class: "bar" }, layerPicker(app, "head-layer"), "heads ", chips,
       h("button", { id: "all-heads", onclick: () => app.set({ heads: new Set(range(heads)) }) }, "all heads")),
-    h("p", { class: "bar" }, check, slider, pairs, saveButton(() => saveSvg(svg.node(), `layer-${state.layer}.svg`))),
+    h("p", { class: "bar" }, check, slider, pairs, saveButton(() => svg.node(), `layer-${state.layer}.svg`)),
     h("p", { class: "faint" }, "Left asks right; the stronger a line, the larger the share. ",
       "Point at a token to see its lines alone, click it to keep them. ",
       "Click a head to add or remove it; double-click it (or press o) to see it alone, and once more to see all."),
@@ -540,9 +556,10 @@ const STAGES = [
 /** @param {any} app */
 function stepsPanel(app) {
   const { facts, reading, state, pieces, numbers } = app, layer = state.layer;
+  const pickers = [layerPicker(app, "steps-layer"), choice("head", range(reading.layers[layer - 1].heads)
+    .map((i) => [i, i + 1]), state.head, (v) => showHead(app, layer, +v), "steps-head")];
   if (!reading.opened.includes(layer)) {
-    return [h("p", { class: "bar" }, pickers(app, "steps")),
-      h("p", {},
+    return [h("p", { class: "bar" }, pickers), h("p", {},
       `Of layer ${layer} the page holds the shares alone. Layers that can be opened: ${reading.opened.join(", ")}.`)];
   }
   const [, kinds, axis, says] = /** @type {any[]} */ (STAGES[state.stage]), K = reading.layers[layer - 1].key_width;
@@ -563,13 +580,15 @@ function stepsPanel(app) {
       2500);
     go(app.state.stage === STAGES.length - 1 ? 0 : app.state.stage);
   };
-  return [h("p", { class: "bar" }, pickers(app, "steps"), h("button", { id: "step-play", onclick: play },
-      playing ? "pause" : "play"),
+  app.scrub ??= h("input", { type: "range", id: "step-scrub", min: 0, max: STAGES.length - 1, "aria-label": "step",
+    oninput: (e) => go(+e.target.value) }); // made once, as whoever drags it holds it while the panel is drawn
+  app.scrub.value = state.stage;
+  return [h("p", { class: "bar" }, pickers,
+      h("button", { id: "step-play", onclick: play }, playing ? "pause" : "play"),
       h("button", { id: "step-back", disabled: !state.stage, onclick: () => go(state.stage - 1) }, "← step"),
-        h("button", { id: "step-on", disabled: state.stage === STAGES.length - 1,
-          onclick: () => go(state.stage + 1) }, "step →"),
-      h("input", { type: "range", id: "step-scrub", min: 0, max: STAGES.length - 1, value: state.stage,
-          "aria-label": "step", oninput: (e) => go(+e.target.value) })),
+      h("button", { id: "step-on", disabled: state.stage === STAGES.length - 1, onclick: () => go(state.stage + 1) },
+        "step →")),
+    app.scrub,
     h("p", { class: "bar stages" },
       STAGES.map(([name], i) => h("button", { id: `stage-${i}`, "aria-pressed": i === state.stage,
         onclick: () => go(i) }, name))),
@@ -589,12 +608,9 @@ function wordsPanel(app) {
   const last = reading.layers.length;
   const guesses = (list) => h("ol", { class: "guesses" }, list.map(([piece, share]) => bar(piece, share)));
   const cell = (list, l, s) => {
-    const [piece, share] = list[0], button = h("button", { id: `lens-${l}-${s}`, class: "lens",
-        "aria-pressed": s === state.token && l === last, title: list.map(([p, x]) => `${p} ${(100 * x).toFixed(1)} %`)
-      .join("\n"), onclick: () => app.set({ token: s }) }, piece);
-    button.style.background = d3.interpolateCividis(share);
-    button.style.color = share > 0.5 ? "#000" : "#fff";
-    return h("td", {}, button);
+    const [piece, share] = list[0], title = list.map(([p, x]) => `${p} ${(100 * x).toFixed(1)} %`).join("\n");
+    return h("td", {}, shareButton(share, { id: `lens-${l}-${s}`, "aria-pressed": s === state.token && l === last,
+      title, onclick: () => app.set({ token: s }) }, piece));
   };
   return [tokenButtons(app, "say"), h("div", { class: "columns" },
       h("div", { id: "as-read" }, h("h3", {}, `${pieces[state.token]}, as it stands`),
@@ -638,13 +654,9 @@ function teacherPanel(app) {
         (v) => app.set({ rule: "custom", map: state.map.map((x, i) => (i === l ? +v : x)) }), `g-${l}`)),
       h("td", {}, thumbnail(own, n, 72)), h("td", {}, thumbnail(theirs, n, 72)),
         h("td", {}, thumbnail((s, r) => own(s, r) - theirs(s, r), n, 72, true)),
-      losses.map((loss, i) => {
-        const box = h("button", { id: `loss-${l}-${i}`, class: "lens", "aria-pressed": i === head,
-            onclick: () => showHead(app, l + 1, i) }, shown(loss));
-        box.style.background = d3.interpolateCividis(loss / most);
-        box.style.color = loss / most > 0.5 ? "#000" : "#fff";
-        return h("td", {}, box);
-      }), h("td", { class: "number" }, shown(mean(losses))), teacher.hidden ? h("td", { class: "number" },
+      losses.map((loss, i) => h("td", {}, shareButton(loss / most, { id: `loss-${l}-${i}`,
+        "aria-pressed": i === head, onclick: () => showHead(app, l + 1, i) }, shown(loss)))),
+      h("td", { class: "number" }, shown(mean(losses))), teacher.hidden ? h("td", { class: "number" },
         shown(teacher.hidden[l][g - 1])) : null);
   });
   const sum = mean(range(L).map((l) => mean(teacher.attention[l][state.map[l] - 1]))) * L;
@@ -655,7 +667,8 @@ function teacherPanel(app) {
       teacher.heads > heads ? grouped : "", ". ", app.reading.live ? own : ""),
     h("p", { class: "bar" }, choice("layer map", rules, state.rule,
         (rule) => app.set({ rule, map: rule === "custom" ? state.map : [...teacher.maps[rule]] }), "rule"),
-      h("span", { id: "loss-sum" }, `attention loss of this text, all layers: ${shown(sum)}`)), svg.node(),
+      h("span", { id: "loss-sum" }, `attention loss of this text, all layers: ${shown(sum)}`),
+      saveButton(() => svg.node(), "layer-map.svg")), svg.node(),
     h("p", { class: "faint" },
       `Pictures are of head ${head + 1}, [S × R = ${n} × ${n}]: shares of student and teacher `, scaleBar(false, 1),
       ", their difference ", scaleBar(true, 1),
@@ -697,12 +710,19 @@ function trainingPanel(app) {
       svg.append("text").attr("x", 56 + i * 110).attr("y", 186).attr("font-size", 11)
         .attr("fill", HEADS[i % HEADS.length]).text(line.phase);
     });
-    return h("figure", {}, h("figcaption", {}, title), svg.node(), h("details", {}, h("summary", {}, "numbers"),
+    return h("figure", {}, h("figcaption", {}, h("span", {}, title),
+      saveButton(() => svg.node(), `${title.replace(/\W+/g, "-")}.svg`)), svg.node(),
+      h("details", {}, h("summary", {}, "numbers"),
         h("ul", {}, points.map((p) => h("li", {}, `step ${p[0]}: ${shown(p[1])}`)))));
   }))];
 }
 
 // ---------------------------------------------------------------------------- 8. what this page is
+
+/** The maps of the layers that are open whose weights are kept in so many bits. @param {Reading} written */
+const mapsIn = (written, bits) => written.opened.map((layer) => [layer, MAPS.filter((map) =>
+  written.bits(`${map}.${layer}`) === bits)]).filter(([, maps]) => maps.length)
+  .map(([layer, maps]) => `layer ${layer} (${maps.length < MAPS.length ? maps.join(", ") : "all"})`).join(", ");
 
 /** @param {any} app */
 function aboutPanel(app) {
@@ -718,7 +738,10 @@ function aboutPanel(app) {
       "arXiv:2004.10102); the residual and the feed-forward pass all shares by."),
     h("p", {}, "Of the text that the page was made with, shares in the map and the head view are kept in eight ",
       "bits, so they are right to 0.002; states, queries, keys and values in half precision, three digits. ",
-      `Linear maps are in the page for layers: ${app.written.mapped.join(", ") || "none"}.`), live,
+      "Weights of linear maps are in the page while there is room: ", [[16, "in half precision"],
+        [8, "in eight bits, with a scale for each row"], [0, "not at all"]].map(([bits, how]) =>
+        [how, mapsIn(app.written, bits)]).filter(([, maps]) => maps)
+        .map(([how, maps]) => `${how}, those of ${maps}`).join("; "), "."), live,
     h("div", { class: "wide" }, h("table", { id: "provenance" }, h("tbody", {}, Object.entries(rows)
         .map(([key, value]) => h("tr", {}, h("th", {}, key),
         h("td", {}, typeof value === "object" ? JSON.stringify(value) : String(value))))))),
