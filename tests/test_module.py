@@ -1,6 +1,6 @@
 """`Bert.as_module()`: the book's functions behind an `nn.Module`: names, gradients, ONNX.
 
-That torch.compile computes the same, which takes a minute, `python tests/compiled_module.py` says.
+What torch.compile makes of it in C++ takes a minute, and `python tests/compiled_module.py` tries it.
 """
 
 import copy
@@ -156,6 +156,22 @@ def test_what_was_trained_comes_back_to_the_model():
     after = dataclasses.replace(bert, weights=module.weights()).logits(["a good film"])
     torch.testing.assert_close(after, module(ids).detach(), rtol=0, atol=1e-5)
     assert (after - before).abs().min() > 0.01
+
+
+def test_graphs_of_torch_compile_compute_and_learn_the_same():
+    """Forwards, with dropout, and backwards; without the compiler of C++."""
+    inputs = inputs_of("classification")
+    plain, twin = (bert_of("classification").as_module().train() for _ in range(2))
+    torch.compiler.reset()
+    said = []
+    for module in (plain, torch.compile(twin, backend="aot_eager")):
+        torch.manual_seed(1)
+        logits_BC = module(**inputs)
+        (logits_BC * torch.arange(8.0).view(4, 2)).sum().backward()
+        said.append(logits_BC.detach())
+    torch.testing.assert_close(*said, rtol=0, atol=1e-5)
+    for (name, one), other in zip(plain.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_it_may_be_copied_cast_and_called_with_other_parameters():
