@@ -1,6 +1,6 @@
 """`Bert.as_module()`: the book's functions behind an `nn.Module`: names, gradients, ONNX.
 
-What torch.compile makes of it in C++ takes a minute, and `python tests/compiled_module.py` tries it.
+What torch.compile makes of it in C++ takes a minute: `python tests/compiled_module.py` tries it.
 """
 
 import copy
