@@ -169,9 +169,9 @@ def test_graphs_of_torch_compile_compute_and_learn_the_same():
         logits_BC = module(**inputs)
         (logits_BC * torch.arange(8.0).view(4, 2)).sum().backward()
         said.append(logits_BC.detach())
-    torch.testing.assert_close(*said, rtol=0, atol=1e-5)
+    assert float((said[0] - said[1]).abs().max()) <= 1e-5
     for (name, one), other in zip(plain.named_parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4, msg=name)
+        assert float((one.grad - other.grad).abs().max()) <= 1e-5 * float(one.grad.norm()), name
 
 
 def test_it_may_be_copied_cast_and_called_with_other_parameters():
