@@ -170,8 +170,8 @@ def test_graphs_of_torch_compile_compute_and_learn_the_same():
         (logits_BC * torch.arange(8.0).view(4, 2)).sum().backward()
         said.append(logits_BC.detach())
     assert float((said[0] - said[1]).abs().max()) <= 1e-5
-    for (name, one), other in zip(plain.named_parameters(), twin.parameters(), strict=True):
-        assert float((one.grad - other.grad).abs().max()) <= 1e-5 * float(one.grad.norm()), name
+    one_P, other_P = (torch.cat([x.grad.ravel() for x in m.parameters()]) for m in (plain, twin))
+    assert float((one_P - other_P).abs().max()) <= 1e-5 * float(one_P.abs().max())
 
 
 def test_it_may_be_copied_cast_and_called_with_other_parameters():
