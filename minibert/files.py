@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from minibert.checkpoint import Stored, save_weights, shortened, stored_tensors
 from minibert.config import BertConfig, CheckpointError
-from minibert.packed import checksum, packed_file, with_unpacked
+from minibert.packed import packed_file, with_unpacked
 from minibert.parameters import BertWeights
 from minibert.writing import flush
 
@@ -250,6 +251,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> 
         save_file(ready, path, metadata=metadata or {"format": "pt"})
     except SafetensorError as error:  # what safetensors makes of a full disk
         raise OSError(f"{path} cannot be written: {error}") from None
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """A number that a flipped bit changes; the format itself would not notice one."""
+    value = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return value
 
 
 def _stored_config(config: BertConfig, weights: BertWeights) -> dict[str, Any]:

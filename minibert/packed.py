@@ -7,7 +7,6 @@ draw at random what it does not find, so the file has a name that it does not lo
 """
 
 import math
-import zlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -116,16 +115,6 @@ def size_sentence(size: Size) -> str:
         f"{size.zeros:,} of {size.weights:,} weights are 0; {size.full:,} bytes in full, "
         f"{size.packed:,} packed, {size.least:,.0f} at the least"
     )
-
-
-def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """A number that a flipped bit changes; the format itself would not notice one."""
-    value = 0
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
-    return value
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

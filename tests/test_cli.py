@@ -17,6 +17,7 @@ from command import ROOT, documented, shape_of
 from test_training import files_in, room_for
 
 from minibert import cli
+from minibert.cli.machine import dtype_of
 from minibert.data.readers import Example
 from minibert.model import Bert
 from minibert.training.finetune import finetune
@@ -568,6 +569,25 @@ def test_whoever_asks_for_bfloat16_where_it_is_slow_is_told(
     assert answer.code == 0
     assert ("--dtype bfloat16: a product in bfloat16 takes 20 times as long" in answer.err) == told
     assert answer.document["predictions"], "and stdout is for the answer alone"
+
+
+@pytest.mark.parametrize(("able", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_on_a_gpu_auto_is_what_it_has_instructions_for(able, expected, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    with click.Context(click.Command("predict")):
+        assert dtype_of("dtype", "auto", "cuda") == expected
+        assert f"this GPU has {'' if able else 'no '}instructions" in capsys.readouterr().err
+        assert dtype_of("dtype", "bfloat16", "cuda") == torch.bfloat16
+    assert ("choose auto" in capsys.readouterr().err) == (not able)
+
+
+def test_onednn_is_refused_for_what_the_processor_cannot_compute_in_it(
+    minibert, folder, monkeypatch
+):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    answer = minibert(finetuning(folder, "--arithmetic onednn --dtype bfloat16"))
+    assert answer.code == 2
+    assert "it cannot compute bfloat16 on this processor" in answer.said
 
 
 def test_eight_bits_are_not_for_training(minibert, folder):

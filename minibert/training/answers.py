@@ -5,7 +5,6 @@ be out of date, and several runs may share it.
 """
 
 import hashlib
-import zlib
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from minibert.config import CheckpointError
 from minibert.data.tokenizer import Encoding
+from minibert.files import checksum
 from minibert.kernels.products import fixed_arithmetic
 from minibert.model import Bert
 from minibert.parameters import named_tensors
@@ -86,23 +86,19 @@ def teacher_answers(
     display.say(f"the teacher answers {len(encodings):,} texts once")
     logits_XC = all_logits(encodings, teacher.weights, teacher.config, dtype)
     with written_whole(path, shared=True) as staged:
-        save_file({"logits": logits_XC}, staged, metadata={"checksum": _checksum(logits_XC)})
+        answers = {"logits": logits_XC}
+        save_file(answers, staged, metadata={"checksum": str(checksum(answers))})
     return logits_XC
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
-            logits_XC, checksum = file.get_tensor("logits"), file.metadata()["checksum"]
-        fits = logits_XC.shape == shape and _checksum(logits_XC) == checksum
+            logits_XC, known = file.get_tensor("logits"), file.metadata()["checksum"]
+        fits = logits_XC.shape == shape and str(checksum({"logits": logits_XC})) == known
         damage = "" if fits else "its checksum does not fit"
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         damage = str(error) or type(error).__name__
     if damage:
         raise CheckpointError(f"{path} is damaged ({damage}); delete it")
     return logits_XC
-
-
-def _checksum(logits_XC: Tensor) -> str:
-    """What a flipped bit changes; the format itself would not notice one."""
-    return str(zlib.crc32(logits_XC.contiguous().numpy().data))

@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minibert.config import CheckpointError
-from minibert.files import read_json
+from minibert.files import checksum, read_json
 from minibert.optim import AdamState
-from minibert.packed import checksum
 from minibert.training.trainable import Trainable
 from minibert.writing import UNFINISHED, whole_file
 
