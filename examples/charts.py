@@ -126,7 +126,7 @@ def main() -> None:
     for minutes, values in growth.items():
         print(f"{minutes:.1f} minutes: {', '.join(f'{value:.1f}' for value in values)}")
     charts = {
-        "sparse": (bool(models), partial(draw_sparse, models=models), (11, 4.4)),
+        "sparse": (bool(models), partial(draw_sparse, models=models), (1 + 5 * len(models), 4.4)),
         "growth": (bool(growth), partial(draw_growth, growth=growth), (6, 4)),
     }
     for name, (known, draw, size) in charts.items():

@@ -132,9 +132,12 @@ for part in "$@"; do
         --teacher "runs/teacher-$task" --data "$GLUE/$task"
     done
     ;;
-  sparse) # needs the teachers and the ladder; every layer keeps one of its heads
+  sparse) # needs a teacher; every layer keeps one of its heads
+    into runs/sparse/student distill --recipe "$RECIPES/growth.toml" --student 4x128 --teacher runs/teacher-sst2 \
+      --data "$GLUE/sst2" --limit 20000 --join 10000 --intermediate-epochs 99 --intermediate-steps 1600 \
+      --epochs 99 --steps 3600 --cache runs/cache --threads 1
+    lean_models 4x128 runs/sparse/student 3e-4 0.1 "0.5 0.7"
     lean_models 6x384 runs/teacher-sst2 5e-5 0.5 "0.5 0.7 0.8 0.9"
-    lean_models 4x128 runs/sst2-7-best/seed-0 3e-4 0.1 "0.5 0.7"
     ;;
   growth) # needs general and a teacher, and a machine that does nothing else
     growth 3 3 500 1700 10000 --limit 20000
