@@ -86,7 +86,8 @@ def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Fo
         axes.set_title(f"{model}, whole {whole:.1f}")
         axes.set_xlabel("percent that is gone")
     fields[0].set_ylabel("accuracy on SST-2's dev set, %")
-    fields[0].legend(fontsize=8)
+    # beside the fields, where it hides no point
+    fields[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def growth_of(rows: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]:
@@ -126,7 +127,7 @@ def main() -> None:
     for minutes, values in growth.items():
         print(f"{minutes:.1f} minutes: {', '.join(f'{value:.1f}' for value in values)}")
     charts = {
-        "sparse": (bool(models), partial(draw_sparse, models=models), (1 + 5 * len(models), 4.4)),
+        "sparse": (bool(models), partial(draw_sparse, models=models), (3 + 5 * len(models), 4.4)),
         "growth": (bool(growth), partial(draw_growth, growth=growth), (6, 4)),
     }
     for name, (known, draw, size) in charts.items():
