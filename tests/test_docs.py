@@ -134,3 +134,6 @@ def test_commands_exist(path):
     assert set(commands) <= set(cli.commands)
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     assert [link for link in links if not (path.parent / link).exists()] == []
+    # Sphinx knows no page that lies elsewhere
+    pages = [(path.parent / link).resolve() for link in links if link.endswith(".md")]
+    assert [page for page in pages if not page.is_relative_to(DOCS.resolve())] == []
