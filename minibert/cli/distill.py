@@ -179,7 +179,6 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
 
 def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None:
     """One run in --out, or one for each seed in a folder below it and a row for each."""
-    from minibert.training.evaluation import evaluated
     from minibert.training.experiment import Run, made_of, run_once, run_seeds
     from minibert.training.ledger import (
         Identity,
@@ -228,10 +227,7 @@ def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None
         _print_run(done, chosen.folder, chosen.as_json)
         return
     identity = Identity(name, recipe, made_of(pair, runs[0].options), defaults)
-    teacher_metrics = evaluated(pair.teacher, pair.dev_set, chosen.max_length)
-    rows = run_seeds(
-        runs, pair, texts, path, identity, teacher_metrics, display, chosen.place
-    )
+    rows = run_seeds(runs, pair, texts, path, identity, display, chosen.place)
     task = pair.train_set.task
     of_the_task = [row for row in read_results(path) if row["task"] == task.name]
     print_result(

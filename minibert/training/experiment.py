@@ -121,7 +121,6 @@ def run_seeds(
     texts: Callable[[], LearningTexts],
     path: Path,
     identity: Identity,
-    teacher_metrics: Mapping[str, float],
     display: Display,
     device: str,
 ) -> list[dict[str, Any]]:
@@ -150,7 +149,7 @@ def run_seeds(
         add_result(
             path,
             {"name": name, "seed": run.seed} | row | {
-                "teacher": dict(teacher_metrics),
+                "teacher": pair.teacher_metrics,
                 **{key: done["models"][-1][key] for key in ("parameters", "bytes")},
                 "sparse": size_of(dict(named_tensors(student.weights)))._asdict(),
                 "recipe": dict(identity.recipe),
@@ -174,8 +173,8 @@ def distil_and_compare(
 
     Returns the student's metrics and a row for each model, as `minibert distill` prints them.
     """
-    teacher, student, train_set, dev_set = pair[1:]
-    models: dict[str, Path] = {"teacher": pair.teacher_folder}
+    folder, teacher, _, student, train_set, dev_set = pair
+    models: dict[str, Path] = {"teacher": folder}
     if labels_too:
         layers = layer_map(
             student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers

@@ -18,10 +18,11 @@ from minibert.training.students import new_student, student_config
 
 
 class Pair(NamedTuple):
-    """A teacher that knows its task, the student to be, and the data."""
+    """A teacher that knows its task and how well, the student to be, and the data."""
 
     teacher_folder: Path
     teacher: Bert
+    teacher_metrics: dict[str, float]
     student: BertConfig
     train_set: Dataset
     dev_set: Dataset
@@ -60,7 +61,7 @@ def checked_pair(
     display.say(f"teacher on dev: {known}")
     for line in explained(student, teacher, options):
         display.say(line)
-    return Pair(folder, teacher, student, train_set, dev_set)
+    return Pair(folder, teacher, metrics, student, train_set, dev_set)
 
 
 def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) -> dict[str, float]:
