@@ -149,6 +149,10 @@ for part in "$@"; do
   translation)
     translator 4x128 --shape 4x128x4x256 --dropout 0.3 --lr 5e-3 --epochs 36
     translator 4x256
+    # needs general, and runs/fresh: Bert.from_config with its config and tokenizer, saved
+    short="--dropout 0.1 --batch-size 32 --epochs 6"
+    translator 4x128-fresh --model runs/fresh --lr 2e-3 $short
+    translator 4x128-warm --model runs/general --lr 5e-4 $short
     ;;
   *)
     echo "there is no part $part" >&2

@@ -259,7 +259,7 @@ def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monke
     script = ROOT / "examples" / "experiments.sh"
     subprocess.run(["sh", script, *parts], check=True, cwd=tmp_path)
     calls = [line.split("\037")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
-    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 1 + 2 * 28 + 6 + 5 + 6
+    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 1 + 2 * 28 + 6 + 5 + 4 * 3
     for command, *options in calls:
         monkeypatch.chdir(ROOT)
         both = "translation" in options or any(x.startswith("growth: ") for x in options)
