@@ -62,7 +62,9 @@ def test_every_seed_gets_a_folder_and_a_row(minibert, folder):
     assert rows == answer.document["rows"]
     assert set(rows[0]) == set(documented("distill", 2)["rows"][0])
     assert [(row["name"], row["seed"]) for row in rows] == [("first", 3), ("first", 4)]
+    teacher = minibert(f"evaluate --model {folder}/teacher --data {folder}/data/dev.tsv --json")
     for row in rows:
+        assert row["teacher"] == teacher.document["metrics"]
         student = Bert.from_pretrained(f"runs/distill/seed-{row['seed']}")
         assert student.config.hidden_size == 12
         assert sum(row["answers"]) / 16 == row["metrics"]["accuracy"]
