@@ -209,7 +209,7 @@ BAD = [
     ("finetune --model {f}/model --data {f}/data --epochs 0", 2, "0 is not in the range"),
     ("finetune --model {f}/model --data {f}/data --seed -1", 2, "-1 is not in the range"),
     ("finetune --model {f}/model --data {f}/data --task news", 2, "'news' is not one of"),
-    ("finetune --model {f}/model --data {f}/data --out {f}/data", 2, "is not empty; go on with"),
+    ("finetune --model {f}/model --data {f}/data --out {f}/data", 2, "files that no run wrote"),
     ("finetune --model {f}/model --data {f}/data --out {f}/data --overwrite", 2, "no run wrote"),
     ("finetune --model {f}/model --data {f}/data --out new --resume", 2, "holds no run to resume"),
     ("finetune --model {f}/model --data {f}/data --overwrite --resume", 2, "exclude each other"),

@@ -879,8 +879,9 @@ def test_overwrite_clears_a_run_and_nothing_else(tmp_path):
     other = tmp_path / "photos"
     other.mkdir()
     (other / "cat.png").write_bytes(b"cat")
-    with pytest.raises(RunError, match="holds files that no run wrote; choose another --out"):
-        claim(other, overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="holds files that no run wrote; choose another --out"):
+            claim(other, overwrite=overwrite)
     assert files_in(other) == {"cat.png": b"cat"}
 
 

@@ -210,13 +210,13 @@ def check_run(folder: Path, options: Mapping[str, Any], resume: bool, overwrite:
                     "resume with the same options, or start anew with --overwrite"
                 )
     elif folder.exists() and any(folder.iterdir()):
+        if not path.exists():
+            raise RunError(f"{folder} holds files that no run wrote; choose another --out")
         if not overwrite:
             raise RunError(
                 f"{folder} is not empty; go on with --resume, write over it with --overwrite, "
                 "or choose another --out"
             )
-        if not path.exists():
-            raise RunError(f"{folder} holds files that no run wrote; choose another --out")
 
 
 @contextmanager
