@@ -65,20 +65,22 @@ lean() {
   on_sst2 sparse 1 --baseline "$model: all" --name "$name" --out "runs/sparse/$name" $start "$@"
 }
 
-# what a model is called, its folder, its learning rate, λ of L1: whole, and with ever less in it
+# what a model is called, its folder, λ of L1, shares of heads, more options: whole, and with ever less in it
 lean_models() {
-  model=$1 start="--init-student $2 --lr $3"
+  model=$1 folder=$2 strength=$3 of_heads=$4
+  shift 4
+  start="--init-student $folder $*"
   lean all
   lean "λ‖θ‖²" --l2 1e-4
   lean "2:4 0.5" --pattern 2:4 --sparsity 0.5
   for share in 0.5 0.7 0.8 0.9 0.95; do
     lean "magnitude $share" --sparsity $share
     lean "movement $share" --sparsity $share --sparsity-by movement
-    lean "l1 $share" --sparsity $share --sparsity-by l1 --l1 "$4"
+    lean "l1 $share" --sparsity $share --sparsity-by l1 --l1 "$strength"
     lean "row $share" --sparsity $share --pattern row
     lean "ffn $share" --sparsity $share --pattern ffn
   done
-  for share in $5; do lean "heads $share" --sparsity $share --pattern heads; done
+  for share in $of_heads; do lean "heads $share" --sparsity $share --pattern heads; done
 }
 
 # minutes on two cores, seeds, steps of the first stage and of the second, joined texts, more options
@@ -136,8 +138,8 @@ for part in "$@"; do
     into runs/sparse/student distill --recipe "$RECIPES/growth.toml" --student 4x128 --teacher runs/teacher-sst2 \
       --data "$GLUE/sst2" --limit 20000 --join 10000 --intermediate-epochs 99 --intermediate-steps 1600 \
       --epochs 99 --steps 3600 --cache runs/cache --threads 1
-    lean_models 4x128 runs/sparse/student 3e-4 0.1 "0.5 0.7"
-    lean_models 6x384 runs/teacher-sst2 5e-5 0.5 "0.5 0.7 0.8 0.9"
+    lean_models 4x128 runs/sparse/student 0.1 "0.5 0.7" --lr 3e-4
+    lean_models 6x384 runs/teacher-sst2 0.5 "0.5 0.7 0.8 0.9" --lr 1e-4 --steps 600 --evaluate-every 200
     ;;
   growth) # needs general and a teacher, and a machine that does nothing else
     growth 3 3 500 1700 10000 --limit 20000
