@@ -23,7 +23,7 @@ VALUES = [[0.0, 1.0], [1.0, 0.0], [0.5, 0.5], [7.0, 7.0]]
 
 
 def attend(s: int) -> tuple[list[float], list[float], list[float]]:
-    """What word s asks of every word: scores, probabilities, and the mean that it takes home."""
+    """How word s attends to every word: scores, probabilities, and the weighted mean of values."""
     width = len(QUERIES[s])
     scores = [
         sum(q * k for q, k in zip(QUERIES[s], key, strict=True)) / math.sqrt(width) for key in KEYS

@@ -1,9 +1,9 @@
-"""What the rows of results.jsonl say of sparse models, and of time: tables and charts.
+"""Tables and charts of sparse models and of training time, from the rows of results.jsonl.
 
     python examples/charts.py [--results FILE] [--out DIR]
 
 A row of a sparse model is named "MODEL: METHOD SHARE"; "MODEL: all" is the same run without zeros.
-One of growth is named "growth: BUDGET". `experiments.sh sparse growth` makes them. The charts need
+A growth row is named "growth: BUDGET". `experiments.sh sparse growth` makes them. The charts need
 `pip install 'minibert[plot]'`.
 """
 
@@ -30,12 +30,12 @@ METHODS = {
     "heads": ("#E69F00", "D", "whole heads"),
     "ffn": ("#56B4E9", "P", "feed-forward units"),
 }
-OTHERS = ("all", "λ‖θ‖²")  # nothing is left out
+OTHERS = ("all", "λ‖θ‖²")  # nothing is pruned
 DEV_ERROR = 1.2  # one standard error of an accuracy on 872 sentences, in points
 
 
 class Found(NamedTuple):
-    """One finished run: percent right, the file without its zeros in MB, and the entropy bound."""
+    """One finished run: accuracy in percent, MB of the file without zeros and its entropy bound."""
 
     accuracy: float
     megabytes: float
@@ -49,7 +49,7 @@ def found_in(row: Mapping[str, Any]) -> Found:
 
 
 def sparse_models(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[float, Found]]]:
-    """By model, method and share that is gone; 0 where nothing is left out."""
+    """By model, method and pruned share, which is 0 where nothing is pruned."""
     models: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         model, _, how = row["name"].partition(": ")
@@ -72,7 +72,7 @@ def table_of(methods: Mapping[str, Mapping[float, Found]]) -> str:
 
 
 def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Found]]]) -> None:
-    """Accuracy against the share that is gone; the band is one standard error of the whole."""
+    """Accuracy against the pruned share; the band is one standard error of the unpruned model."""
     fields = figure.subplots(1, len(models), squeeze=False)[0]
     for axes, (model, methods) in zip(fields, models.items(), strict=True):
         whole = methods["all"][0.0].accuracy
@@ -86,12 +86,12 @@ def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Fo
         axes.set_title(f"{model}, whole {whole:.1f}")
         axes.set_xlabel("percent that is gone")
     fields[0].set_ylabel("accuracy on SST-2's dev set, %")
-    # beside the fields, where it hides no point
+    # beside the plots, where it hides no point
     fields[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def growth_of(rows: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]:
-    """The accuracies of the seeds of each budget, by the mean of the minutes that they took."""
+    """The accuracies of all seeds of each budget, keyed by the mean minutes that they took."""
     budgets: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["name"].startswith("growth: "):

@@ -3,8 +3,8 @@
     python examples/distil_on_the_demo.py
 
 A 2-layer teacher learns the demo's reviews from 3,000 labels, then a student half as wide learns
-from the teacher: first its states and attention scores, then its answers. Small and quick, to look
-at; `minibert distill` is the whole thing.
+from the teacher: first its states and attention scores, then its answers. Small and quick, made to
+be read; `minibert distill` is the whole demo.
 """
 
 import dataclasses

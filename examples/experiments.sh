@@ -1,17 +1,17 @@
 #!/bin/sh
-# Every experiment behind the README's results. What is finished is skipped, and what was stopped goes on.
+# Every experiment behind the README's results. Finished runs are skipped, stopped ones resumed.
 #
 #   MINILM=DIR GLUE=DIR TEXTS=DIR PAIRS=DIR sh examples/experiments.sh PART...
 #
 # MINILM  all-MiniLM-L6-v2, the bare encoder · GLUE  a folder with sst2/, mrpc/, stsb/, cola/ · TEXTS  raw text
 # PAIRS   Multi30k: train.en, train.de, val.en, val.de
 # PART    teachers, general, ladder, ablation, wide, sparse, growth, translation
-# Models go to runs/, rows to examples/results.jsonl. One core each; run parts beside each other on several.
+# Models go to runs/, rows to examples/results.jsonl. One core each; with several cores, run parts in parallel.
 set -eu
 RECIPES=$(dirname "$0")/recipes
 ROWS="--results $(dirname "$0")/results.jsonl --cache runs/cache --threads 1 --resume"
 
-# folder, call: goes on if something is there
+# folder, command: resumes if the folder holds a run
 into() {
   folder=$1
   shift
@@ -58,14 +58,14 @@ row() {
   on_sst2 ablation 3 --baseline "ablation: full" --name "ablation: $name" --out "runs/ablation/$name" "$@"
 }
 
-# how it is made sparse, more options: one row of the sparse models
+# method and share, more options: one row of the sparse models
 lean() {
   name="$model: $1"
   shift
   on_sst2 sparse 1 --baseline "$model: all" --name "$name" --out "runs/sparse/$name" $start "$@"
 }
 
-# what a model is called, its folder, λ of L1, shares of heads, more options: whole, and with ever less in it
+# a model's name, its folder, λ of L1, shares of heads, more options: unpruned, then ever sparser
 lean_models() {
   model=$1 folder=$2 strength=$3 of_heads=$4
   shift 4
@@ -111,7 +111,7 @@ for part in "$@"; do
     on_sst2 sst2-6-general 3 --init-student runs/general
     on_sst2 sst2-7-best 3 --init-student runs/general
     ;;
-  ablation) # needs general and a teacher; as long for every row, whatever a step of it costs
+  ablation) # needs general and a teacher; every row takes equally long, whatever its steps cost
     general="--init-student runs/general"
     row full $general
     row "without general distillation"
@@ -134,14 +134,14 @@ for part in "$@"; do
         --teacher "runs/teacher-$task" --data "$GLUE/$task"
     done
     ;;
-  sparse) # needs a teacher; every layer keeps one of its heads
+  sparse) # needs a teacher; every layer keeps at least one head
     into runs/sparse/student distill --recipe "$RECIPES/growth.toml" --student 4x128 --teacher runs/teacher-sst2 \
       --data "$GLUE/sst2" --limit 20000 --join 10000 --intermediate-epochs 99 --intermediate-steps 1600 \
       --epochs 99 --steps 3600 --cache runs/cache --threads 1
     lean_models 4x128 runs/sparse/student 0.1 "0.5 0.7" --lr 3e-4
     lean_models 6x384 runs/teacher-sst2 0.5 "0.5 0.7 0.8 0.9" --lr 1e-4 --steps 600 --evaluate-every 200
     ;;
-  growth) # needs general and a teacher, and a machine that does nothing else
+  growth) # needs general, a teacher and an otherwise idle machine
     growth 3 3 500 1700 10000 --limit 20000
     growth 5 3 900 3600 10000 --limit 20000
     growth 15 3 4500 8500 30000
@@ -151,7 +151,7 @@ for part in "$@"; do
   translation)
     translator 4x128 --shape 4x128x4x256 --dropout 0.3 --lr 5e-3 --epochs 36
     translator 4x256
-    # needs general, and runs/fresh: Bert.from_config with its config and tokenizer, saved
+    # needs general, and runs/fresh: a new Bert.from_config with the same config and tokenizer, saved
     short="--dropout 0.1 --batch-size 32 --epochs 6"
     translator 4x128-fresh --model runs/fresh --lr 2e-3 $short
     translator 4x128-warm --model runs/general --lr 5e-4 $short

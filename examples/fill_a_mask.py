@@ -2,9 +2,9 @@
 
     python examples/fill_a_mask.py [MODEL_DIR]
 
-With the folder of a masked-language model (bert-base-uncased, say) it only asks. Without one it
+Given the folder of a masked language model (bert-base-uncased, say), it only asks. Without one it
 first pretrains a 2-layer model for a few seconds on 48 sentences: of the chosen words 80 % become
-[MASK], 10 % a random word, 10 % stay, and the loss counts the chosen ones alone.
+[MASK], 10 % become a random word, 10 % stay, and only the chosen words count in the loss.
 """
 
 import sys

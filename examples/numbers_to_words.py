@@ -4,9 +4,9 @@
     python examples/numbers_to_words.py --only reverse
 
 Each model is trained on random texts and judged on others that it never saw, word for word: a
-translation is right if every word of it is. Copying needs cross-attention that goes straight on,
-reversing one that goes backwards, and reading "4 0 7 1" as "four thousand seventy one" one that
-knows where in the number it is.
+translation is right if every word of it is. Copying needs cross-attention that moves forwards,
+reversing cross-attention that moves backwards, and reading "4 0 7 1" as "four thousand seventy
+one" cross-attention that knows where in the number it is.
 """
 
 import argparse
@@ -72,7 +72,7 @@ EPOCHS = {"copy": 3, "reverse": 4, "numbers": 12}
 
 
 def drawn(task: str, n_train: int, n_dev: int, n_test: int) -> list[Pairs]:
-    """Texts to learn from, to choose the best epoch by, and to judge by; none occurs twice."""
+    """Pairs for training, for choosing the best epoch (dev) and for testing; none occurs twice."""
     draw, found = random.Random(task), dict[str, str]()
     while len(found) < n_train + n_dev + n_test:
         found |= [TASKS[task](draw)]

@@ -2,10 +2,10 @@
 
     python examples/student_by_the_book.py [TEACHER_DIR]
 
-A snippet that is often seen loads a pretrained model, writes `config.num_hidden_layers = 4` and
-`config.hidden_size = 128`, and trains on. That makes no student: a config describes weights, it
-does not shape them. The first part shows it; the second builds and trains the student that was
-meant. Without a folder the teacher is a small random one, so that nothing is downloaded.
+A common snippet loads a pretrained model, sets `config.num_hidden_layers = 4` and
+`config.hidden_size = 128`, and goes on training. That makes no student: a config describes
+weights, it does not shape them. The first part shows this; the second builds and trains the
+intended student. Without a folder the teacher is a small random one, so nothing is downloaded.
 """
 
 import dataclasses
