@@ -1,7 +1,7 @@
 """BERT and TinyBERT from scratch on raw torch tensors.
 
-The flat modules of this package are a book, to be read in this order. Each uses only what comes
-before it, and holds functions of plain tensors, one per formula, with its source:
+The modules below are a book, to be read in this order. Each uses only the modules before it and
+holds functions of plain tensors, one per formula, each with its source:
 
  1 config          the sizes of a model
  2 parameters      its weights as named structures, and one flat tensor for all of them
@@ -10,23 +10,23 @@ before it, and holds functions of plain tensors, one per formula, with its sourc
  5 encoder         embeddings, feed-forward, the post-norm block, L of them
  6 heads           what is put on top: masked words, next sentence, classes, spans, choices
  7 losses          cross-entropy, KL, squared error, the L2 penalty
- 8 matching        what of the student is held against the teacher: states, scores, relations
- 9 distillation    TinyBERT: which layer learns from which, and what counts how much
+ 8 matching        what is compared between student and teacher: states, scores, relations
+ 9 distillation    TinyBERT: which layer learns from which, and how much each term counts
 10 optim           Adam in every published form, clipping, schedules
-11 sparsity        which weights, heads and units go, and when
-12 quantization    linear maps in whole numbers of eight bits
+11 sparsity        which weights, heads and units are pruned, and when
+12 quantization    linear maps in 8-bit integers
 13 masking         80 / 10 / 10, whole words, next-sentence pairs
 14 wordpiece       from text to tokens
 15 wordpiece_training   a vocabulary from the words of a corpus
-16 decoder         word after word, asking what is written and another text
-17 search          the likeliest text: greedy, and by a beam
+16 decoder         text word by word, attending to the words so far and to another text
+17 search          the likeliest text: greedy search and beam search
 18 checkpoint      the names of weights in files
 
 The sub-packages are the workshop that makes the book do real work: `laws`, `data`, `kernels`,
 `training`, `explain`, `bench`, `cli`.
 
-A docstring has sections: Formula; Shapes of what goes in and comes out; Source; Differs, what other
-programs, papers or forms do; Accuracy, what rounding may do (first readers pass over it); Raises.
+A docstring has these sections: Formula; Shapes of inputs and outputs; Source; Differs, what other
+programs, papers or forms do; Accuracy, what rounding may do (skip it on a first reading); Raises.
 
 Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
 
@@ -34,13 +34,13 @@ Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
  D  hidden width        E  teacher's width       N  heads           H  teacher's heads, hypotheses
  K  width of a head     F  feed-forward width    V  vocabulary      P  position rows
  T  token types         L  layers                C  classes         M  masked tokens, or rows
- A  relation heads, or kept ones             U  units that are kept, or words so far
- W  texts of a sentence: a beam's width      1  a broadcast axis
+ A  relation heads, or kept heads            U  kept units, or words so far
+ W  texts per sentence: the beam width       1  a broadcast axis
  O, I  out and in of one linear map
 
-`Q` are the choices of all questions, `G` groups. `P` is also the length of a flat tensor of
-parameters, in `optim`, `sparsity` and the workshop; `X` there is the number of rows of a data set,
-and in `search` of candidates. In a list the first letter is its length: `hiddens_LBSD`.
+`Q` counts the choices of all questions, `G` groups. `P` is also the length of a flat tensor of
+parameters, in `optim`, `sparsity` and the workshop. `X` is the number of rows of a data set in the
+workshop, and of candidates in `search`. The first letter of a list is its length: `hiddens_LBSD`.
 """
 
 from importlib import import_module

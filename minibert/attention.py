@@ -2,8 +2,8 @@
 
 B batch · S asking tokens (queries) · R tokens asked (keys) · D width · N heads · K = D/N, the
 width of a head; Q_n, K_n and V_n in formulas are the queries, keys and values of head n.
-One implementation serves self-attention (R = S), cross-attention (another memory) and, through the
-mask bias, padding and causal order.
+One implementation serves self-attention (R = S), cross-attention (keys and values from another
+sequence) and, through the mask bias, padding and causal order.
 """
 
 import math
@@ -17,7 +17,7 @@ from minibert.parameters import AttentionWeights
 
 
 class AttentionTrace(NamedTuple):
-    """Everything that one attention computed, for looking at and for distilling."""
+    """Everything that one attention layer computed, for inspection and for distillation."""
 
     query_BNSK: Tensor
     key_BNRK: Tensor
@@ -84,8 +84,8 @@ def padding_bias(keep_BR: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3 (masking with -∞).
 
     Differs
-        google-research/bert adds -10000, which a score of -10000 would survive, and which spreads
-        a fully hidden row over its padding.
+        google-research/bert adds -10000: beside visible scores of -10000 a hidden key still gets
+        weight, and a fully hidden row spreads over its padding.
 
     Raises
         ValueError  keep is not boolean: an additive mask taken for a boolean one hides nothing.
@@ -134,8 +134,8 @@ def attention_scores(query_BNSK: Tensor, key_BNRK: Tensor) -> Tensor:
 
     Formula
         score_sr = q_s · k_r / √K
-        A dot product of K independent terms of variance 1 has variance K; √K brings it back to 1,
-        where softmax still listens to more than the largest (K = 768/12 = 64 in BERT-base).
+        A dot product of K independent terms of variance 1 has variance K; divided by √K it has 1
+        again, so that softmax does not pick the largest score alone (K = 768/12 = 64 in BERT-base).
 
     Shapes
         query_BNSK  float [B, N, S, K]
@@ -146,7 +146,7 @@ def attention_scores(query_BNSK: Tensor, key_BNRK: Tensor) -> Tensor:
         Vaswani et al. 2017, arXiv:1706.03762, equation 1.
 
     Differs
-        `output_attentions` of `transformers` hands out probabilities; TinyBERT compares scores.
+        `output_attentions` of `transformers` returns probabilities; TinyBERT compares scores.
 
     Accuracy
         |error| <= (K + 1)/2 eps Σ |q| |k| / √K, eps that of the dtype
@@ -174,7 +174,7 @@ def attention_probabilities(scores_BNSR: Tensor, mask_bias_BNSR: Tensor) -> Tens
         Vaswani et al. 2017, arXiv:1706.03762, equation 1.
 
     Differs
-        a fully hidden row is NaN with -inf elsewhere, and a mean over padding with -10000.
+        elsewhere a fully hidden row is NaN (with -inf) or a mean over its padding (with -10000).
 
     Accuracy
         |error| <= (4 + R/2 + max(score) - score) eps p over what is seen, eps that of float32 at
@@ -190,12 +190,12 @@ def attention_probabilities(scores_BNSR: Tensor, mask_bias_BNSR: Tensor) -> Tens
 def keys_and_values(
     memory_BRD: Tensor, weights: AttentionWeights, n_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """What a memory offers to every query: computed once, it can be kept and asked again.
+    """The keys and values of a memory: computed once, they can be kept and queried again.
 
     Formula
         K = W_k memory, V = W_v memory, cut into heads
-        Row r comes from token r alone: those of a longer memory are the old rows and the new ones,
-        up to rounding, as a product of matrices may add in an order that depends on their size.
+        Row r comes from token r alone, so a longer memory has the old rows, then the new ones, up
+        to rounding: a matrix product may add in an order that depends on the matrices' sizes.
 
     Shapes
         memory_BRD  float [B, R, D]
@@ -233,11 +233,11 @@ def attend(
     dropout_rate: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> AttentionTrace:
-    """Ask keys and values that are there already, those of `keys_and_values`.
+    """Attend to keys and values that `keys_and_values` has already computed.
 
     Formula
         output = W_o concat_n( dropout(softmax(Q_n K_nᵀ / √K + bias)) V_n ),  Q = W_q hidden
-        A decoder appends the keys and values of its newest word, then asks with that word.
+        A decoder appends the keys and values of its newest word, then uses that word as the query.
 
     Shapes
         hidden_BSD      float [B, S, D]  who asks
@@ -255,7 +255,7 @@ def attend(
         |error| <= that of `multi_head_attention`, its keys and values being exact
 
     Raises
-        ValueError  the queries do not divide into N heads, or keys or values have not N heads.
+        ValueError  the queries do not divide into N heads, or keys or values do not have N heads.
 
     >>> from minibert.parameters import LinearWeights
     >>> one, bias = LinearWeights(torch.eye(1), torch.zeros(1)), torch.zeros(1, 1, 1, 2)

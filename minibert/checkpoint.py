@@ -2,7 +2,7 @@
 
 Keys, sizes and types are those of `transformers`, so either program opens the other's files.
 Nothing is allocated before every size has been compared with what the model needs, and no key is
-passed over in silence: the `LoadReport` has a row for each.
+skipped silently: the `LoadReport` has a row for each.
 """
 
 import re
@@ -20,7 +20,7 @@ from torch import Tensor
 from minibert.config import CheckpointError
 from minibert.parameters import BertWeights, named_tensors, with_tensors
 
-# The one table between our names and those of `transformers`; # is the number of a layer.
+# The one table that maps our names to those of `transformers`; # is the number of a layer.
 TENSORS = {
     "embeddings.word_VD": "bert.embeddings.word_embeddings.weight",
     "embeddings.position_PD": "bert.embeddings.position_embeddings.weight",
@@ -56,7 +56,7 @@ KEY_OF_PATH = (
 )
 PATH_OF_KEY = {key: path for path, key in KEY_OF_PATH.items()}
 
-# What some files hold a second time: the key, and the weight that it has to equal.
+# What some files store twice: the key of the copy, and the weight that it must equal.
 COPIES = {
     "cls.predictions.decoder.weight": "embeddings.word_VD",
     "cls.predictions.decoder.bias": "mlm.bias_V",
@@ -95,12 +95,12 @@ class LoadReport(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def of(self, *statuses: str) -> tuple[KeyReport, ...]:
-        """The rows of these statuses."""
+        """The rows with one of these statuses."""
         return tuple(row for row in self.rows if row.status in statuses)
 
     @property
     def faults(self) -> tuple[KeyReport, ...]:
-        """The rows that forbid loading."""
+        """The rows that prevent loading."""
         return self.of(*FAULTS)
 
     def explained(self) -> str:
@@ -133,7 +133,7 @@ def path_of(key: str) -> str | None:
     """The path in `BertWeights` of a checkpoint key in any of its spellings; None if it has none.
 
     The prefix `bert.` may be missing, and `LayerNorm.gamma` and `LayerNorm.beta` are read as
-    weight and bias. Only there: `gamma` in any other place is another model's parameter.
+    weight and bias, but only there: elsewhere `gamma` is another model's parameter.
 
     >>> path_of("embeddings.LayerNorm.gamma"), path_of("encoder.gamma")
     ('embeddings.norm.gain_D', None)
@@ -165,8 +165,8 @@ def _split_number(name: str) -> tuple[str, str]:
 def match_keys(stored: Mapping[str, Stored], shapes: BertWeights) -> LoadReport:
     """Compare what a file holds with what a model needs, from names, sizes and types alone.
 
-    Ignored are only keys that are known to be harmless: the buffer `position_ids`, a second copy
-    of a tied weight, and parts that the model was not asked for. All else is a fault.
+    Only keys known to be harmless are ignored: the buffer `position_ids`, a second copy of a tied
+    weight, and parts that the model was not asked for. Any other mismatch is a fault.
 
     >>> from minibert.parameters import LinearWeights
     >>> shapes = BertWeights((), (), pooler=LinearWeights(torch.empty(2, 3), torch.empty(2)))
@@ -220,7 +220,7 @@ def load_weights(
         |error| <= eps / 2 |x|, eps that of `dtype`; exact if the file's type is no wider than it
 
     Raises
-        CheckpointError  a weight is missing, unexpected, of another size or type, or not finite;
+        CheckpointError  a weight is missing, unexpected, of the wrong size or type, or not finite;
                          a copy of a tied weight differs from it; positions are not in order.
 
     >>> from minibert.parameters import LinearWeights
@@ -233,7 +233,7 @@ def load_weights(
     if report.faults:
         raise CheckpointError(report.explained())
     rows = report.of("used", "renamed")
-    # copy=True: what a file reader hands out may be a window on the file itself.
+    # copy=True: what a file reader returns may be a view of the file itself.
     tensors = {row.path: stored[row.key].read().to(dtype, copy=True) for row in rows}
     bad = [row.key for row in rows if not _is_finite(tensors[row.path])]
     if bad:
@@ -253,7 +253,7 @@ def load_weights(
 
 
 def _is_finite(x: Tensor) -> bool:
-    """Whether no number is infinite or NaN, which wins every comparison; no copy is made."""
+    """Whether no number is infinite or NaN (min and max return any NaN); no copy is made."""
     return x.numel() == 0 or bool(torch.isfinite(x.min()) and torch.isfinite(x.max()))
 
 
@@ -263,7 +263,7 @@ def _equal(copy: Tensor, original: Tensor) -> bool:
 
 
 def shortened(names: list[str], most: int = 16) -> str:
-    """The names with commas, at most so many of them.
+    """The names, joined by commas, at most `most` of them.
 
     >>> shortened(["a", "b", "c"], most=2)
     'a, b and 1 more'
@@ -303,7 +303,7 @@ def save_weights(path: Path, weights: BertWeights) -> None:
     A model with a head has the prefix `bert.`, a bare one has none; a tied weight is stored once.
 
     Raises
-        OSError  the disk is full or forbids it.
+        OSError  the disk is full or does not allow writing.
 
     >>> from tempfile import TemporaryDirectory
     >>> from minibert.config import BertConfig
@@ -323,5 +323,5 @@ def save_weights(path: Path, weights: BertWeights) -> None:
     }
     try:
         save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # what safetensors makes of a full disk
+    except SafetensorError as error:  # what safetensors raises for a full disk
         raise OSError(f"{path} cannot be written: {error}") from None

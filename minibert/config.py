@@ -29,8 +29,8 @@ class BertConfig:
 
     Letters of the dimension key: V = vocab_size, D = hidden_size, L = num_hidden_layers,
     N = num_attention_heads, F = intermediate_size, P = max_position_embeddings,
-    T = type_vocab_size, C = num_labels. `pruned` says what layers have less than N heads and F
-    units, which `config.json` has no words for: only minibert reads such a model.
+    T = type_vocab_size, C = num_labels. `pruned` says which layers have fewer than N heads or F
+    units; `config.json` has no standard key for this, so only minibert reads such a model.
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 3 and appendix A.
@@ -63,7 +63,7 @@ class BertConfig:
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # in any order, from JSON or from Python: label i is the i-th name from here on
+        # the keys may come in any order, from JSON or Python; from here on label i is the i-th name
         object.__setattr__(self, "id2label", _label_names(self.id2label))
         _check(self)
 
@@ -103,7 +103,7 @@ class BertConfig:
         that minibert does not compute (relative positions, a decoder, another family) is refused.
 
         Raises
-            CheckpointError  a value is impossible, or asks for another model than BERT.
+            CheckpointError  a value is impossible, or asks for a model other than BERT.
 
         >>> BertConfig.from_dict({"hidden_size": 312, "cell": {}}).unknown
         {'cell': {}}
@@ -143,7 +143,7 @@ class BertConfig:
         return {"model_type": "bert"} | unknown | values
 
     def with_labels(self, names: tuple[str, ...], problem_type: str | None = None) -> "BertConfig":
-        """The same model with these classes, in this order; one name and "regression" for a score.
+        """The same model with these classes, in order; for regression, one name and "regression".
 
         >>> BertConfig().with_labels(("bad", "good")).id2label
         {0: 'bad', 1: 'good'}
@@ -154,7 +154,7 @@ class BertConfig:
 
 
 def _refuse_other_models(values: Mapping[str, Any]) -> None:
-    """Refuse, in words, what would load and then compute something else."""
+    """Refuse, with a reason, a config that would load and then compute something else."""
     accepted = {
         "model_type": ("bert", None),
         "position_embedding_type": ("absolute", None),
@@ -182,7 +182,7 @@ def _label_names(id2label: Any) -> dict[int, str]:
 
 
 def _pruned(values: Any) -> Pruned | None:
-    """`pruned` out of JSON: its two lists, one entry for each layer."""
+    """Read `pruned` from JSON: two lists, with one entry for each layer."""
     if values is None:
         return None
     try:
@@ -223,7 +223,7 @@ def _check_number(key: str, value: Any, low: float, high: float) -> None:
 
 
 def _check(config: BertConfig) -> None:
-    """Bounds that any real BERT keeps, so that no later line has to doubt a size."""
+    """Bounds that every real BERT satisfies, so that no later line has to check a size."""
     _check_integer("vocab_size", config.vocab_size, 1, 2**20)
     _check_integer("hidden_size", config.hidden_size, 1, 8192)
     _check_integer("num_hidden_layers", config.num_hidden_layers, 1, 128)

@@ -1,8 +1,8 @@
-"""The decoder: it writes word after word, asking what is written already, and another text.
+"""The decoder: it writes word by word, attending to the words so far and to another text.
 
 That text is what an encoder has read, such as the sentence to translate. One function has two uses:
-in training, where every word is known, all words at once; in writing one by one, with a memory.
-B sentences · S new words (they ask) · U words so far, the new ones too · R tokens of the encoder's
+training, where all words are known and read at once; and writing word by word, with a memory.
+B sentences · S new words (queries) · U words so far, new ones included · R tokens of the encoder's
 text · D width · N heads · K = D/N · V words.
 """
 
@@ -32,21 +32,21 @@ from minibert.parameters import (
 
 
 class CrossWeights(NamedTuple):
-    """What a decoder layer has beside an encoder's: an attention to the memory, and its norm."""
+    """What a decoder layer has beyond an encoder's: cross-attention to the memory, and its norm."""
 
     attention: AttentionWeights
     norm: LayerNormWeights
 
 
 class DecoderWeights(NamedTuple):
-    """A BERT with a masked-word head, and an attention to the memory in each of its layers."""
+    """A BERT with a masked-word head, and cross-attention to the memory in each layer."""
 
     bert: BertWeights
     cross: tuple[CrossWeights, ...]
 
 
 class BlockMemory(NamedTuple):
-    """What one layer can ask: keys and values of its words so far, and of the encoder's states."""
+    """What a layer attends to: keys and values of the words so far and of the encoder's states."""
 
     own_key_BNUK: Tensor
     own_value_BNUK: Tensor
@@ -55,7 +55,7 @@ class BlockMemory(NamedTuple):
 
 
 class DecoderMemory(NamedTuple):
-    """All that the decoder has to know to go on; nothing of it is computed twice."""
+    """Everything the decoder needs to continue, so that nothing is computed twice."""
 
     cross_bias_B11R: Tensor
     blocks: tuple[BlockMemory, ...]
@@ -67,7 +67,7 @@ class DecoderMemory(NamedTuple):
 
 
 class DecoderBlockTrace(NamedTuple):
-    """One layer at work: its two attentions, and the state that it hands on."""
+    """What one layer computed: its two attentions, and the output state."""
 
     attention: AttentionTrace
     cross: AttentionTrace
@@ -214,7 +214,7 @@ def decode_traced(
     config: BertConfig,
     generator: torch.Generator | None = None,
 ) -> tuple[tuple[DecoderBlockTrace, ...], DecoderMemory]:
-    """Read the next words after those that are remembered, and keep all that was computed.
+    """Read the words that follow the remembered ones, and keep everything that was computed.
 
     Formula
         h_0 = embeddings of type 0 at the places after the remembered words;  h_l = block_l(h_{l-1})
@@ -269,7 +269,7 @@ def decode(
     config: BertConfig,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, DecoderMemory]:
-    """A score for every word of the vocabulary as the one that follows each of these.
+    """For each of these words, a score for every word of the vocabulary as the next one.
 
     Formula
         logits_s = MLM head of the last layer's state of word s: they score word s + 1

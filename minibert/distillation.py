@@ -3,7 +3,7 @@
 B batch · S tokens · D the student's width · E the teacher's · N the student's heads · H the
 teacher's · C classes · L the student's layers.
 
-`matching` holds the losses; here is which layer learns from which, and what counts how much.
+`matching` holds the losses; here is which layer learns from which, and how much each term counts.
 """
 
 import math
@@ -47,10 +47,10 @@ def layer_map(
         that do not divide.
 
     Differs
-        TinyBERT's code requires that they divide; its lists count attention layers from 0.
+        TinyBERT's code requires counts that divide; its lists count attention layers from 0.
 
     Raises
-        ValueError  no such rule, or a layer that the teacher does not have.
+        ValueError  the rule is unknown, or gives a layer that the teacher does not have.
 
     >>> layer_map(4, 12), layer_map(4, 6), layer_map(4, 6, "top")
     ((3, 6, 9, 12), (2, 3, 5, 6), (3, 4, 5, 6))
@@ -89,7 +89,7 @@ class DistillationTerms(NamedTuple):
 
 
 class TermWeights(NamedTuple):
-    """How much each term counts in L_i; 0 switches it off. By default TinyBERT's, all alike."""
+    """How much each term counts in L_i; 0 switches it off. By default TinyBERT's terms, equally."""
 
     embedding: float = 1.0
     hidden: float = 1.0
@@ -112,10 +112,10 @@ def intermediate_terms(
     mode: str = "masked",
     relation_heads: int | None = None,
 ) -> DistillationTerms:
-    """What is compared inside of the two encoders: the first stage, without labels or answers.
+    """What is compared inside the two encoders: the first stage, without labels or predictions.
 
     Formula
-        embedding  hidden_loss(state 0, teacher state 0); `mode` is for this and the next two
+        embedding  hidden_loss(state 0, teacher state 0); `mode` applies to this and the next two
         hidden     Σ_m hidden_loss(state m, teacher state g(m)), m = 1 … L
         attention  Σ_m attention_loss(scores m, teacher scores g(m))
         cosine     cosine_loss(state L, teacher state g(L))
@@ -226,7 +226,7 @@ def prediction_terms(
     mode: str = "masked",
     temperature_squared: bool = False,
 ) -> DistillationTerms:
-    """What the student's answers are held against: the teacher's, and the labels if they count.
+    """What the student's answers are compared with: the teacher's, and the labels if they count.
 
     Formula
         prediction  prediction_loss(logits, teacher logits) at temperature T, with or without T²
@@ -249,7 +249,7 @@ def prediction_terms(
         |error| <= that of `prediction_loss`; (4 + C/2 + 2 L) eps, or 2 L eps where C = 1
 
     Raises
-        ValueError  labels have a weight and there are none, or no class has such a label.
+        ValueError  labels have a weight but there are none, or a label is not one of the classes.
 
     >>> zero_12, label_1 = torch.zeros(1, 2), torch.tensor([1])
     >>> prediction_terms(zero_12, zero_12, label_1, TermWeights(prediction=0, label=1)).label_B

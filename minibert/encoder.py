@@ -17,7 +17,7 @@ from minibert.parameters import BertWeights, BlockWeights, EmbeddingWeights
 
 
 class BlockTrace(NamedTuple):
-    """One block at work: its attention, the state after it, and the state that it hands on."""
+    """What one block computed: its attention, the state after it, and the output state."""
 
     attention: AttentionTrace
     attended_BSD: Tensor
@@ -25,7 +25,7 @@ class BlockTrace(NamedTuple):
 
 
 class EncoderTrace(NamedTuple):
-    """Every state of the encoder by name; `named_tensors` of it lists the paths.
+    """Every state of the encoder by name; `named_tensors` lists their paths.
 
     Example paths: `embedded_BSD`, `blocks.0.attention.scores_BNSR`, `blocks.3.hidden_BSD`.
     """
@@ -98,7 +98,7 @@ def embeddings(
 
 
 def feed_forward(x_BSD: Tensor, weights: BlockWeights, hidden_act: str) -> Tensor:
-    """Two linear maps with a GELU between them, on each token alone.
+    """Two linear maps with a GELU between them, applied to each token separately.
 
     Formula
         y = W_2 gelu(W_1 x + b_1) + b_2
@@ -149,8 +149,8 @@ def block(
         Vaswani et al. 2017, arXiv:1706.03762, section 3.1; google-research/bert, modeling.py.
 
     Differs
-        pre-norm code computes x + dropout(Attention(LayerNorm(x))), and so for the feed-forward;
-        it cannot use BERT's weights, which learnt to work on normalised sums.
+        pre-norm code computes x + dropout(Attention(LayerNorm(x))), and likewise for the
+        feed-forward; it cannot use BERT's weights, which were trained on normalised sums.
 
     Accuracy
         |error| <= 16 times what one eps more or less in x and in each weight changes
@@ -235,7 +235,7 @@ def encode(
     config: BertConfig,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The last hidden state of every token: `encode_traced` without keeping the way there.
+    """The last hidden state of every token: `encode_traced` without keeping the states before it.
 
     Shapes
         ids_BS    int64 [B, S]

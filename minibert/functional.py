@@ -1,7 +1,7 @@
 """The small functions that everything else is made of.
 
-Names give trailing axes only, and their letters bind anew at each call: `x_D` is any tensor whose
-last axis is the one that the formula speaks of.
+Names give trailing axes only, and a letter's size may differ from call to call: `x_D` is any
+tensor whose last axis is the one that the formula is about.
 
 Accuracy sections compare with exact arithmetic on the same inputs; eps is the distance from 1 to
 the next number of the precision, 2^-23 in float32. `minibert verify --accuracy` measures them.
@@ -16,7 +16,7 @@ from torch import Tensor
 def at_least_float32(x_D: Tensor) -> Tensor:
     """The same numbers in float32, or in float64 where they are float64 already.
 
-    Sums of many terms lose too much in half precision, so every sum of this book starts here.
+    Sums of many terms lose too much in half precision, so every sum in this book starts here.
 
     Shapes
         x_D     float [..., D]
@@ -99,7 +99,7 @@ def softmax(x_R: Tensor) -> Tensor:
 
 
 def log_softmax(x_C: Tensor) -> Tensor:
-    """The logarithm of softmax, without the underflow of taking it afterwards.
+    """The logarithm of softmax, without the underflow of computing log(softmax(x)).
 
     Formula
         log p_i = (x_i - max(x)) - log Σ_j exp(x_j - max(x))
@@ -127,7 +127,7 @@ def log_softmax(x_C: Tensor) -> Tensor:
 
 
 def gelu_erf(x_D: Tensor) -> Tensor:
-    """GELU, exact form, "gelu" in BERT's files: x times the normal distribution function of x.
+    """The exact GELU, called "gelu" in BERT's files: x times the normal distribution function of x.
 
     Formula
         y = x * Φ(x) = x/2 * erfc(-x/√2)
@@ -166,8 +166,8 @@ def gelu_tanh(x_D: Tensor) -> Tensor:
         Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2; google-research/bert, modeling.py.
 
     Differs
-        BERT's files say `hidden_act` "gelu", and `transformers` and this book take the erf form;
-        this one is "gelu_new". Either serves those weights, so near are the two.
+        BERT's files say `hidden_act` "gelu", for which `transformers` and this book take the erf
+        form; this one is "gelu_new". The two are so close that BERT's weights work with either.
 
     Accuracy
         |error| <= 4 eps |x|: 1 + tanh cancels below 0. Half precision: float32 rounded once.
@@ -216,14 +216,14 @@ def layer_norm(x_D: Tensor, gain_D: Tensor, bias_D: Tensor, eps: float) -> Tenso
         )
     wide_D = at_least_float32(x_D)
     centred_D = wide_D - wide_D.mean(-1, keepdim=True)
-    # Once more: the mean of numbers near 1e5 is rounded by more than their deviation can bear.
+    # Centre again: near 1e5 the mean's rounding error is too large beside the deviation.
     centred_D = centred_D - centred_D.mean(-1, keepdim=True)
     variance_1 = (centred_D * centred_D).mean(-1, keepdim=True)
     return (centred_D / torch.sqrt(variance_1 + eps) * gain_D + bias_D).to(x_D.dtype)
 
 
 def dropout(x_D: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """Zero each number with probability `rate` and scale the others so that the mean stays.
+    """Zero each number with probability `rate` and scale the others to keep the expected value.
 
     Formula
         y_i = x_i * k_i / (1 - rate),  k_i = 1 with probability 1 - rate, else 0
@@ -272,7 +272,7 @@ def embedding(ids_S: Tensor, table_VD: Tensor) -> Tensor:
         Devlin et al. 2019, arXiv:1810.04805, section 3 (input representation).
 
     Differs
-        indexing a tensor directly would take id -1 as the last row without a word.
+        indexing a tensor directly would silently take id -1 as the last row.
 
     Raises
         ValueError  an id is negative or not below V.

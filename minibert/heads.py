@@ -25,7 +25,7 @@ def pooled(hidden_BSD: Tensor, weights: LinearWeights) -> Tensor:
         google-research/bert, modeling.py (pooler).
 
     Differs
-        TinyBERT's classifier takes a ReLU of it once more.
+        TinyBERT's classifier also applies a ReLU to it.
 
     Accuracy
         |error| <= (1 - y²) (D + 1)/2 eps (Σ |w| |h_0| + |b|) + 3/2 eps |y|, eps that of the dtype
@@ -46,8 +46,8 @@ def mlm_logits(
 
     Formula
         t = LayerNorm(gelu(W h + b));  logit_v = t · word_v + bias_v
-        The head's own are W, b, the norm and a bias for each word. The matrix of the words is the
-        encoder's word table (tied), so a word's vector serves both ends.
+        The head's own parameters are W, b, the norm and a bias for each word. The word vectors are
+        the encoder's word table (tied), so each serves as both input and output.
 
     Shapes
         hidden_MD  float [..., D]  all tokens, or only the masked ones
@@ -106,7 +106,7 @@ def sequence_logits(
     dropout_rate: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A score for each class of a text.
+    """For every text, a score for each class.
 
     Formula
         logits = W dropout(p) + b
@@ -172,7 +172,7 @@ def token_logits(
     dropout_rate: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A score for each class of every token.
+    """For every token, a score for each class.
 
     Formula
         logits_s = W dropout(h_s) + b
@@ -198,7 +198,7 @@ def token_logits(
 
 
 def span_logits(hidden_BSD: Tensor, weights: LinearWeights) -> tuple[Tensor, Tensor]:
-    """For every token, how likely an answer starts there and how likely it ends there.
+    """For every token, how likely an answer is to start there and how likely to end there.
 
     Formula
         start_s = w_0 · h_s + b_0,  end_s = w_1 · h_s + b_1

@@ -1,7 +1,7 @@
-"""Losses: how far an answer is from the right one, as one number to make smaller.
+"""Losses: how far an answer is from the right one, as one number to minimise.
 
 B batch · S tokens · M rows that are scored · C classes · V words · P parameters. All are computed
-in float32 at least, and eps under Accuracy is that precision's: 2^-23, or 2^-52 in float64. A label
+in at least float32; eps under Accuracy is of that precision: 2^-23, or 2^-52 in float64. A label
 of -100 means "do not count this row", as in every PyTorch data set.
 """
 
@@ -53,7 +53,7 @@ def _check_labels(name: str, logits_MC: Tensor, labels_M: Tensor) -> None:
 
 
 def _surprise(log_probabilities_MC: Tensor, labels_M: Tensor) -> Tensor:
-    """-log p of the label; a row that does not count stands for class 0."""
+    """-log p of the label, or of class 0 in a row that does not count."""
     picked_M = torch.where(labels_M != -100, labels_M, 0)
     return -log_probabilities_MC.gather(1, picked_M[:, None])[:, 0]
 
@@ -64,7 +64,7 @@ def _mean_of_counted(losses_M: Tensor, labels_M: Tensor) -> Tensor:
 
 
 def smoothed_cross_entropy(logits_MC: Tensor, labels_M: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy that leaves a little of every label to all the classes alike.
+    """Cross-entropy with label smoothing: a little of each label is spread evenly over all classes.
 
     Formula
         L = 1/n Σ_i ((1 - ε) (-log p_i[label_i]) + ε/C Σ_c -log p_ic) over the n rows that count
@@ -81,13 +81,13 @@ def smoothed_cross_entropy(logits_MC: Tensor, labels_M: Tensor, smoothing: float
         Szegedy et al. 2016, arXiv:1512.00567, section 7; Vaswani et al. 2017, section 5.4.
 
     Differs
-        fairseq leaves ε/(C - 1) to each of the other classes; torch's is NaN where no row counts.
+        fairseq gives ε/(C - 1) to each of the other classes; torch's is NaN where no row counts.
 
     Accuracy
         |error| <= (4 + C/2 + (3 + (C + n)/2) L) eps
 
     Raises
-        ValueError  the smoothing is not in [0, 1), or a label neither -100 nor one of the classes.
+        ValueError  the smoothing is not in [0, 1), or a label is neither -100 nor a class.
 
     >>> smoothed_cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), 0.5)
     tensor(0.6269)
@@ -110,7 +110,7 @@ def mlm_loss(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
 
     Formula
         L = 1/n Σ -log softmax(logits_bs)[label_bs] over the n chosen tokens,
-        with those in whose place a random word or the word itself was put
+        including those replaced by a random word or left as they were
 
     Shapes
         logits_BSV  float [B, S, V]
@@ -223,7 +223,7 @@ def squared_error(predicted_B: Tensor, target_B: Tensor) -> Tensor:
 
 
 def kl_divergence(teacher_BC: Tensor, student_BC: Tensor, temperature: float = 1.0) -> Tensor:
-    """How many nats it costs to take the student's distribution for the teacher's.
+    """How many nats it costs to use the student's distribution in place of the teacher's.
 
     Formula
         KL_b = Σ_c p_c (log p_c - log q_c),  p = softmax(teacher/T), q = softmax(student/T)
@@ -265,9 +265,9 @@ def soft_cross_entropy(
 
     Formula
         CE_b = - Σ_c p_c log q_c,  p = softmax(teacher/T), q = softmax(student/T)
-        = KL + the teacher's entropy. T > 1 makes both flatter, so that small answers count more.
-        The gradient to the student's logits is (q - p) / T, and q - p itself shrinks with 1/T:
-        T² times the loss keeps the scale, beside a loss of labels for instance.
+        = KL + the teacher's entropy. T > 1 flattens both, so that small probabilities count more.
+        The gradient for the student's logits is (q - p) / T, and q - p itself shrinks like 1/T, so
+        T² times the loss keeps its scale, for instance beside a loss on labels.
 
     Shapes
         teacher_BC   float [B, C]  logits; no gradient flows here
@@ -279,7 +279,7 @@ def soft_cross_entropy(
         Jiao et al. 2020, arXiv:1909.10351, section 3.1 (prediction layer); Hinton et al. 2015.
 
     Differs
-        TinyBERT's code takes the mean over the classes as well, so it has 1/C of this.
+        TinyBERT's code also takes the mean over the classes, so its loss is 1/C of this one.
 
     Accuracy
         |error| <= the bound of `kl_divergence`
@@ -307,12 +307,12 @@ def _check_logits(name: str, teacher: Tensor, student: Tensor, temperature: floa
 
 
 def l2_penalty(parameters_P: Tensor, strength: float) -> Tensor:
-    """The price of large weights.
+    """A penalty for large weights.
 
     Formula
         penalty = λ ‖θ‖² = λ Σ_i θ_i²,  gradient 2 λ θ
-        The gradient shrinks in proportion to the weight, so weights approach zero and never
-        reach it: this regularises, it gives no zeros.
+        The gradient shrinks in proportion to the weight, so weights approach zero but never
+        reach it: this regularises, but gives no zeros.
 
     Shapes
         parameters_P  float [...]  any shape; usually the flat tensor
@@ -336,12 +336,12 @@ def l2_penalty(parameters_P: Tensor, strength: float) -> Tensor:
 
 
 def sparse_training_loss(losses_B: Tensor, parameters_P: Tensor, strength: float) -> Tensor:
-    """"Sparse training": the losses of all samples plus the price of large weights.
+    """"Sparse training": the losses of all samples plus a penalty for large weights.
 
     Formula
         L = Σ_i L_i(s_i, t_i) + λ ‖θ‖²
-        Trained with a learning rate that falls (`optim.linear_schedule`). Despite its name this
-        never makes a weight exactly zero: L2 shrinks. Zeros need pruning or an L1 penalty.
+        It is trained with a falling learning rate (`optim.linear_schedule`). Despite its name this
+        never makes a weight exactly zero: L2 only shrinks. Zeros need pruning or an L1 penalty.
 
     Shapes
         losses_B      float [B]    one loss per sample

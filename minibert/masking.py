@@ -27,7 +27,7 @@ def masked_count(n_tokens: int, rate: float = 0.15, most: int = 20) -> int:
         google-research/bert, create_pretraining_data.py.
 
     Differs
-        `transformers` draws each token alone, so the count varies and can be 0.
+        `transformers` draws for each token independently, so the count varies and can be 0.
 
     >>> masked_count(20), masked_count(2), masked_count(30), masked_count(512)
     (3, 1, 4, 20)
@@ -78,7 +78,7 @@ def word_groups(starts_word_S: Tensor, maskable_S: Tensor) -> Tensor:
         google-research/bert, create_pretraining_data.py (do_whole_word_mask).
 
     Differs
-        there a ## piece right after [SEP] joins the last word before it; here it stands alone.
+        Google joins a ## piece right after [SEP] to the last word before it; here it stands alone.
 
     >>> word_groups(torch.tensor([True, True, False, True]),
     ...             torch.tensor([False, True, True, True]))
@@ -131,7 +131,7 @@ def mask_tokens(
 
     Formula
         chosen = `masked_count` tokens by `chosen_tokens`, hidden by `replaced_tokens`
-        Every piece has a draw of its own, also the pieces of one word.
+        Every piece has a draw of its own, even within one word.
 
     Shapes
         ids_S       int64 [S]  without padding
@@ -167,7 +167,7 @@ class SentencePair(NamedTuple):
 def truncated_pair(
     first: list[int], second: list[int], most: int, generator: torch.Generator
 ) -> tuple[list[int], list[int]]:
-    """Shorten the longer of two texts, at its front or its back by chance, until both fit.
+    """Shorten the longer of two texts, at random at its front or its back, until both fit.
 
     Shapes
         first, second  lists of ids
@@ -199,7 +199,7 @@ def next_sentence_pairs(
     Formula
         Take sentences until `most` tokens (with probability short_rate: a random smaller target);
         split them at a random border; with probability 1/2, or if there is only one sentence,
-        replace the second part by sentences of another document, and use its own ones next.
+        replace the second part by sentences of another document, and use the replaced ones next.
 
     Shapes
         documents   documents of sentences of token ids, no sentence empty
@@ -212,7 +212,7 @@ def next_sentence_pairs(
 
     Differs
         Google's code draws the other document up to ten times and may still get the same one,
-        draws one target per document instead of per pair, and shortens to `most`, not to it.
+        draws one target per document instead of per pair, and shortens to `most`, not the target.
 
     Raises
         ValueError  fewer than two documents, `most` below 2, or a document or sentence is empty.
@@ -244,7 +244,7 @@ def next_sentence_pairs(
         start = 0
         while start < len(document):
             target = integer(2, most) if chance(short_rate) else most
-            # one sentence, and one more for each that leaves room, as long as there are any
+            # one sentence, then more while the total is below the target and any are left
             totals = accumulate(map(len, document[start:-1]))
             end = start + 1 + sum(total < target for total in totals)
             border = start + 1 if end == start + 1 else integer(start + 1, end - 1)

@@ -1,16 +1,17 @@
-"""Matching: what of the student is held against what of the teacher, one loss for each.
+"""Matching: which parts of student and teacher are compared, with one loss for each.
 
 B batch · S tokens · R = S · D the student's width · E the teacher's · N the student's heads ·
-H the teacher's heads · A relation heads, and any number of them · C classes · M tokens compared.
+H the teacher's heads · A relation heads, whatever N and H are · C classes · M tokens compared.
 
-Every loss is one number per sample, so L(s, t) = Σ_i L_i(s_i, t_i) is a plain sum, and a batch may
-be cut into parts without changing it. All are computed in float32 at least, and eps under Accuracy
-is that precision's unless it says another. TinyBERT's three come in two modes:
+Every loss is one number per sample, so L(s, t) = Σ_i L_i(s_i, t_i) is a plain sum, and splitting a
+batch does not change it. All are computed in at least float32, and eps under Accuracy is of that
+precision unless another is named. TinyBERT's three losses come in two modes:
 
-masked    (default) means over real tokens only: padding changes nothing. So are all the others.
-tinybert  as the official code computes: means over all positions, so padded tokens are compared
-          too. Only the scores of hidden keys, and any score <= -100, count as 0 on both sides;
-          the prediction loss is divided by the number of classes as well.
+masked    (default) means over real tokens only, so that padding changes nothing; the losses
+          without a mode do the same.
+tinybert  as the official code does: means over all positions, so padded tokens are compared too,
+          except that scores of hidden keys, and any score <= -100, count as 0 on either side;
+          the prediction loss is also divided by the number of classes.
 """
 
 import math
@@ -25,7 +26,7 @@ from minibert.parameters import LinearWeights
 
 
 def grouped_heads(teacher_scores_BHSR: Tensor, n_heads: int) -> Tensor:
-    """The teacher's scores for a student with fewer heads: each learns the mean of a group.
+    """The teacher's scores for a student with fewer heads: each of its heads learns a group's mean.
 
     Formula
         target_n = mean of the teacher's heads n·H/N … (n+1)·H/N - 1
@@ -75,7 +76,7 @@ def hidden_loss(
     Formula
         masked    1/(n E) Σ_{s kept} ‖W h_s + b - t_s‖²,  n = number of kept tokens
         tinybert  1/(S E) Σ_s        ‖W h_s + b - t_s‖²
-        W, b (`fit_dense`) are trained too, and then thrown away. State 0 is the embedding loss.
+        W and b (`fit_dense`) are trained too, then thrown away. State 0 gives the embedding loss.
 
     Shapes
         hidden_BSD          float [B, S, D]
@@ -95,7 +96,7 @@ def hidden_loss(
         e = (D + 1) eps (Σ |W| |h| + |b|), eps that of the projection's dtype; 0 without one
 
     Raises
-        ValueError  the widths do not fit, or no such mode.
+        ValueError  the widths do not fit, or the mode is unknown.
 
     >>> x_BSD, keep_BS = torch.ones(1, 2, 3), torch.tensor([[True, False]])
     >>> hidden_loss(x_BSD, x_BSD * 3, None, keep_BS)
@@ -103,7 +104,7 @@ def hidden_loss(
     """
     _check_mode(mode)
     if mode == "masked":
-        # hidden before it is mapped, so that not even a NaN in the padding reaches a gradient
+        # padding becomes 0 before the map, so that not even a NaN in it reaches a gradient
         hidden_BSD = torch.where(keep_BS[:, :, None], hidden_BSD, 0)
     mapped_BSE = hidden_BSD if projection is None else linear(hidden_BSD, *projection)
     if mapped_BSE.shape != teacher_hidden_BSE.shape:
@@ -140,13 +141,13 @@ def attention_loss(
         Jiao et al. 2020, arXiv:1909.10351, equation for L_attn: the scores, not the probabilities.
 
     Differs
-        code that compares probabilities, or scores with a -10000 mask in them, is another loss.
+        code that compares probabilities, or scores plus a -10000 mask, computes another loss.
 
     Accuracy
         |error| <= mean(2 |a - t| e + e²) + (3 + NSR/2) L eps, e of `grouped_heads`; tinybert: H = N
 
     Raises
-        ValueError  N does not divide H, or no such mode.
+        ValueError  N does not divide H, or the mode is unknown.
 
     >>> scores_BNSR, keep_BS = torch.zeros(1, 1, 2, 2), torch.tensor([[True, False]])
     >>> attention_loss(scores_BNSR, scores_BNSR + 2, keep_BS)
@@ -178,7 +179,7 @@ def relation_loss(
     keep_BS: Tensor,
     n_relation_heads: int,
 ) -> Tensor:
-    """MiniLM: how tokens stand to one another; tables of tokens by tokens, of whatever width.
+    """MiniLM: how tokens relate to one another; tables of tokens by tokens, whatever the widths.
 
     Formula
         p_asr = softmax_r(u_as · v_ar / √(E/A)), q_asr = softmax_r(x_as · y_ar / √(D/A)), r kept;
@@ -196,7 +197,7 @@ def relation_loss(
         Wang et al. 2020, arXiv:2002.10957 (QK and VV, A = heads); 2021, arXiv:2012.15828 (any A).
 
     Differs
-        kl_div's "batchmean" of it all: the sum over heads and tokens, so long texts weigh more.
+        kl_div's "batchmean" would sum over heads and tokens, so long texts would weigh more.
 
     Accuracy
         |error| <= mean of (9 + R + A S/2 + z) eps Σ_r p (1 + |log p|) (1 + |log p| + |log q|),
@@ -231,7 +232,7 @@ def _check_relation_heads(n_heads: int, width: int, teacher_width: int) -> None:
 
 
 def _relations(left_BSI: Tensor, right_BSI: Tensor, keep_BS: Tensor, n_heads: int) -> Tensor:
-    """The scores of every relation head of either side, I wide; -inf where a key is hidden."""
+    """The scores of every relation head of one side, of width I; -inf where a key is hidden."""
     # a padded token becomes 0, so that not even a NaN in it reaches a gradient
     left_BASK, right_BARK = (
         split_heads(torch.where(keep_BS[:, :, None], at_least_float32(x), 0), n_heads)
@@ -252,8 +253,8 @@ def cosine_loss(
 
     Formula
         1/n Σ_{s kept} (1 - cos(W h_s + b, t_s)),  n = number of kept tokens
-        cos(x, y) = x · y / (‖x‖ ‖y‖); of a vector of zeros the length is taken to be 1, so it
-        costs 1, and its slope is -y/‖y‖.
+        cos(x, y) = x · y / (‖x‖ ‖y‖); a vector of zeros is taken to have length 1, so it
+        costs 1, and its gradient is -y/‖y‖.
 
     Shapes
         hidden_BSD          float [B, S, D]
@@ -290,11 +291,11 @@ def cosine_loss(
 def patient_loss(
     hidden_BSD: Tensor, teacher_hidden_BSE: Tensor, projection: LinearWeights | None
 ) -> Tensor:
-    """How far the directions of the first token's states, the [CLS], are from one another.
+    """How far apart the directions of student and teacher are at the first token, [CLS].
 
     Formula
         ‖x/‖x‖ - t/‖t‖‖²,  x = W h_0 + b and t of the first token
-        = 2 (1 - cos(x, t)) where neither is 0; the length of zeros is taken to be 1
+        = 2 (1 - cos(x, t)) where neither is 0; a vector of zeros is taken to have length 1
 
     Shapes
         hidden_BSD          float [B, S, D]
@@ -306,7 +307,7 @@ def patient_loss(
         Sun et al. 2019, arXiv:1908.09355 (L_PT), of every layer but the last.
 
     Differs
-        the paper's code has 1/E of it, in half precision; it has no map, so D = E.
+        the paper's code computes 1/E of it, in half precision, and has no projection, so D = E.
 
     Accuracy
         |error| <= 2 ‖d‖ δ + δ² + (2 + E/2) L eps,  d = x/‖x‖ - t/‖t‖,
@@ -332,7 +333,7 @@ def _directions(
     teacher_hidden_BME: Tensor,
     projection: LinearWeights | None,
 ) -> tuple[Tensor, Tensor]:
-    """Both sides at the teacher's width, every vector of length 1."""
+    """Both sides at the teacher's width, with every vector scaled to length 1."""
     mapped_BME = hidden_BMD if projection is None else linear(hidden_BMD, *projection)
     if mapped_BME.shape != teacher_hidden_BME.shape:
         raise ValueError(
@@ -343,14 +344,14 @@ def _directions(
 
 
 def _unit(x_BME: Tensor) -> Tensor:
-    """Every vector divided by its length; that of zeros is taken to be 1.
+    """Every vector divided by its length; a vector of zeros is taken to have length 1.
 
-    Its largest number is taken out before, so that no square overflows or vanishes.
+    It is first divided by its largest magnitude, so that no square overflows or vanishes.
     """
     wide_BME = at_least_float32(x_BME)
     top_BM1 = wide_BME.abs().amax(2, keepdim=True).detach()
     scaled_BME = wide_BME / torch.where(top_BM1 == 0, 1, top_BM1)
-    # The largest square is 1, so a sum below 1 can only be that of zeros.
+    # The largest square is 1, so only a vector of zeros has a sum below 1.
     square_BM1 = (scaled_BME * scaled_BME).sum(2, keepdim=True).clamp(min=1)
     return scaled_BME / torch.sqrt(square_BM1)
 
@@ -388,7 +389,7 @@ def prediction_loss(
         |error| <= that of `soft_cross_entropy` (T² or 1/C of it), or 2 L eps where C = 1
 
     Raises
-        ValueError  no such mode, the shapes differ, or (C > 1) the temperature is not above 0.
+        ValueError  unknown mode, the shapes differ, or (C > 1) the temperature is not above 0.
 
     >>> prediction_loss(torch.zeros(1, 2), torch.zeros(1, 2), mode="tinybert")
     tensor([0.3466])

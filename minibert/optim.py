@@ -1,6 +1,6 @@
-"""Adam in every published form, clipping, and how the learning rate moves.
+"""Adam in every published form, clipping, and learning-rate schedules.
 
-P parameters, of any shape: the formulas are the same for each number alone, so one call on the
+P parameters, of any shape: the formulas apply to each number separately, so one call on the
 flat tensor updates a whole model. Schedules count steps from 0, as loops do; Adam's t begins at 1.
 """
 
@@ -22,7 +22,7 @@ class AdamState(NamedTuple):
 
 
 class AdamOptions(NamedTuple):
-    """The choices in which the published forms differ; `adam_form` names the sets of them."""
+    """The options in which the published forms differ; `adam_form` gives those of each form."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -67,7 +67,7 @@ def adam_form(name: str) -> AdamOptions:
 
 
 def initial_adam_state(parameters_P: Tensor) -> AdamState:
-    """The memory before the first step: all zeros.
+    """The state before the first step: all zeros.
 
     Shapes
         parameters_P  float [...]
@@ -90,7 +90,7 @@ def adam_step(
     learning_rate: float,
     options: AdamOptions,
 ) -> tuple[Tensor, AdamState]:
-    """One step against the gradient, at a speed that each parameter has earned for itself.
+    """One step against the gradient, with a step size of its own for each parameter.
 
     Formula
         g = g + wd θ                               only where decay is not decoupled (L2)
@@ -111,7 +111,7 @@ def adam_step(
         optimization.py, called "mostly an oversight" by its author in issue 153.
 
     Differs
-        where g stays, a step is η; without correction 3.16 η at t = 1, at most 6.57 η (t = 12).
+        with constant g a step is η; without correction 3.16 η at t = 1, at most 6.57 η (t = 12).
 
     Accuracy
         |error| <= eps (|θ|/2 + 8 η ((β₁|m| + (1-β₁)|g|) / (1-β₁ᵗ) / (√v̂ + ε) + wd |θ|))
@@ -167,7 +167,7 @@ def global_norm(gradients: tuple[Tensor, ...]) -> Tensor:
 def clip_by_global_norm(
     gradients: tuple[Tensor, ...], max_norm: float
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Shorten the gradient to a largest length; its direction stays.
+    """Shorten the gradient to at most a given length; its direction stays the same.
 
     Formula
         g = g · min(1, c / ‖g‖), one factor for all tensors
@@ -181,7 +181,7 @@ def clip_by_global_norm(
         Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; c = 1 in google-research/bert.
 
     Differs
-        TinyBERT's code clips each tensor by its own norm, which turns the direction.
+        TinyBERT's code clips each tensor by its own norm, which changes the direction.
         torch's version adds 1e-6 to the norm.
 
     Accuracy
@@ -238,7 +238,7 @@ def linear_schedule(step: int, warmup: int, total: int) -> float:
 
 
 def google_schedule(step: int, warmup: int, total: int) -> float:
-    """As BERT was trained: the decay counts from the start, so the end of warm-up is a jump.
+    """As BERT was trained: the decay counts from step 0, so the rate jumps at the end of warm-up.
 
     Formula
         f(t) = t / w        t < w
@@ -323,7 +323,7 @@ def cosine_schedule(step: int, warmup: int, total: int) -> float:
 
 
 def inverse_square_root_schedule(step: int, warmup: int, total: int) -> float:
-    """Up in a straight line, then down with 1/√t: the schedule of the first Transformer.
+    """Up in a straight line, then down as 1/√t: the schedule of the original Transformer.
 
     Formula
         f(t) = t / w if t < w else √(max(w, 1) / max(t, 1));  1 at t = w

@@ -31,7 +31,7 @@ class LayerNormWeights(NamedTuple):
 
 
 class EmbeddingWeights(NamedTuple):
-    """Three tables whose rows are added, and the norm of the sum."""
+    """Three tables whose rows are added, and the LayerNorm of the sum."""
 
     word_VD: Tensor
     position_PD: Tensor
@@ -40,7 +40,7 @@ class EmbeddingWeights(NamedTuple):
 
 
 class AttentionWeights(NamedTuple):
-    """Four maps D → D; the heads are slices of the outputs of three, and of the fourth's inputs."""
+    """Four maps D → D; a head is a slice of three maps' outputs and of the fourth's inputs."""
 
     query: LinearWeights
     key: LinearWeights
@@ -114,7 +114,7 @@ def weight_shapes(
     The classifier has one row per label.
 
     Raises
-        ValueError  a part has no name among pooler, mlm, nsp, classifier, span.
+        ValueError  a part is not one of pooler, mlm, nsp, classifier, span.
 
     >>> weight_shapes(BertConfig(hidden_size=24)).blocks[0].intermediate.weight_OI.shape
     torch.Size([3072, 24])
@@ -185,7 +185,7 @@ def with_tensors(
 
 
 def is_decayed(name: str) -> bool:
-    """Whether weight decay applies to the tensor at this path: the explicit list.
+    """Whether weight decay applies to the tensor at this path, by an explicit list of names.
 
     Matrices and embedding tables decay; biases and the gains of LayerNorm do not.
 
@@ -201,7 +201,7 @@ def is_decayed(name: str) -> bool:
 def truncated_normal(
     shape: tuple[int, ...], std: float, generator: torch.Generator, dtype: torch.dtype
 ) -> Tensor:
-    """Draws of a normal distribution of width `std`, cut off at two widths.
+    """Draws from a normal distribution of standard deviation `std`, truncated at ±2 `std`.
 
     Formula
         x = std * √2 * erfinv(u),  u uniform between erf(-2/√2) and erf(2/√2)
@@ -215,7 +215,7 @@ def truncated_normal(
         tf.truncated_normal_initializer in google-research/bert, modeling.py.
 
     Differs
-        the PyTorch ports draw a plain normal, which has tails beyond two widths.
+        the PyTorch ports draw from a plain normal, which has tails beyond ±2 std.
 
     Accuracy
         |error| <= 0.51 eps |x| for float32 and less: drawn in float64, and rounded once
@@ -253,7 +253,7 @@ def initial_weights(
 
 
 class FlatSlot(NamedTuple):
-    """Where one tensor lies in the flat one."""
+    """The place of one tensor in the flat tensor."""
 
     start: int
     end: int

@@ -1,9 +1,9 @@
-"""Linear maps in whole numbers of eight bits: a quarter of the memory, several times the speed.
+"""Linear maps in 8-bit integers: a quarter of the memory, several times the speed.
 
-Each row of a weight and each token has a scale of its own, found when it is seen ("dynamic"), so
-one large number spoils the digits of its own row and no others.
+Each row of a weight and each token has its own scale, computed when it is seen ("dynamic"), so one
+large number costs precision in its own row only.
 
-As in `functional`, names give trailing axes only, and their letters bind anew at each call.
+As in `functional`, names give trailing axes only; a letter's size may differ from call to call.
 """
 
 import torch
@@ -17,8 +17,8 @@ def quantized_rows(x_D: Tensor) -> tuple[Tensor, Tensor]:
 
     Formula
         q_i = round(x_i / s),  s = max(max_i |x_i| / 127, 2^-126)
-        Halves go to the even number. Where the 2^-126 counts, at rows of zeros and next to them,
-        it keeps x / s finite. -128 is not used, so that -x becomes -q.
+        Halves are rounded to even. The 2^-126 matters only for rows of zeros or of numbers near 0,
+        where it keeps x / s finite. -128 is not used, so that -x becomes -q.
 
     Shapes
         x_D     float [..., D]  finite, or scale and row are worth nothing
@@ -29,7 +29,7 @@ def quantized_rows(x_D: Tensor) -> tuple[Tensor, Tensor]:
         in the vector-wise quantization of Dettmers et al. 2022, arXiv:2208.07339.
 
     Differs
-        ONNX Runtime takes one scale and a zero point for all tokens together.
+        ONNX Runtime uses one scale and one zero point for all tokens together.
 
     Accuracy
         |x - q s| <= (1/2 + 64 eps) s; half precision is read as float32.

@@ -1,9 +1,9 @@
-"""Searching for the likeliest text: greedy, and by a beam.
+"""Searching for the likeliest text: greedy search and beam search.
 
-A model gives each next word a probability, a text has the product of them, and there are too many
-texts to try. Both searches see the model as a function `step`, so they serve any decoder.
-B sentences · W hypotheses of each, the beam's width · H = B W of all, side by side · V words ·
-S words of a text · X = 2 W candidates.
+A model gives each next word a probability, a text has the product of these, and there are too many
+texts to try them all. Both searches see the model as a function `step`, so they serve any decoder.
+B sentences · W hypotheses of each, the beam width · H = B W hypotheses in all, side by side ·
+V words · S words of a text · X = 2 W candidates.
 """
 
 import math
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from minibert.decoder import BlockMemory, DecoderMemory
 
-# From the last word [H, 1] of each hypothesis and what is remembered of it: log-probabilities
+# Takes the last word [H, 1] of each hypothesis and the memory before it; returns log-probabilities
 # [H, V] of every next word, and the memory with that last word.
 Step = Callable[[Tensor, DecoderMemory], tuple[Tensor, DecoderMemory]]
 
 
 class Texts(NamedTuple):
-    """W texts of each sentence, best first; after the end of a text comes only the end.
+    """W texts for each sentence, best first; each is padded with the end word.
 
-    A score is -inf where there are fewer than W.
+    Where there are fewer than W texts, scores are -inf.
     """
 
     ids_BWS: Tensor
@@ -57,7 +57,7 @@ def length_penalty(n_words: int, alpha: float) -> float:
 
 
 def repeated(memory: DecoderMemory, times: int) -> DecoderMemory:
-    """The memory of `times` hypotheses of each sentence, side by side.
+    """The memory repeated for `times` hypotheses of each sentence, side by side.
 
     Shapes
         memory  DecoderMemory of B rows
@@ -83,7 +83,7 @@ def repeated(memory: DecoderMemory, times: int) -> DecoderMemory:
 
 
 def reordered(memory: DecoderMemory, from_H: Tensor) -> DecoderMemory:
-    """The memory of hypotheses that go on from others: h from `from_H[h]`, of the same sentence.
+    """The memory of hypotheses that continue others: h continues `from_H[h]`, of the same sentence.
 
     Shapes
         memory  DecoderMemory of H rows
@@ -162,13 +162,13 @@ def beam_search(
     width: int = 4,
     alpha: float = 0.6,
 ) -> Texts:
-    """Follow the W likeliest beginnings of each sentence at once.
+    """For each sentence, follow the W likeliest beginnings of a text at once.
 
     Formula
         score = Σ_s log p(w_s | w_1 … w_{s-1}, memory) / lp(n)  for a finished text of n words
-        Each length looks at the 2 W likeliest beginnings, of which W at most end. Those that end
-        among the first W are finished texts; the first W that do not end go on, by their sums.
-        A sentence is done when it has W texts, or at the greatest length, where the rest is cut.
+        Each length considers the 2 W likeliest beginnings, of which at most W end. Those that end
+        among the first W are finished texts; the first W that do not end, ranked by sum, go on.
+        A sentence is done when it has W texts, or at the greatest length, where the rest are cut.
 
     Shapes
         memory   DecoderMemory of B rows and no words, from `decoder.empty_memory`
@@ -202,7 +202,7 @@ def beam_search(
     first_X = torch.arange(2 * width, device=device) < width
     none_BW = torch.zeros(n_sentences, width, device=device) - math.inf
     found = Texts(start_BW1[:, :, :0], none_BW)
-    # all W beginnings are still the same one, and one of them is enough
+    # all W beginnings are still the same, so only the first one counts
     begun = Texts(start_BW1, torch.where(column_W == 0, 0.0, none_BW))
     for length in range(1, longest + 1):
         log_p_HV, memory = step(begun.ids_BWS[:, :, -1].reshape(-1, 1), memory)
@@ -224,7 +224,7 @@ def beam_search(
 
 
 def _likeliest(begun: Texts, log_p_HV: Tensor) -> tuple[Texts, Tensor]:
-    """The 2 W likeliest of all beginnings one word longer, and which each comes from."""
+    """The 2 W likeliest beginnings one word longer, and which beginning each continues."""
     n_sentences, width = begun.scores_BW.shape
     n_words = log_p_HV.shape[1]
     total_BWV = begun.scores_BW[:, :, None] + log_p_HV.view(n_sentences, width, n_words)
@@ -236,13 +236,13 @@ def _likeliest(begun: Texts, log_p_HV: Tensor) -> tuple[Texts, Tensor]:
 
 
 def _best(old: Texts, new: Texts, end_id: int) -> Texts:
-    """The W best of both; the older texts, which are a word shorter, get one more end."""
+    """The W best of both; the old texts, which are a word shorter, get one more end word."""
     n_sentences, width = old.scores_BW.shape
     row_B1 = torch.arange(n_sentences, device=old.ids_BWS.device)[:, None]
     one_more_BW1 = torch.zeros_like(new.ids_BWS[:, :width, :1]) + end_id
     ids = torch.cat([torch.cat([old.ids_BWS, one_more_BW1], 2), new.ids_BWS], 1)
     scores = torch.cat([old.scores_BW, new.scores_BW], 1)
-    # stable: where none is left, the empty places of `old` stay and no unfinished text comes in
+    # stable: among scores of -inf the empty places of `old` come first, no unfinished text enters
     place_BW = scores.argsort(descending=True, stable=True)[:, :width]
     return Texts(ids[row_B1, place_BW], scores.gather(1, place_BW))
 

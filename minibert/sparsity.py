@@ -1,8 +1,8 @@
-"""Sparsity: weights that are exactly 0, and heads and units that are gone altogether.
+"""Sparsity: weights that are exactly 0, and heads and units that are removed altogether.
 
-Which weights go is decided by two things: a score for each, its size or what training does to it,
-and a pattern: anywhere, as many in every row, or n of every m. A penalty alone, λ‖θ‖² of `losses`,
-makes weights small, and none 0.
+Two things decide which weights are pruned: a score for each (its size, or what training does to
+it) and a pattern (anywhere, equally many in every row, or n of every m). A penalty alone, λ‖θ‖² of
+`losses`, makes weights small but none 0.
 P weights, of any shape · O, I the sides of a linear map · G groups of inputs · A kept heads ·
 U kept units · N heads · K width of a head.
 """
@@ -17,7 +17,7 @@ from minibert.parameters import AttentionWeights, BlockWeights, LinearWeights
 
 
 def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float = 0.0) -> float:
-    """How much is to be 0 by now: soon much, then ever less, so that what is left can adapt.
+    """The share of weights to be 0 by now: it rises fast, then more slowly, so the rest can adapt.
 
     Formula
         s = s_f + (s_i - s_f) (1 - (t - t_0) / (t_1 - t_0))³ for t_0 < t < t_1
@@ -55,7 +55,7 @@ def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float
 
 
 def keep_largest(score_P: Tensor, sparsity: float) -> Tensor:
-    """Keep the weights of the largest scores; how many go is exact, even among equals.
+    """Keep the weights with the largest scores; the number pruned is exact, even with ties.
 
     Formula
         keep_i = rank_i >= round(s n) for n weights, ranked from 0 by rising score; of equal scores
@@ -71,7 +71,7 @@ def keep_largest(score_P: Tensor, sparsity: float) -> Tensor:
         Han et al. 2015, arXiv:1506.02626 (magnitude); Zhu and Gupta 2017, arXiv:1710.01878.
 
     Differs
-        a threshold, where a program takes one, loses or keeps all equals together.
+        programs that use a threshold prune or keep all equal scores together.
 
     Raises
         ValueError  the sparsity is not from 0 to 1.
@@ -84,7 +84,7 @@ def keep_largest(score_P: Tensor, sparsity: float) -> Tensor:
 
 
 def keep_largest_of_rows(score_OI: Tensor, sparsity: float) -> Tensor:
-    """The same in every row alone, so that each output keeps as many inputs as any other.
+    """`keep_largest` within each row, so that every output keeps the same number of inputs.
 
     Formula
         keep_oi = rank_oi >= round(s I), ranked within row o as `keep_largest` ranks
@@ -107,13 +107,13 @@ def keep_largest_of_rows(score_OI: Tensor, sparsity: float) -> Tensor:
     """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"keep_largest: the sparsity is {sparsity}, but must be from 0 to 1")
-    # along the last axis: which input has rank 0, 1, …; the inverse of that is which rank it has
+    # along the last axis: the input of each rank 0, 1, …; its inverse is the rank of each input
     ranks_OI = score_OI.argsort(stable=True).argsort()
     return ranks_OI >= round(sparsity * score_OI.shape[-1])
 
 
 def keep_n_of_m(score_OI: Tensor, n: int, m: int) -> Tensor:
-    """Keep the n largest of every m neighbours in a row; 2 of 4 is what GPUs compute faster.
+    """Keep the n largest of every m neighbours in a row; 2 of 4 is the pattern that GPUs speed up.
 
     Formula
         keep_oi = rank_oi >= m - n, ranked within the m inputs i // m as `keep_largest` ranks
@@ -143,8 +143,8 @@ def soft_threshold(weight_P: Tensor, threshold: float) -> Tensor:
 
     Formula
         w = sign(w) max(|w| - t, 0) = w - min(max(w, -t), t)
-        It is the w' with the smallest t |w'| + (w' - w)² / 2. With t = η λ after each step of
-        size η a loss + λ |θ|₁ becomes smaller, and many weights become 0 and not only small.
+        It is the w' with the smallest t |w'| + (w' - w)² / 2. Used with t = η λ after each step of
+        size η, it reduces loss + λ |θ|₁, and many weights become exactly 0, not only small.
 
     Shapes
         weight_P   float [...]
@@ -171,12 +171,12 @@ def soft_threshold(weight_P: Tensor, threshold: float) -> Tensor:
 def movement_scores(
     score_P: Tensor, weight_P: Tensor, gradient_P: Tensor, learning_rate: float
 ) -> Tensor:
-    """Weights that training moves away from 0 gain, those that it moves towards 0 lose.
+    """Weights that training moves away from 0 gain score, those that it moves towards 0 lose score.
 
     Formula
         S = S - η w ⊙ ∂L/∂w',  w' = w ⊙ keep(S)
-        The gradient of S as if the choice keep(S) were S itself (straight through): so a weight
-        that is left out now can come back.
+        This takes the gradient of S as if the choice keep(S) were S itself (straight-through), so
+        a weight that is pruned now can come back.
 
     Shapes
         score_P        float [...]  S, 0 at first
@@ -198,13 +198,13 @@ def movement_scores(
 
 
 def gate_gradients(weight_OI: Tensor, gradient_OI: Tensor, n_groups: int) -> Tensor:
-    """What the loss would gain by less of a head or a unit, read from the map that takes it in.
+    """The gradient of the loss for a gate on each head or unit, from the map that takes it in.
 
     Formula
         ∂L/∂ξ_g = Σ_o Σ_{i of g} W_oi ∂L/∂W_oi at ξ = 1
         for y = Σ_g ξ_g W_g x_g + b, a gate ξ_g in front of each group. |∂L/∂ξ_g|, averaged over
-        batches, says how much is lost without the group. Heads: W is the output map of attention,
-        and n_groups the number of heads. Feed-forward units: its second map, and as many as F.
+        batches, says how much is lost without the group. For heads, W is attention's output map
+        and n_groups is N; for feed-forward units, W is the second map and n_groups is F.
 
     Shapes
         weight_OI    float [O, I]
@@ -219,7 +219,7 @@ def gate_gradients(weight_OI: Tensor, gradient_OI: Tensor, n_groups: int) -> Ten
         |error| <= (O I / G + 1)/2 eps Σ |W ∂L/∂W| over the group, eps that of float32 at most
 
     Raises
-        ValueError  the inputs do not divide into so many groups.
+        ValueError  the inputs do not divide into n_groups groups.
 
     >>> gate_gradients(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]]), 2)
     tensor([ 3., -2.])
@@ -232,7 +232,7 @@ def gate_gradients(weight_OI: Tensor, gradient_OI: Tensor, n_groups: int) -> Ten
 
 
 def keep_heads(weights: AttentionWeights, heads_A: Tensor, n_heads: int) -> AttentionWeights:
-    """Attention with some of its heads alone, the same as if the context of the others were 0.
+    """Attention with only some of its heads, the same as if the contexts of the others were 0.
 
     Formula
         rows of W_q, W_k, W_v and columns of W_o: those n K + k for the heads n that are kept
@@ -268,7 +268,7 @@ def keep_heads(weights: AttentionWeights, heads_A: Tensor, n_heads: int) -> Atte
 
 
 def keep_units(weights: BlockWeights, units_U: Tensor) -> BlockWeights:
-    """A block whose feed-forward has some of its units alone; the others would add 0.
+    """A block whose feed-forward has only some of its units, the same as if the others added 0.
 
     Formula
         rows of W_1, b_1 and columns of W_2: those of the units that are kept
@@ -297,7 +297,7 @@ def keep_units(weights: BlockWeights, units_U: Tensor) -> BlockWeights:
 
 
 def fewest_bits(n_weights: int, n_zeros: int) -> float:
-    """The fewest bits, in the mean, that say which weights are 0, if only their share is known.
+    """The fewest bits, on average, that tell which weights are 0 if only their share is known.
 
     Formula
         n H(z/n),  H(s) = -s log₂ s - (1 - s) log₂(1 - s); one bit a weight is as good only at 1/2
@@ -314,7 +314,7 @@ def fewest_bits(n_weights: int, n_zeros: int) -> float:
         |error| <= eps (n + 2 bits), eps that of a Python float
 
     Raises
-        ValueError  there are more zeros than weights, or fewer than none.
+        ValueError  there are more zeros than weights, or n_zeros is negative.
 
     >>> fewest_bits(8, 4), round(fewest_bits(100, 90), 2)
     (8.0, 46.9)

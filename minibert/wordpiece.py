@@ -1,16 +1,16 @@
 """WordPiece: from a string to the pieces of a vocabulary, each with its place in the string.
 
 `encode` is four steps, each a function of its own: `split_specials` (literal [MASK] and the like),
-`normalise` (clean, decompose, strip accents, lower-case), `split_words` (at spaces, round
-punctuation, round Chinese characters), `longest_match` (greedy, inside one word). `assemble` then
+`normalise` (clean, decompose, strip accents, lower-case), `split_words` (at spaces, around
+punctuation and Chinese characters), `longest_match` (greedy, inside one word). `assemble` then
 lays out [CLS] first [SEP] second [SEP]. A token's start and end count characters of the original
 string, so `text[start:end]` is what the token came from.
 
 Unicode
     A character's category decides whether it is dropped, stripped or split off, and categories
     grow with every version of Unicode. The `tokenizers` library froze them at version 8.0, and so
-    does `category`, on any Python. Decompositions and lower case are those of this Python
-    (`unicodedata.unidata_version`); the library's are of versions 9.0 and 17.0.
+    does `category`, on any Python. Decompositions and lower case are those of the running
+    Python (`unicodedata.unidata_version`); the library's are of versions 9.0 and 17.0.
 """
 
 import re
@@ -78,7 +78,7 @@ def read_vocabulary(text: str) -> dict[str, int]:
         the vocab.txt of google-research/bert.
 
     Raises
-        CheckpointError  an empty line, a piece twice, or one of `SPECIALS` missing.
+        CheckpointError  a line is empty, a piece occurs twice, or one of `SPECIALS` is missing.
 
     >>> read_vocabulary("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\n##s\n")["##s"]
     6
@@ -101,7 +101,7 @@ def read_vocabulary(text: str) -> dict[str, int]:
 
 
 def category(character: str) -> str:
-    r"""The general category that a character had in Unicode 8.0, as far as WordPiece asks.
+    r"""The general category that a character had in Unicode 8.0, as far as WordPiece needs it.
 
     >>> category("!"), category("\u0301"), category("\u08e0")  # the last is a mark since 9.0
     ('Po', 'Mn', 'Lo')
@@ -130,7 +130,7 @@ def is_dropped(character: str) -> bool:
 
 
 def is_punctuation(character: str) -> bool:
-    """Unicode's punctuation, and all of ASCII that is neither letter, digit, space nor control.
+    """Unicode's punctuation, and all ASCII characters but letters, digits, space and controls.
 
     >>> is_punctuation("$"), is_punctuation("¿"), is_punctuation("€")
     (True, True, False)
@@ -141,7 +141,7 @@ def is_punctuation(character: str) -> bool:
 
 
 def is_chinese(character: str) -> bool:
-    """Characters that are a word each: the blocks of Chinese ideographs, but no kana, no hangul.
+    """Characters that are each a word: the blocks of Chinese ideographs, but not kana or hangul.
 
     >>> is_chinese("書"), is_chinese("か")
     (True, False)
@@ -150,11 +150,11 @@ def is_chinese(character: str) -> bool:
 
 
 def decompose(text: str) -> list[tuple[str, bool]]:
-    r"""Canonical decomposition (NFD), each character with: does it open a character of `text`?
+    r"""Canonical decomposition (NFD), each part with whether it opens a character of `text`.
 
     Formula
-        every character becomes its base and its marks; then in each run of marks the combining
-        classes are sorted, equal ones staying in order.
+        every character becomes its base and its marks; then each run of marks is sorted by
+        combining class, and equal ones stay in order.
 
     Source
         Unicode Standard Annex 15, section 1.3.
@@ -174,7 +174,7 @@ def decompose(text: str) -> list[tuple[str, bool]]:
 
 
 def normalise(text: str, lowercase: bool = True) -> tuple[str, list[int]]:
-    r"""Clean a string, and give for each character of the result the one of `text` it came from.
+    r"""Clean a string, and give for each character of the result its place in `text`.
 
     Formula
         always     drop controls, turn each kind of white space into " "
@@ -184,7 +184,7 @@ def normalise(text: str, lowercase: bool = True) -> tuple[str, list[int]]:
         google-research/bert, tokenization.py, BasicTokenizer.
 
     Differs
-        Google lower-cases whole words before it strips, so that a final sigma becomes ς, not σ.
+        Google lower-cases whole words before it strips accents, so a final sigma becomes ς, not σ.
         When sorting swaps two marks, the library leaves their places unswapped; so does this.
 
     >>> normalise("\tNa\u00efve\0!")
@@ -228,7 +228,7 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 
 def longest_match(word: str, vocabulary: Collection[str]) -> list[str]:
-    """Cut a word greedily: again and again the longest piece that the rest begins with.
+    """Cut a word greedily: repeatedly take the longest piece that the rest begins with.
 
     Inside a word a piece is looked up with "##" before it. If at some place nothing matches, the
     whole word is one [UNK]: greedy never goes back to try a shorter piece.
@@ -259,7 +259,7 @@ def longest_match(word: str, vocabulary: Collection[str]) -> list[str]:
 
 
 def split_specials(text: str, specials: Collection[str]) -> Iterator[tuple[int, str, bool]]:
-    """Cut the raw text at literal specials: where each part starts, the part, is it a special?
+    """Cut the raw text at literal specials into (start, part, whether the part is a special).
 
     >>> list(split_specials("a [MASK].", ["[MASK]"]))
     [(0, 'a ', False), (2, '[MASK]', True), (8, '.', False)]
@@ -283,8 +283,8 @@ def encode(
 ) -> list[Token]:
     """The tokens of a text, without [CLS] and [SEP].
 
-    A special that stands literally in the text is that token, as in the library, so that
-    "[MASK]" can be filled. Text from strangers is safer with `specials=()`: then it is only text.
+    A special that is written out in the text becomes that token, as in the library, so that
+    "[MASK]" can be filled. Untrusted text is safer with `specials=()`: then it is only text.
 
     Raises
         ValueError  the text holds half a surrogate pair, which is no character.
@@ -332,7 +332,7 @@ def shorten(first: list[Token], second: list[Token], room: int) -> tuple[list[To
         the `tokenizers` library, strategy "longest_first".
 
     Differs
-        google-research/bert cuts the second of equally long ones: the odd token is the first's.
+        google-research/bert cuts the second of equally long texts: an odd token goes to the first.
 
     >>> tokens = [Token("a", 0, 0, 1)] * 5
     >>> [len(kept) for kept in shorten(tokens, tokens[:2], 5)]

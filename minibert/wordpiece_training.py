@@ -1,17 +1,17 @@
-"""WordPiece, trained: a vocabulary from the words of a corpus and how often each occurs.
+"""Training WordPiece: a vocabulary from the words of a corpus and how often each occurs.
 
-Every word begins as its characters, those inside it with "##" before them. Then, again and again,
-of all pairs of neighbours the one of the highest `pair_score` is joined wherever it stands, and
-makes a new piece.
+Every word starts as its characters, each but the first with "##" in front. Then, again and again,
+the pair of neighbours with the highest `pair_score` is joined wherever it occurs, and becomes a new
+piece.
 
 What is known
     Schuster and Nakajima (2012) add the unit that raises the likelihood of the training data the
     most, and give no formula. Google never published the program that made BERT's vocabulary. The
-    score here is that gain in likelihood over all places of a pair, the likelihood being that of
-    pieces which follow each other by chance. The score that is usually taught
-    (huggingface.co/course, chapter 6.6) is the gain for each place, and spends a vocabulary on rare
-    pieces. The trainer of that name in the `tokenizers` library takes the most frequent pair, as
-    byte-pair encoding does. docs/cli.md compares what they make.
+    score here is that gain in likelihood over all places of a pair, in a model where pieces follow
+    each other independently. The score that is usually taught
+    (huggingface.co/course, chapter 6.6) is the gain per place, and spends the vocabulary on rare
+    pieces. The WordPiece trainer of the `tokenizers` library takes the most frequent pair, as
+    byte-pair encoding does. docs/cli.md compares the resulting vocabularies.
 """
 
 import math
@@ -24,13 +24,13 @@ from minibert.wordpiece import SPECIALS
 
 
 def pair_score(n_pair: int, n_first: int, n_second: int, n_all: int) -> float:
-    """What the likelihood of a text gains if a pair is one piece in all its n_pair places.
+    """What the log-likelihood of a text gains if a pair becomes one piece in all its n_pair places.
 
     Formula
         n_pair * log(n_pair * n_all / (n_first * n_second))
-        In each place log p of the pair, p = n_pair / n_all, comes for log p of the first, which is
-        n_first / n_all, and of the second. That either count and n_all fall by n_pair is neglected:
-        the gain of a text that is counted anew is at most n_pair more or less.
+        In each place log p of the pair, p = n_pair / n_all, replaces log p of the first, p =
+        n_first / n_all, and of the second. It is neglected that both counts and n_all fall by
+        n_pair: the gain of a text that is counted again differs by at most n_pair.
 
     Source
         Schuster and Nakajima 2012, Japanese and Korean Voice Search, in words; see above.
@@ -42,7 +42,7 @@ def pair_score(n_pair: int, n_first: int, n_second: int, n_all: int) -> float:
         |error| <= eps (n_pair + 2 |score|)
 
     Raises
-        ValueError  there is no pair, or more of it than of a piece, or more of that than of all.
+        ValueError  n_pair is below 1 or above a piece's count, or a piece's count is above n_all.
 
     >>> [round(pair_score(n, first, n, 113), 2) for n, first in ((20, 36), (5, 20))]
     [22.88, 8.66]
@@ -58,14 +58,14 @@ def train_wordpiece(
     specials: Sequence[str] = SPECIALS,
     min_count: int = 2,
 ) -> list[str]:
-    """The vocabulary: specials, characters in the order of their codes, pieces as they were joined.
+    """The vocabulary: specials, characters by code point, then pieces in the order of joining.
 
-    Equal scores go to the pair that is more frequent, then to the one that comes first in the order
-    of codes; a machine whose logarithm has another last digit may order two that are nearly equal
-    otherwise. A pair is counted at every place, twice in "xxx", and joined from the left. Pairs
-    that stand in fewer than `min_count` places are left apart: if no other is left, there are fewer
-    than `vocab_size` pieces. Those that gain nothing come last, and are joined too. Words are to be
-    as `split_words` gives them; those of over 100 characters, which are [UNK] always, do not count.
+    Of equal scores the more frequent pair wins, then the first by code point; on a machine whose
+    logarithm differs in the last digit, nearly equal scores may be ordered differently. A pair is
+    counted at every place, twice in "xxx", and joined from the left. Pairs that occur fewer than
+    `min_count` times are not joined: if no others are left, there are fewer than `vocab_size`
+    pieces. Pairs that gain nothing come last, but are joined too. Words must be as `split_words`
+    gives them; those of over 100 characters, which are always [UNK], are ignored.
 
     Raises
         ValueError  `vocab_size` has no room for specials and characters, or `min_count` is below 1.
@@ -113,8 +113,9 @@ def train_wordpiece(
         for pair in changed:
             if n_pair[pair] >= min_count:
                 heappush(queue, rank(pair))
-        # A pair whose counts change is queued anew. n_all only falls, and every score with it, of
-        # whatever sign: none is better than in the queue, and the first that is as good is best.
+        # A pair whose counts change is queued again. n_all only falls, and every score with it,
+        # whatever its sign. So no pair is better than the queue says, and the first that is still
+        # as good as it says is the best.
         while queue:
             known = heappop(queue)
             pair = known[2]
@@ -126,12 +127,12 @@ def train_wordpiece(
             break
         first, second = pair
         joined = first + second.removeprefix("##")
-        vocabulary.setdefault(joined)  # a special may be spelled like it: it is there already
+        vocabulary.setdefault(joined)  # it may already be there, as a special
         for word in list(words_with[pair]):
             count(word, -1)
             splits[word] = _join(splits[word], first, second)
             count(word, 1)
-        assert not n_pair[pair]  # what is joined is gone, so this ends
+        assert not n_pair[pair]  # a joined pair is gone, so the loop ends
         changed = pairs_with[first] | pairs_with[second] | pairs_with[joined]
     return list(vocabulary)
 
