@@ -1,4 +1,4 @@
-"""Why two BERTs part: one thing about a model is changed, and the first difference vanishes.
+"""Why two BERTs differ: which single change to a model makes the first difference vanish.
 
 B texts · S tokens (queries) · R keys · D width · N heads · K = D/N · P positions.
 """
@@ -57,9 +57,9 @@ GELUS = {"gelu": "the erf form of GELU", "gelu_new": "the tanh form of GELU"}
 
 
 class Form(NamedTuple):
-    """How a model may be computed otherwise; what it is by default is BERT.
+    """How the computation of a model may deviate from BERT; the defaults are BERT itself.
 
-    `score_factor` √K leaves the root out; `pool` gets states, mask and weights.
+    A `score_factor` of √K leaves out the division by √K; `pool` gets states, mask and weights.
     """
 
     norm_first: bool = False
@@ -75,7 +75,7 @@ BERT = Form()
 class Cause(NamedTuple):
     """What a model would need for the first difference to vanish.
 
-    `model` is A or B; `left` is what remains of the difference, `then` what would differ first.
+    `model` is A or B; `left` is what remains of the difference, `then` the next state to differ.
     """
 
     words: str
@@ -85,16 +85,16 @@ class Cause(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One thing that a model may have, and the states that it then has."""
+    """One property that a model may have, and the states that it then computes."""
 
     words: str
     states: Callable[[], States]
 
 
 class Comparison(NamedTuple):
-    """What two models differ in; without `states` where their sizes are unlike.
+    """How two models differ; `states` is empty if their sizes are different.
 
-    `weights` are those that differ at all, `alone` those that one of the two has not.
+    `weights` are those that differ at all, `alone` those that only one of the two has.
     """
 
     config: dict[str, tuple[Any, Any]]
@@ -153,9 +153,9 @@ def compare(
 def cause_of(a: Side, b: Side, inputs: Inputs, first: Gap, tolerance: float) -> Cause | None:
     """The change that explains the first difference best, or None.
 
-    It makes all states up to that one agree. What A would need is looked for first; then what B
-    would, as A may have the mistake; then weights of B in the place of A's. A model that computes
-    otherwise than the book already cannot be changed here.
+    It makes all states up to that one agree. Changes to A are tried first; then changes
+    to B, as the mistake may be in A; then weights of B in place of A's. A model that already
+    computes differently from the book cannot be changed here.
     """
     here, there = a.states(inputs), b.states(inputs)
     if first_beyond(state_gaps(there, b.states(inputs), inputs.keep_BS, tolerance)):
@@ -188,7 +188,7 @@ def _is_the_books(side: Side, inputs: Inputs, tolerance: float) -> bool:
 
 
 def changes(side: Side, other: Side, inputs: Inputs) -> Iterator[Change]:
-    """All that is tried but for single weights; eps and heads may be those of the other model."""
+    """All changes that are tried except swapped weights; eps and heads may be the other model's."""
     config, weights, tables = side.config, side.weights, side.weights.embeddings
     theirs = other.config
 
@@ -245,7 +245,7 @@ def changes(side: Side, other: Side, inputs: Inputs) -> Iterator[Change]:
 
 
 def weight_changes(side: Side, other: Side, inputs: Inputs, first: str) -> Iterator[Change]:
-    """The other's weights in the place of those that differ: one near the first state, or all."""
+    """The other model's weights in place of those that differ: one near the first state, or all."""
 
     def having(words: str, tensors: dict[str, Tensor]) -> Change:
         weights = with_tensors(side.weights, mine | tensors)

@@ -1,4 +1,4 @@
-"""Where two BERTs part: the states of both on the same texts, in the order of their computation.
+"""Where two BERTs differ: the states of both on the same texts, in the order of computation.
 
 B texts · S tokens (queries) · R keys · D width · N heads · K = D/N. Everything is computed in
 float64 with the book as it is written, so that what differs is the model and not its rounding.
@@ -64,9 +64,9 @@ class Side(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """How far two tensors of one name are apart at most, and how far they may be.
+    """The largest difference between two tensors of the same name, and its bound.
 
-    Tensors of unlike sizes are infinitely far apart. `shapes` are those of two weights.
+    Tensors of different sizes are infinitely far apart. `shapes` are those of two weights.
     """
 
     name: str
@@ -95,14 +95,14 @@ def gap(name: str, a: Tensor, b: Tensor, tolerance: float) -> Gap:
 
 
 def read_inputs(bert: Bert, texts: Sequence[str]) -> Inputs:
-    """Texts as the model reads them; a tab parts two sentences.
+    """Texts as the model reads them; a tab separates two sentences.
 
-    A model that has one type of tokens alone gives it to all. `TEXTS` are cut where it has few
-    positions.
+    A model with a single token type gives it to all tokens. `TEXTS` are cut if the model has too
+    few positions.
 
     Raises
-        CheckpointError  the model has no vocabulary, or a text more tokens than it has positions,
-                         or more than one tab.
+        CheckpointError  the model has no vocabulary, or a text has more tokens than the model has
+                         positions, or more than one tab.
     """
     if bert.tokenizer is None:
         raise CheckpointError("neither model has a vocabulary, so no --text can be read")
@@ -122,7 +122,7 @@ def read_inputs(bert: Bert, texts: Sequence[str]) -> Inputs:
 
 
 def random_inputs(config: BertConfig, seed: int = 0) -> Inputs:
-    """Ids for models without a vocabulary: two rows of unlike length, the second of two sentences.
+    """Ids for models without a vocabulary: two rows of different length, the second a pair.
 
     >>> random_inputs(BertConfig()).keep_BS.sum(1).tolist()
     [17, 8]
@@ -174,8 +174,8 @@ def states_of(
 def side_of_transformers(bert: Bert, folder: Path) -> Side:
     """`transformers`' own model of a folder that minibert has read as well.
 
-    Hooks take what each part hands out. Scores it keeps to itself; eager attention is the form
-    that hands out probabilities.
+    Hooks record the output of each part. Attention scores are not accessible; eager attention is
+    the implementation that returns probabilities.
 
     Raises
         CheckpointError  it cannot read the folder, such as that of a packed or a pruned model.
@@ -246,7 +246,7 @@ def side_of_transformers(bert: Bert, folder: Path) -> Side:
             states[f"answer{ANSWER_AXES[bert.head]}"] = logits
         return states
 
-    # a config of theirs may say other things than the file: what they made of it counts
+    # their config object may differ from the file: what they compute with counts
     config = dataclasses.replace(
         bert.config,
         hidden_act=body.config.hidden_act,
@@ -257,10 +257,10 @@ def side_of_transformers(bert: Bert, folder: Path) -> Side:
 
 
 def state_gaps(a: States, b: States, keep_BS: Tensor, tolerance: float) -> list[Gap]:
-    """The gaps of the states that both have, in A's order, at the tokens that are no padding.
+    """The gaps of the states that both have, in A's order, at the tokens that are not padding.
 
-    Of a probability the hidden keys count as well: it must be 0 there. Heads of unlike number are
-    laid side by side first.
+    For probabilities the masked keys count as well: they must be 0 there. If the numbers of heads
+    differ, the heads are concatenated first.
     """
     gaps = []
     for name in a:
@@ -274,7 +274,7 @@ def state_gaps(a: States, b: States, keep_BS: Tensor, tolerance: float) -> list[
 
 
 def _seen(name: str, x: Tensor, keep_BS: Tensor) -> Tensor:
-    """What of a state belongs to tokens that are kept, one row each; its name tells its axes."""
+    """The part of a state that belongs to kept tokens, one row each; its name tells its axes."""
     axes = name.rpartition("_")[2]
     if name.endswith("scores_BNSR"):
         x = x.masked_fill(~keep_BS[:, None, None], 0)

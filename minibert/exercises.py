@@ -3,8 +3,8 @@
 An answer is a file of its own, DIR/NAME.py, with the signature and the docstring of the book and
 imports of all that the book's own body uses. The solutions are the book. Nothing here needs torch.
 
-An answer is tried in a process of its own: only that can be stopped on every system while a loop
-without an end goes on, and a crash, an exit or a print in it do no harm here.
+An answer is tried in a process of its own: only a process can be stopped on every system during
+an endless loop, and a crash, an exit or a print in it does no harm here.
 """
 
 import ast
@@ -58,7 +58,7 @@ class AnswerError(ValueError):
 
 
 class AnswerFailed(RuntimeError):
-    """An answer that no law can judge: it is not written yet, or came to no end."""
+    """An answer that no law can judge: it is not written yet, or did not finish."""
 
     exit_code = 1
 
@@ -114,7 +114,7 @@ def to_write(name: str, command: str) -> str:
 
 
 def _imports(name: str) -> str:
-    """Of the module's imports those that the function and its examples use; its own names too."""
+    """The module's imports that the function and its examples use, and names defined in it."""
     function, (_, module) = _function(name), _source(name)
     used = _names(function)
     for example in DocTestParser().get_examples(ast.get_docstring(function) or ""):
@@ -162,7 +162,7 @@ INDENTED: Any = {"initial_indent": "    ", "subsequent_indent": "    "}
 
 
 def state_of(name: str, folder: Path) -> str:
-    """`passes` is said of a file that passed and was not changed since."""
+    """`passes` for a file that passed and has not been changed since."""
     path = folder / f"{name}.py"
     if not path.is_file():
         return ""
@@ -216,16 +216,16 @@ def judged(name: str, path: Path, cases: int, seed: int, seconds: float) -> dict
         AnswerFailed  the body is not written, one law took longer than `seconds`, or the process
                       ended.
     """
-    code_of(path, name)  # what can be said at once
-    context = multiprocessing.get_context("spawn")  # the one way that every system has
+    code_of(path, name)  # reports at once what it can
+    context = multiprocessing.get_context("spawn")  # the only way that every system offers
     receiver, sender = context.Pipe(duplex=False)
     work = (sender, name, str(path), cases, seed)
     process = context.Process(target=_try_answer, args=work, daemon=True)
     process.start()
-    sender.close()  # so that the end of the process is the end of the file
+    sender.close()  # so that EOF tells that the process has ended
     found: dict[str, Any] = {"laws": []}
     limit: float | None
-    doing, limit = "nothing was done yet", None  # it takes its time to begin
+    doing, limit = "nothing was done yet", None  # no limit while it starts
     try:
         while receiver.poll(limit):
             limit = seconds
@@ -250,7 +250,7 @@ def judged(name: str, path: Path, cases: int, seed: int, seconds: float) -> dict
 
 
 def _try_answer(sender: Connection, name: str, path: str, cases: int, seed: int) -> None:
-    """In the process of its own: send what is found, piece by piece."""
+    """In the child process: send the findings one by one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the command, and that stops us
     threading.Thread(target=_end_with_the_command, daemon=True).start()
     os.dup2(2, 1)  # what an answer prints is no result

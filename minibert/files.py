@@ -1,4 +1,4 @@
-"""Model folders from outside, and back: strict JSON, weights in three formats, whole saves.
+"""Reading and writing model folders: strict JSON, weights in three formats, all-or-nothing saves.
 
 A folder holds `config.json`, the weights and the vocabulary, named as `transformers` names them.
 """
@@ -90,9 +90,9 @@ def read_config(folder: Path) -> BertConfig:
 def stored_in(folder: Path) -> dict[str, Stored]:
     """Name, size and type of every tensor of a model folder; no number is read yet.
 
-    The first of these counts: `model.safetensors`, the packed file, an index of several files, and
-    `pytorch_model.bin`. The last is a pickle: it is read with `weights_only=True` and a warning,
-    and never because one of the others is damaged.
+    The first of these that exists is read: `model.safetensors`, the packed file, an index of
+    several files, `pytorch_model.bin`. The last is a pickle: it is read with `weights_only=True`
+    and a warning, and never in place of a damaged file.
 
     Raises
         CheckpointError  there are no weights in the folder, or they are damaged.
@@ -178,10 +178,10 @@ def save_folder(
     add_files: Callable[[Path], None] = lambda staged: None,
     packed: bool = False,
 ) -> None:
-    """Write a BERT to a folder, with what `add_files` writes to the folder that it is handed.
+    """Write a BERT to a folder, with the files that `add_files` writes into the folder it is given.
 
     Raises
-        OSError  the disk is full or forbids it; the model that was there is untouched.
+        OSError  the disk is full or not writable; the model that was there is untouched.
     """
     write = partial(save_weights, weights=weights)
     save_whole(folder, _stored_config(config, weights), write, add_files, packed)
@@ -196,15 +196,15 @@ def save_whole(
 ) -> None:
     """Write a model's config, weights and other files, all of them or nothing.
 
-    `packed` writes sparse tensors as `minibert.packed` tells.
+    `packed` writes sparse tensors as `minibert.packed` describes.
 
     Everything is first written in full to a hidden folder inside and flushed, then renamed, the
-    weights last. Whoever looks, whenever the power fails, finds the old model or the new one or,
-    where the config or the form of the weights changes, for a moment no weights: never one's
-    weights with another's config.
+    weights last. Whenever somebody looks, or the power fails, the folder holds the old model or the
+    new one or, if the config or the form of the weights changes, for a moment no weights: never the
+    weights of one with the config of the other.
 
     Raises
-        OSError  the disk is full or forbids it; the model that was there is untouched.
+        OSError  the disk is full or not writable; the model that was there is untouched.
     """
     weights_file = PACKED_FILE if packed else WEIGHTS_FILE
     folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ def save_whole(
         if packed:
             tensors = packed_file(staged / weights_file)
             save_tensors(staged / weights_file, tensors, checksum=str(checksum(tensors)))
-        # safetensors makes its file private; it is meant for whoever may read the config.
+        # safetensors makes its file private; those who may read the config may read it too.
         (staged / weights_file).chmod((staged / CONFIG_FILE).stat().st_mode)
         files = sorted(file for file in staged.rglob("*") if file.is_file())
         for file in files:
@@ -241,20 +241,20 @@ def save_whole(
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
     """Write tensors to a safetensors file, with one entry of `metadata` in its header.
 
-    The library writes several in an order of chance; without any it is the `format`, "pt".
+    One only, as the library writes several in random order; by default it is the `format`, "pt".
 
     Raises
-        OSError  the disk is full or forbids it.
+        OSError  the disk is full or not writable.
     """
     ready = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     try:
         save_file(ready, path, metadata=metadata or {"format": "pt"})
-    except SafetensorError as error:  # what safetensors makes of a full disk
+    except SafetensorError as error:  # what safetensors raises for a full disk
         raise OSError(f"{path} cannot be written: {error}") from None
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """A number that a flipped bit changes; the format itself would not notice one."""
+    """A number that a flipped bit changes; the file format itself would not detect one."""
     value = 0
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -264,9 +264,9 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _stored_config(config: BertConfig, weights: BertWeights) -> dict[str, Any]:
-    """The config as it is written: with the type that the weights have now.
+    """The config as it is written: with the dtype that the weights have now.
 
-    A folder that once held float16 says so; transformers would round the weights to that again.
+    The config of a folder that once held float16 says so; transformers would round to it again.
     """
     values = config.to_dict()
     values.pop("torch_dtype", None)

@@ -21,7 +21,7 @@ def model_folder(name: str | Path, local_files_only: bool = False) -> Path:
     in the environment, looks into the cache of earlier downloads only.
 
     Raises
-        CheckpointError  a path that does not exist; an id that cannot be fetched: what was tried.
+        CheckpointError  a path does not exist, or an id cannot be fetched; it says what was tried.
     """
     folder = Path(os.path.expanduser(name))
     if os.path.isdir(folder) and str(name):
@@ -34,7 +34,7 @@ def model_folder(name: str | Path, local_files_only: bool = False) -> Path:
 
 
 def _looks_like_path(name: str) -> bool:
-    """Not `word` or `owner/word`, or `owner` is a folder here."""
+    """Whether it is neither `word` nor `owner/word`, or `owner` is a folder here."""
     word = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
     if not re.fullmatch(f"{word}(/{word})?", name):
         return True

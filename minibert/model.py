@@ -1,4 +1,4 @@
-"""The face for users: a BERT with its head and vocabulary, from a folder or an id, and back.
+"""The high-level API: a BERT with its head and vocabulary, loaded from a folder or id, and saved.
 
 B texts of a batch · n texts of a call · S tokens · D width · C classes. Nothing here computes
 gradients; to train, hand `weights` to the functions of the book.
@@ -102,9 +102,9 @@ class Bert:
         """Load a model folder, or the id of one on huggingface.co.
 
         `head` is one of `HEADS`, by default the one that the folder's `architectures` names. With
-        `new_head` that head is drawn afresh from `seed`, with these `labels`, and so is the pooler
-        that it may need; that is the only way to load a file that lacks something. `fit_dense`
-        asks for TinyBERT's projection as well.
+        `new_head` that head is drawn at random from `seed`, with these `labels`, and so is a pooler
+        that it needs and the file lacks; this is the only way to load a file that lacks something.
+        `fit_dense` asks for TinyBERT's projection as well.
 
         Raises
             CheckpointError  no such folder or model; it is damaged, incomplete, or holds something
@@ -122,11 +122,11 @@ class Bert:
     def save_pretrained(self, folder: str | Path, packed: bool = False) -> None:
         """Write config, weights and vocabulary so that minibert and `transformers` open them.
 
-        `packed` writes a sparse model to a smaller file, see `minibert.packed`, which minibert
-        alone opens.
+        `packed` writes a sparse model to a smaller file that only minibert opens, see
+        `minibert.packed`.
 
         Raises
-            OSError  the disk is full or forbids it; a model that was there is untouched.
+            OSError  the disk is full or not writable; a model that was there is untouched.
         """
 
         def add_vocabulary(staged: Path) -> None:
@@ -138,8 +138,8 @@ class Bert:
     def as_module(self) -> BertModule:
         """The model as an `nn.Module` that shares its parameters; see `minibert.module`.
 
-        `state_dict()` has the keys of the saved file. What was trained comes back, and is seen by
-        all methods, in `dataclasses.replace(bert, weights=module.weights())`.
+        `state_dict()` has the keys of the saved file. After training,
+        `dataclasses.replace(bert, weights=module.weights())` is a `Bert` with the new weights.
         """
         return BertModule(self.config, self.weights, self.head)
 
@@ -184,7 +184,7 @@ class Bert:
     def logits(
         self, texts: Sequence[str], second: Sequence[str] | None = None, batch_size: int = 32
     ) -> Tensor:
-        """What the head says of each text, [n, C]: classes, one score, or next / not next.
+        """The output of the head for each text, [n, C]: classes, one score, or next / not next.
 
         Raises
             CheckpointError  the model has no head that judges whole texts.
@@ -210,7 +210,7 @@ class Bert:
         """The likeliest label of each text, or pair of texts, and the probability of all labels.
 
         Raises
-            CheckpointError  the model is no classifier of one label a text.
+            CheckpointError  the model is not a classifier with one label per text.
         """
         if (
             self.head != "classification"
@@ -261,7 +261,7 @@ class Bert:
 
     @torch.no_grad()
     def trace(self, text: str, second: str | None = None) -> EncoderTrace:
-        """Every state of the encoder at work on one text; `tokens` names the places."""
+        """Every state of the encoder for one text; `tokens` names the positions."""
         (encoding,) = self._encoded([text], None if second is None else [second])
         with arithmetic(self.arithmetic):
             return encode_traced(*self._batch([encoding], [0])[:3], self._ready(), self.config)
@@ -272,10 +272,10 @@ class Bert:
         return [self._tokenizer().pieces[i] for i in encoding.ids]
 
     def _ready(self) -> AnyWeights:
-        """The weights in the form in which they are fastest, made at the first use.
+        """The weights in their fastest form, prepared at the first use.
 
-        They are made again for other weights or another arithmetic; numbers that are written into
-        the tensors of `weights` afterwards are not seen.
+        They are prepared again for other weights or another arithmetic; numbers that are written
+        into the tensors of `weights` afterwards go unnoticed.
         """
         way = fixed_arithmetic()
         if self._kept is None or self._kept[0] is not self.weights or self._kept[1] != way:
@@ -312,7 +312,7 @@ class Bert:
         batch_size: int,
         encoder: Callable[..., Tensor] | None = None,
     ) -> list[Tensor]:
-        """One result a text, in the order of the texts, computed from the shortest text up."""
+        """One result per text, in the order of the texts; the shortest are computed first."""
         results: dict[int, Tensor] = {}
         for rows in sorted_order([len(one.ids) for one in encodings], batch_size):
             batch = self._batch(encodings, rows)

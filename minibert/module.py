@@ -1,8 +1,8 @@
 """A BERT as an `nn.Module`, for torch.compile, DDP, FSDP and ONNX; it adds no mathematics.
 
-B texts · S tokens · D width · V words · C classes or choices. The parameters bear the names of the
-saved file, so `state_dict()` is what `model.safetensors` holds, and share their numbers with the
-model they were made from.
+B texts · S tokens · D width · V words · C classes or choices. The parameters have the names of the
+saved file, so `state_dict()` is what `model.safetensors` holds, and share memory with the model
+they were made from.
 """
 
 import warnings
@@ -54,7 +54,7 @@ def answer(
     n_choices: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor | Spans | Pretraining:
-    """What a head, one of `HEADS`, says of the last states; an encoder says the states themselves.
+    """The output of a head, one of `HEADS`, for the last states; for "encoder", the states.
 
     Shapes
         return  [B, S, V] mlm · [B, 2] nsp · [B, C] classification, multiple choice (of B*C rows) ·
@@ -89,9 +89,9 @@ class BertModule(nn.Module):
     """`Bert.as_module()`: the book's functions, called with parameters that torch knows.
 
     In training mode dropout draws from torch's own generator of the device, so `torch.manual_seed`
-    governs it as in any module; the rates are those of the config. `forward` reads every parameter
-    of the whole: FSDP has to wrap it as one. The pooler of an encoder and a `fit_dense` are carried
-    along and learn nothing, for which DDP needs `find_unused_parameters=True`.
+    governs it as in any module; the rates are those of the config. `forward` reads the
+    parameters of the whole model, so FSDP has to wrap it as one. The pooler of an encoder and a
+    `fit_dense` are carried along but learn nothing, so DDP needs `find_unused_parameters=True`.
     """
 
     def __init__(self, config: BertConfig, weights: BertWeights, head: str) -> None:
@@ -121,7 +121,7 @@ class BertModule(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor | Spans | Pretraining:
-        """What `answer` says of ids [B, S], or [B, C, S] of choices; a 0 in the mask hides."""
+        """`answer` for ids [B, S], or [B, C, S] of choices; a 0 in the mask hides a token."""
         n_choices, n_tokens = input_ids.shape[-2:]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
@@ -139,14 +139,14 @@ def _generator(device: torch.device) -> torch.Generator:
 
 
 def export_onnx(module: BertModule, path: str | Path) -> None:
-    """Write a module as an ONNX graph for any numbers of texts and tokens, by `torch.onnx`.
+    """Write a module as an ONNX graph for any numbers of texts and tokens, with `torch.onnx`.
 
-    ONNX has no erfc, which GELU is written with; 1 - erf, which only loses digits of the tail,
-    stands in for it. The names of inputs are those of `forward`, and dropout is off.
+    ONNX has no erfc, which GELU is written with; it is replaced by 1 - erf, which loses digits only
+    in the tail. The names of inputs are those of `forward`, and dropout is off.
 
     Raises
         ModuleNotFoundError  `onnx` is not installed; it is in the extra [bench].
-        OSError              the disk is full or forbids it; a file that was there is untouched.
+        OSError              the disk is full or not writable; a file that was there is untouched.
     """
     import onnx  # noqa: F401  it says by itself what is missing
 

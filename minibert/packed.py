@@ -2,7 +2,7 @@
 
 A tensor KEY becomes three: `KEY.shape`, `KEY.mask` with eight weights in each byte, the first in
 the lowest bit, and `KEY.values`. minibert reads such a file like any other; `transformers` would
-draw at random what it does not find, so the file has a name that it does not look for.
+initialise at random what it does not find, so the file has a name that it does not look for.
 `minibert export` writes either form from the other.
 """
 
@@ -26,9 +26,9 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # a float as the whole 
 
 
 class Size(NamedTuple):
-    """What sparse tensors take: weights and zeros, bytes in full, packed, and at the very least.
+    """The size of sparse tensors: weights and zeros, and bytes in full, packed and at the least.
 
-    The least is that of the values that are not 0, and of `sparsity.fewest_bits` for their places.
+    The least is the bytes of the nonzero values plus `sparsity.fewest_bits` for their places.
     """
 
     weights: int
@@ -51,7 +51,7 @@ def packed_file(path: Path) -> dict[str, Tensor]:
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shape, mask and values. What is 0 is told by its bits, for -0 is another number."""
+    """Shape, mask and values. A zero is recognised by its bits, as -0 is another number."""
     values = tensor.reshape(-1)
     keep = values.view(BITS[tensor.element_size()]) != 0
     mask = numpy.packbits(keep.cpu().numpy(), bitorder="little")
@@ -59,7 +59,7 @@ def _parts(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def with_unpacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """The tensors of a file by their own names, however they are kept.
+    """The tensors of a file by their own names, however they are stored.
 
     Raises
         CheckpointError  a part of a packed tensor is missing, or its parts do not fit each other.
@@ -95,7 +95,7 @@ def _unpacked(key: str, size: tuple[int, ...], mask: Stored, values: Stored) -> 
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> Size:
-    """What those tensors take that packing makes smaller."""
+    """The size of those tensors that packing makes smaller."""
     sizes = []
     for tensor in tensors.values():
         packed = _bytes(dict(zip(PARTS, _parts(tensor), strict=True)))
@@ -108,7 +108,7 @@ def size_of(tensors: Mapping[str, Tensor]) -> Size:
 
 
 def size_sentence(size: Size) -> str:
-    """How many zeros there are, and what they cost in each form; nothing of a dense model."""
+    """How many zeros there are, and the bytes of each form; empty for a dense model."""
     if not size.weights:
         return ""
     return (

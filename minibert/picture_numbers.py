@@ -17,7 +17,7 @@ from minibert.model import Bert
 from minibert.optim import adam_form, adam_step, initial_adam_state
 from minibert.training.students import principal_directions
 
-# Words that a model may know, in groups; of each group those are shown that are one piece.
+# Words that a model may know, in groups; only those that are one piece are shown.
 WORDS = {
     "praise": "good great excellent wonderful lovely brilliant perfect beautiful",
     "blame": "bad awful terrible poor horrible dull boring ugly",
@@ -34,7 +34,7 @@ MOST_GROUPS = 5  # colours and markers that can be told apart
 
 
 class Shares(NamedTuple):
-    """The tokens of a text, and who asks whom: of each of the layers, counted from 1, [N, S, R]."""
+    """The tokens of a text, and who asks whom: a map [N, S, R] for each layer, counted from 1."""
 
     tokens: list[str]
     layers: list[int]
@@ -61,17 +61,19 @@ def attention_shares(
 
 
 class Points(NamedTuple):
-    """Of each group of words where they lie on two axes, and which share of the variance of the
-    whole table is along each axis."""
+    """The place of each word on two axes, by group, and the share of variance along each axis.
+
+    The variance is that of the whole table.
+    """
 
     groups: dict[str, dict[str, tuple[float, float]]]
     variance: tuple[float, float]
 
 
 def word_points(bert: Bert, words: Sequence[str] = ()) -> Points:
-    """Rows of the word table along its first two principal directions, those of the whole table.
+    """Rows of the word table projected on the first two principal directions of the whole table.
 
-    They are the axes that a student's table is projected to (`students.projected_tables`).
+    They are the axes that a student's table is projected on (`students.projected_tables`).
 
     Raises
         CheckpointError  the model has no vocabulary, or is one number wide.
@@ -120,7 +122,7 @@ def piece_of(word: str, tokenizer: Tokenizer) -> int:
 
 
 def known_words(tokenizer: Tokenizer) -> dict[str, dict[str, int]]:
-    """The rows of our words that the vocabulary has, of the first groups that have two or more."""
+    """The rows of our words that the vocabulary has, in the first groups with two or more."""
     found = {
         group: {word: tokenizer.vocabulary[word] for word in words.split()
                 if word in tokenizer.vocabulary}
@@ -133,7 +135,7 @@ def known_words(tokenizer: Tokenizer) -> dict[str, dict[str, int]]:
 
 
 class Schedules(NamedTuple):
-    """Of each schedule the factor of the learning rate at some steps."""
+    """The factor of the learning rate at some steps, for each schedule."""
 
     steps: list[int]
     warmup: int
@@ -143,7 +145,7 @@ class Schedules(NamedTuple):
 def schedules_over(total: int, share: float) -> Schedules:
     """Every schedule of the book; the first `share` of `total` steps are warm-up, as in training.
 
-    Of a long run not every step is computed, but those around the end of warm-up are.
+    In a long run not every step is computed, but those around the end of warm-up are.
     """
     from minibert.training.loop import SCHEDULES  # with all that training needs: for this alone
 
@@ -160,7 +162,7 @@ def schedules_over(total: int, share: float) -> Schedules:
 def step_lengths(
     n_steps: int, form: str, gradient: float = 1.0, eps: float | None = None
 ) -> list[float]:
-    """How far Adam goes at each step against a gradient that stays, in learning rates.
+    """The length of each step of Adam under a constant gradient, in learning rates.
 
     >>> [round(length, 2) for length in step_lengths(2, "google")]
     [3.16, 4.25]

@@ -1,8 +1,8 @@
 """Pictures of a model at work, drawn with matplotlib (`pip install 'minibert[plot]'`).
 
-A function `draw_…` puts on a figure what `minibert.picture_numbers` computes or a run has left;
-`picture` makes of it what stands in a file. L layers · N heads · S tokens that ask · R tokens that
-are asked; in a translation T pieces that were written ask S pieces that were read.
+A function `draw_…` draws on a figure what `minibert.picture_numbers` computes or a run has left;
+`picture` turns that into the contents of a file. L layers · N heads · S tokens that ask · R tokens
+that are asked; in a translation T pieces that were written ask S pieces that were read.
 """
 
 import math
@@ -29,7 +29,7 @@ INK, BLUE, ORANGE, GREEN, ROSE = "#777b80", "#3d86c6", "#c8681e", "#2f9560", "#b
 COLOURS = (BLUE, ORANGE, GREEN, ROSE, INK)
 DASHES = ("-", "--", "-.", ":", (0, (7, 2)))
 MARKERS = "os^Dv"
-# A page, and what is written on it. The transparent one is for white and for dark pages alike.
+# Colours of the page and of the text on it. The transparent one suits white and dark pages alike.
 GROUNDS = {
     "white": ("#ffffff", "#33383e"), "dark": ("#14171c", "#d5dae0"), "transparent": ("none", INK),
 }  # fmt: skip
@@ -48,9 +48,9 @@ Draw = Callable[[Any], None]  # puts something on a figure
 def picture(
     draw: Draw, size: tuple[float, float], ending: str = ".svg", ground: str = "white"
 ) -> bytes:
-    """A picture of so many inches as a file, .svg or .png, the same on every call.
+    """A picture of this size in inches as the bytes of a file, .svg or .png; equal on every call.
 
-    In an SVG letters stay letters, nothing is referred to, and no `id` is there that is not used.
+    In an SVG text stays text, nothing external is referred to, and every `id` is used.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -67,7 +67,7 @@ def picture(
     kind, file = ending.removeprefix("."), BytesIO()
     about = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 150}
     with rc_context(style), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font has not
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
@@ -76,12 +76,12 @@ def picture(
 
 
 def _name_of(draw: Draw) -> str:
-    """Makes the names inside of two pictures differ, so that both can stand in one page."""
+    """A salt that makes the ids of two pictures differ, so that one page can hold both."""
     return str(getattr(draw, "func", draw).__name__)
 
 
 def _plain(svg: str) -> str:
-    """Without what speaks of the file itself; the style of all elements goes to the root."""
+    """The SVG without its metadata; the style shared by all elements moves to the root."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<(metadata|style)[ >].*?</\1>", "", svg, flags=re.DOTALL)
     svg = svg.replace("<svg", '<svg stroke-linejoin="round" stroke-linecap="butt"', 1)
@@ -91,7 +91,7 @@ def _plain(svg: str) -> str:
 
 
 def literal(word: str) -> str:
-    """A word as it is: what stands between two dollars would be read as a formula."""
+    """A word as it is: text between two dollar signs would be read as a formula."""
     return word.replace("$", r"\$")
 
 
@@ -194,7 +194,7 @@ def size_of_head(shares: "Shares") -> tuple[float, float]:
 
 
 def draw_head(figure: Any, shares: "Shares", head: int) -> None:
-    """The first of the layers, and of it one head, counted from 1: a large field, with numbers."""
+    """One head, counted from 1, of the first of the layers: a large field, with numbers."""
     axes, shares_SR = figure.subplots(), shares.maps[0][head - 1]
     words = shares.tokens if len(shares.tokens) <= WORDED else []
     image = _map(axes, shares_SR, _largest([shares_SR]), words, words)
@@ -229,7 +229,7 @@ def draw_points(figure: Any, points: "Points") -> None:
 
 
 def _name_points(axes: Any, points: "Points") -> None:
-    """Each word near its point where most is free, the nearest such place; a far one has a line."""
+    """Each word at the freest place near its point, the closest one; a far one has a line."""
     places = {
         word: (place, axes.transData.transform(place) * 72 / axes.figure.dpi)
         for words in points.groups.values()
@@ -341,7 +341,7 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _note(axes: Any, words: str, place: Any, shift: tuple[float, float], **style: Any) -> None:
-    """Words so many points beside a place."""
+    """Words at an offset, in points, from a place."""
     axes.annotate(words, place, shift, textcoords="offset points", **{"fontsize": 9, **style})
 
 
@@ -359,7 +359,7 @@ def _ring_the_best(axes: Any, line: Sequence[tuple[int, float]]) -> None:
 def draw_answers(figure: Any, answers: "Answers") -> None:
     """The student's answer to each text against the teacher's; larger where several meet.
 
-    In the corners stands how many texts lie there: where both are at one, and where one alone is.
+    Each corner shows its number of texts: a yes of both models, of one alone, or of neither.
     """
     axes = figure.subplots()
     for same, name, style in (

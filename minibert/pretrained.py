@@ -83,10 +83,10 @@ def shapes_in_file(
     new_head: bool = False,
     fit_dense: bool = False,
 ) -> BertWeights:
-    """The shapes that a file has to deliver for this head.
+    """The shapes that a file has to provide for this head.
 
-    The pooler is wanted by an encoder only if the file has one, since many are trained without; a
-    new head takes the pooler along and brings the rest itself.
+    An encoder takes a pooler only if the file has one, since many are trained without; so does a
+    new head, whose other parts are drawn at random.
     """
     paths = [path_of(key) or "" for key in stored]
     has_pooler = any(path.startswith("pooler.") for path in paths)
@@ -159,7 +159,7 @@ def inspect_folder(folder: Path, head: str | None = None) -> Inspection:
     """Match every key and check every number of a folder, without giving up at the first fault.
 
     Raises
-        CheckpointError  there is no config, or are no weights, that could be read at all.
+        CheckpointError  there is no config, or no weights, that can be read at all.
     """
     config, stored = read_config(folder), stored_in(folder)
     head = head or head_named_in(config)
@@ -223,7 +223,7 @@ def _with_new_parts(
 
 
 def _advice(stored: Mapping[str, Stored], shapes: BertWeights, head: str) -> str:
-    """How to load all the same, where nothing is wrong but that the head is missing."""
+    """How to load anyway, if the only fault is that the head is missing."""
     faults = match_keys(stored, shapes).faults
     lacking = [row.path for row in faults if row.status == "missing"]
     of_head = [path for path in lacking if path.partition(".")[0] in HEADS[head].parts]

@@ -1,7 +1,7 @@
 """Models that lost heads and feed-forward units, and the same models in full.
 
-A head adds nothing where its columns of the output map are 0, whatever it attends to; a unit where
-its column of the second map of the feed-forward is 0. Such a part can be left out, and put back.
+A head adds nothing if its columns of the output map are 0, whatever it attends to; a unit, if its
+column of the second feed-forward map is 0. Such a part can be left out, and put back.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from minibert.sparsity import keep_heads, keep_units
 
 
 def without_idle(weights: BertWeights, config: BertConfig) -> tuple[BertWeights, BertConfig]:
-    """The model without the heads and units that add nothing; a layer keeps one of each at least.
+    """The model without the heads and units that add nothing; a layer keeps at least one of each.
 
-    Where every layer keeps all heads and as many units it is an ordinary BERT with a smaller
-    feed-forward; anything else `config.pruned` has to tell.
+    If every layer keeps all heads and equally many units, it is an ordinary BERT with a smaller
+    feed-forward; anything else is recorded in `config.pruned`.
     """
     blocks, heads, units = [], [], []
     for block, kept, (n_heads, n_units) in zip(
@@ -47,7 +47,7 @@ def without_idle(weights: BertWeights, config: BertConfig) -> tuple[BertWeights,
 
 
 def in_full(weights: BertWeights, config: BertConfig) -> tuple[BertWeights, BertConfig]:
-    """The same model as an ordinary BERT: a head and a unit that is gone is there again, all 0."""
+    """The same model as an ordinary BERT: heads and units that are gone come back, all 0."""
     full = dataclasses.replace(config, pruned=None)
     shapes = weight_shapes(full, parts=()).blocks
     blocks = tuple(
@@ -69,7 +69,7 @@ def kept_heads(config: BertConfig) -> tuple[tuple[int, ...], ...]:
 
 
 def shape_told(config: BertConfig) -> str:
-    """Heads and feed-forward units in words; of each layer where some were pruned.
+    """Heads and feed-forward units in words; for each layer if some were pruned.
 
     >>> shape_told(BertConfig())
     'heads 12, feed-forward 3072'

@@ -64,9 +64,9 @@ class Translation(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The pieces of a text, those of its translation, and the share [L, N, T, S] of each in each.
+    """The pieces of a text, those of its translation, and cross-attention shares [L, N, T, S].
 
-    A row is what was asked in order to write that piece.
+    A row shows which pieces of the text were attended to in order to write that piece.
     """
 
     source: list[str]
@@ -156,7 +156,7 @@ class Translator:
         """Load a folder of ours, in the form of `transformers`' EncoderDecoderModel.
 
         Raises
-            CheckpointError  a file is missing or damaged, or is no translator of two BERTs.
+            CheckpointError  a file is missing or damaged, or is not a translator made of two BERTs.
         """
         folder = Path(folder)
         values = read_json(folder / CONFIG_FILE)
@@ -176,11 +176,11 @@ class Translator:
     def save_pretrained(self, folder: str | Path, packed: bool = False) -> None:
         """Write it so that minibert and `transformers` open it.
 
-        `packed` writes a sparse model to a smaller file, see `minibert.packed`, which minibert
-        alone reads.
+        `packed` writes a sparse model to a smaller file that only minibert reads, see
+        `minibert.packed`.
 
         Raises
-            OSError  the disk is full or forbids it; a model that was there is untouched.
+            OSError  the disk is full or not writable; a model that was there is untouched.
         """
         decoder = self.decoder.to_dict() | OF_A_DECODER
         values = {
@@ -221,10 +221,10 @@ class Translator:
         dtype: torch.dtype = torch.float32,
         max_length: int | None = None,
     ) -> list[Translation]:
-        """The best text that a beam of `width` finds for each; a width of 1 is greedy.
+        """The best translation of each text that a beam of `width` finds; a width of 1 is greedy.
 
-        Texts are cut after `max_length` tokens; a translation has at most as many as the decoder
-        has positions.
+        Texts are cut after `max_length` tokens; a translation has at most as many tokens as the
+        decoder has positions.
 
         Raises
             DataError  a text has more tokens than the encoder has positions.
@@ -247,11 +247,11 @@ class Translator:
 
     @torch.no_grad()
     def asked(self, text: str, written: Sequence[int]) -> "Asked":
-        """What each piece of a translation, given by its ids, took from each piece of the text."""
+        """How much each piece of a translation, given by ids, attends to each piece of the text."""
         (source,) = self.source.encode([text], max_length=self.encoder.max_position_embeddings)
         batch = collate([source], None, [0], self.source.pad_id)
         ids = [self.target.cls_id, *written, self.target.sep_id]
-        ids = ids[: self.decoder.max_position_embeddings + 1]  # what was cut has no end
+        ids = ids[: self.decoder.max_position_embeddings + 1]  # if it was cut, it has no end
         ids_1T = torch.tensor([ids[:-1]])  # each asks in order to write the next
         here = self.to("cpu")
         encoded_1SD = encode(*batch[:3], here.weights.encoder, self.encoder)
@@ -265,7 +265,7 @@ class Translator:
         )
 
     def ready(self, dtype: torch.dtype = torch.float32) -> tuple[AnyWeights, DecoderWeights]:
-        """The weights in the form in which they are fastest."""
+        """The weights in their fastest form."""
         return prepared(self.weights.encoder, dtype), kernels.prepared(
             decoder_of(self.weights), dtype
         )
@@ -327,7 +327,7 @@ def configs_of(values: Mapping[str, Any]) -> tuple[BertConfig, BertConfig]:
 
 
 def _tokenizers(folder: Path, kind: str | None) -> tuple[Tokenizer, Tokenizer]:
-    """Of two vocabularies or one, as the config says: an older run may have left the other kind."""
+    """Two vocabularies or one, as the config says: an older run may have left the other kind."""
     if kind == "separate" or (kind is None and (folder / "source").is_dir()):
         return Tokenizer.from_folder(folder / "source"), Tokenizer.from_folder(folder / "target")
     both = Tokenizer.from_folder(folder)
@@ -335,7 +335,7 @@ def _tokenizers(folder: Path, kind: str | None) -> tuple[Tokenizer, Tokenizer]:
 
 
 def _as_bert(cross: Sequence[CrossWeights]) -> BertWeights:
-    """Cross-attentions as the attentions of a BERT that has nothing else: so keys are found."""
+    """Cross-attentions as the attentions of a BERT that has nothing else, to find their keys."""
     blocks = [BlockWeights(part.attention, part.norm, (), (), ()) for part in cross]  # type: ignore[arg-type]
     return BertWeights((), tuple(blocks))  # type: ignore[arg-type]
 

@@ -16,9 +16,9 @@ def whole_file(path: Path, shared: bool = False, then: str = "") -> Iterator[Pat
     last one stays. `then` ends the sentence about a failure, and says how to go on.
 
     Raises
-        OSError  the disk is full or forbids it; what was at `path` is untouched.
+        OSError  the disk is full or not writable; what was at `path` is untouched.
     """
-    from safetensors import SafetensorError  # what it makes of a full disk; no help text needs it
+    from safetensors import SafetensorError  # raised on a full disk; no help text needs it
 
     staged = path.with_name(f".{path.name}{UNFINISHED}")
     if shared:
@@ -51,7 +51,7 @@ def flush(path: Path) -> None:
 
 
 def _drop_leftovers(path: Path) -> None:
-    """Delete what a process that was killed had begun to write of a shared file."""
+    """Delete the parts of a shared file that killed processes left behind."""
     for staged in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
         writer = staged.name.removesuffix(UNFINISHED).rpartition(".")[2]
         if not writer.isdigit():
@@ -65,7 +65,7 @@ def _drop_leftovers(path: Path) -> None:
 
 
 def _umask() -> int:
-    """What new files are not to be allowed; it can be read only by setting it."""
+    """The permissions that new files are denied; they can be read only by setting them."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -1,8 +1,8 @@
 """The command line: `minibert COMMAND`. Results go to stdout, everything else to stderr.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage; 3 a file is missing, damaged or does not fit;
-130 and 143 stopped by Ctrl-C or SIGTERM, after saving. Errors are one sentence, never a traceback
-for bad input: an exception that knows its `exit_code` is one that a user can cause.
+130 and 143 stopped by Ctrl-C or SIGTERM, after saving. Bad input gives one
+sentence, never a traceback: an exception that has an `exit_code` is one that a user can cause.
 """
 
 import json
@@ -28,7 +28,7 @@ from minibert.cli.tokenizer import tokenizer
 from minibert.cli.translate import translate
 from minibert.cli.verify import verify
 
-# How torch says it, on a GPU and on a CPU, in errors that are also raised for all else.
+# torch's wording, on a GPU and on a CPU; the same exceptions are also raised for other reasons.
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
 
 
@@ -51,9 +51,9 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run a command; turn what went wrong into one sentence and an exit code."""
-    # Before torch is imported: its threads look for work 10,000 times before they sleep. Fewer, and
-    # small products wait for them to wake up; more, and where other programs want the cores too,
-    # a waiting thread keeps the one it waits for from running.
+    # Set before torch is imported: its threads poll for work 10,000 times before they sleep. With
+    # fewer polls, small products wait for them to wake up; with more, when other programs want the
+    # cores too, a waiting thread keeps the one it waits for from running.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:

@@ -1,4 +1,4 @@
-"""`minibert bench`: error and speed beside what else computes a BERT."""
+"""`minibert bench`: error and speed compared with other programs that compute a BERT."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.option("--list", "listing", is_flag=True, help="show the cases and their engines")
 @click.option(
-    "--data", type=click.Path(), help="SST-2's folder  [default: random ids of such lengths]"
+    "--data", type=click.Path(), help="SST-2's folder  [default: random ids with its lengths]"
 )
 @click.option("--model", help="folder with vocabulary and weights  [default: random weights]")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     type=Number(0),
     default=0.5,
     show_default=True,
-    help="of an engine in a round; a short call is repeated",
+    help="time per engine and round; a short call is repeated",
 )
 @click.option(
-    "--batches", type=click.IntRange(1), help="only the first N of a case  [default: all]"
+    "--batches", type=click.IntRange(1), help="use the first N batches of a case  [default: all]"
 )
 @click.option(
     "--device",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--chart",
     type=click.Path(dir_okay=False),
     callback=picture_path,
-    help="draw it, FILE.svg or FILE.png  [default: no]",
+    help="draw the results as FILE.svg or FILE.png  [default: no]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="default: all cores")
@@ -72,10 +72,10 @@ def bench(
     """Compare error and speed with other programs.
 
     These are transformers, torch.nn.TransformerEncoder, ONNX Runtime and OpenVINO. All get the
-    same weights, inputs and threads, and each the settings that are named below the table. Errors
-    come first: who is over the bound is not timed. Then all take turns in rounds. What is not
-    installed is left out; pip install 'minibert[bench]' brings it. Exit code 1 if minibert's own
-    is over its bound.
+    same weights, inputs and threads; the settings of each are listed below the table. Errors are
+    measured first: an engine over the bound is not timed. Then the engines take turns in rounds.
+    Engines that are not installed are left out; pip install 'minibert[bench]' adds them. Exit code
+    1 if minibert's own error is over its bound.
 
     \b
     Example
@@ -97,7 +97,7 @@ def bench(
     device = place_of(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    keep_memory()  # for whoever takes memory from the C library, and that is all of them
+    keep_memory()  # every engine takes its memory from the C library
     folder = None if data is None else Path(data)
     choices = Choices(torch.get_num_threads(), seed, folder, model, batches, device)
     if not memory:
@@ -132,7 +132,7 @@ def _tables(
     seconds: float,
     as_json: bool,
 ) -> list["Table"]:
-    """Measure; without --json each table is printed when it is there."""
+    """Measure; without --json each table is printed as soon as it is complete."""
     import os
     import signal
     import sys
@@ -143,11 +143,11 @@ def _tables(
     from minibert.training.progress import Display
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is downloaded
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes too
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so the folder is deleted
     display, tables = Display(), []
     try:
         with TemporaryDirectory(prefix="minibert-bench-") as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what rivals say of themselves
+            warnings.simplefilter("ignore")  # the other engines' own warnings
             for case in cases:
                 table = compared(case, choices, Path(folder), only, rounds, seconds, display.say)
                 tables.append(table)

@@ -1,4 +1,4 @@
-"""`minibert diff`: where two models part, and why."""
+"""`minibert diff`: where two models differ, and why."""
 
 import math
 from importlib.util import find_spec
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 @click.option(
     "--against",
     type=click.Choice(["transformers"]),
-    help="compute B, or A if there is no B, by transformers' own model",
+    help="compute B, or A if there is no B, with transformers' own model",
 )
 @click.option(
     "--text",
     "texts",
     multiple=True,
-    help="repeatable; a tab parts two sentences  [default: two of unlike length]",
+    help="repeatable; a tab separates two sentences  [default: two of different length]",
 )
 @click.option(
     "--tolerance",
     type=Number(0),
-    help="of a tensor's largest value  [default: 16 roundings to float32, 1.9e-6]",
+    help="as a share of a tensor's largest value  [default: 16 roundings to float32, 1.9e-6]",
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 def diff(
@@ -41,12 +41,12 @@ def diff(
     tolerance: float | None,
     as_json: bool,
 ) -> None:
-    """Find where two models part, and why.
+    """Find where two models differ, and why.
 
-    A and B are folders, or ids on huggingface.co. Both read the same texts, in float64; what is
-    compared is every state from the embeddings to the head, and every weight. The cause of the
-    first difference is found by trying: one thing about a model is changed, and it vanishes. Exit
-    code 1 says that they differ.
+    A and B are folders, or ids on huggingface.co. Both read the same texts, in float64; every state
+    from the embeddings to the head is compared, and every weight. The cause of the first difference
+    is found by trial: a single change to one model that makes the difference vanish. Exit code 1
+    says that they differ.
 
     \b
     Example
@@ -80,7 +80,7 @@ def diff(
 
 def _document(found: "Comparison", tolerance: float) -> dict[str, Any]:
     def rows(gaps: "list[Gap]") -> list[dict[str, Any]]:
-        """A gap of unlike sizes has no number, nor has one that is not finite."""
+        """A gap between different sizes has no number, nor has one that is not finite."""
         return [
             {
                 "name": one.name,
@@ -131,7 +131,7 @@ def _lines(found: "Comparison", against: str | None) -> list[str]:
 
 
 def _table(title: str, gaps: "list[Gap]", first: "Gap | None" = None) -> list[str]:
-    """A row for each gap, those beyond the bound marked, and the first of them more."""
+    """A row for each gap; those beyond the bound are marked, and the first of them specially."""
     if not gaps:
         return []
     width = max(len(title), *(len(one.name) for one in gaps))

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 def distill(context: click.Context, **given: Any) -> None:
     """Distil a teacher into a small student. Without arguments: the demo, end to end.
 
-    With --data the student learns a task. With --corpus alone it learns from raw text, and any task
-    can go on from there by --init-student.
+    With --data the student learns a task. With --corpus alone it learns from raw text;
+    learning any task can then start from that student, with --init-student.
 
     \b
     Example
@@ -59,7 +59,7 @@ def distill(context: click.Context, **given: Any) -> None:
     check_usage(chosen)
     check_ignored(context, chosen)
     if chosen.teacher is None and chosen.threads is None:
-        chosen.threads = 1  # the demo's matrices are so small that sharing them costs time
+        chosen.threads = 1  # the demo's matrices are so small that more threads cost time
     chosen.place, chosen.precision = prepare(
         chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic
     )
@@ -120,7 +120,7 @@ def _options(chosen: Any, seed: int) -> "DistilOptions":
 
 
 def _shape(chosen: Any) -> str:
-    """The shape of the student, which one that has learned before brings along."""
+    """The shape of the student; one that was trained before (--init-student) brings its own."""
     if chosen.student is None and chosen.init_student is not None:
         return str(Path(chosen.init_student) / "config.json")
     return chosen.student or "4x128"
@@ -178,7 +178,7 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
 
 
 def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """One run in --out, or one for each seed in a folder below it and a row for each."""
+    """One run in --out, or one run and one row of results per seed, each in a subfolder."""
     from minibert.training.experiment import Run, made_of, run_once, run_seeds
     from minibert.training.ledger import (
         Identity,

@@ -1,4 +1,4 @@
-"""What `minibert distill` refuses before it reads a file: what cannot be, and has no effect."""
+"""What `minibert distill` refuses before it reads a file: options that clash or have no effect."""
 
 import tempfile
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 from minibert.cli.options import check_sparsity
 
-# What an experiment on a task alone looks at, and what the demo looks at.
+# Options that only distillation for a task uses, and those that the demo uses.
 OF_A_TASK = frozenset(
     "dev join augment augment_by augment_probability augment_candidates augment_vectors "
     "augment_model augment_seed epochs steps lr intermediate_on prediction_weight label_weight "
@@ -59,7 +59,7 @@ def check_usage(chosen: Any) -> None:
 
 
 def check_ignored(context: click.Context, chosen: Any) -> None:
-    """Refuse what was typed and would have no effect; a recipe may hold more than is needed."""
+    """Refuse typed options that would have no effect; a recipe may hold more than is needed."""
     typed = {
         name
         for name in context.params
@@ -77,7 +77,7 @@ def check_ignored(context: click.Context, chosen: Any) -> None:
 
 
 def check_cache(chosen: Any) -> None:
-    """Refuse a cache that cannot be written, or that would go with the working files of a run."""
+    """Refuse a cache that cannot be written, or would be deleted with a run's working files."""
     folder = chosen.cache_folder.absolute()
     own = chosen.folder.absolute()
     if own in (folder, *folder.parents) and not chosen.several:

@@ -20,14 +20,14 @@ def teacher_options(command: Command) -> Command:
                 metavar="FILE",
                 callback=load_recipe,
                 is_eager=True,
-                help="a TOML file with the defaults of all other options",
+                help="a TOML file with defaults for the other options",
             ),
             click.option(
                 "--print-recipe", is_flag=True, help="show these options as such a file, and stop"
             ),
             click.option(
                 "--teacher",
-                help="fine-tuned model folder; a bare encoder, where a --corpus alone is given  "
+                help="fine-tuned model folder; a bare encoder if only --corpus is given  "
                 "[default: the demo's own teacher]",
             ),
             click.option(
@@ -51,7 +51,7 @@ def teacher_options(command: Command) -> Command:
             click.option(
                 "--init-student",
                 metavar="DIR",
-                help="go on with this one: a general one, or one that knows the task",
+                help="continue from this student: a general one, or one that knows the task",
             ),
             click.option(
                 "--init-embeddings",
@@ -65,7 +65,7 @@ def teacher_options(command: Command) -> Command:
                 type=click.Choice(["random", "teacher"]),
                 default="random",
                 show_default=True,
-                help="start from the teacher's layers that the map names",
+                help="start from the teacher's layers that --layer-map selects",
             ),
             click.option(
                 "--dropout",
@@ -87,7 +87,7 @@ def augmentation_options(command: Command) -> Command:
                 default=0,
                 show_default=True,
                 metavar="TEXTS",
-                help="add so many, each two to four training texts in a row",
+                help="add this many texts, each two to four training texts in a row",
             ),
             click.option(
                 "--augment",
@@ -95,14 +95,14 @@ def augmentation_options(command: Command) -> Command:
                 default=0,
                 show_default=True,
                 metavar="COPIES",
-                help="of every text, with some words replaced",
+                help="add this many copies of every text, with some words replaced",
             ),
             click.option(
                 "--augment-by",
                 type=click.Choice(["neighbours", "mlm"]),
                 default="neighbours",
                 show_default=True,
-                help="by words near in an embedding table, or those that a masked-word head says",
+                help="by neighbours in an embedding table, or by the guesses of a masked-word head",
             ),
             click.option(
                 "--augment-probability", type=Number(0, 1), default=0.4, show_default=True
@@ -114,14 +114,16 @@ def augmentation_options(command: Command) -> Command:
                 "--augment-vectors", metavar="FILE", help="word vectors  [default: the teacher's]"
             ),
             click.option(
-                "--augment-model", metavar="DIR", help="with a masked-word head  [default: teacher]"
+                "--augment-model",
+                metavar="DIR",
+                help="model with a masked-word head  [default: the teacher]",
             ),
             click.option(
                 "--augment-seed",
                 type=click.IntRange(0),
                 default=0,
                 show_default=True,
-                help="of the texts that are made, the same for every --seed",
+                help="seed of the added texts, the same for every --seed",
             ),
         ),
     )
@@ -134,7 +136,7 @@ def stage_options(command: Command) -> Command:
         (
             click.option("--epochs", type=click.IntRange(1), default=6, show_default=True),
             click.option(
-                "--steps", type=STEPS, help="end the second stage after so many, if it lasts longer"
+                "--steps", type=STEPS, help="end the second stage after at most this many steps"
             ),
             click.option("--lr", type=POSITIVE, default=3e-4, show_default=True),
             click.option(
@@ -142,7 +144,7 @@ def stage_options(command: Command) -> Command:
                 type=click.IntRange(0),
                 default=4,
                 show_default=True,
-                help="of the first stage; 0 leaves it out",
+                help="epochs of the first stage; 0 skips the stage",
             ),
             click.option(
                 "--intermediate-on",
@@ -152,7 +154,9 @@ def stage_options(command: Command) -> Command:
                 help="labelled: leave out the texts that augmentation made",
             ),
             click.option(
-                "--intermediate-steps", type=STEPS, help="end the first stage after so many"
+                "--intermediate-steps",
+                type=STEPS,
+                help="end the first stage after at most this many steps",
             ),
             click.option("--intermediate-lr", type=POSITIVE, default=1e-3, show_default=True),
             click.option(
@@ -169,41 +173,43 @@ def stage_options(command: Command) -> Command:
                 type=WEIGHT,
                 default=0.0,
                 show_default=True,
-                help="DistilBERT's: the direction of the last state",
+                help="DistilBERT's loss: direction of the last hidden states",
             ),
             click.option(
                 "--patient-weight",
                 type=WEIGHT,
                 default=0.0,
                 show_default=True,
-                help="patient distillation's: [CLS] of the layers between",
+                help="patient distillation's loss: [CLS] of every layer but the last",
             ),
             click.option("--minilm-v1-weight", type=WEIGHT, default=0.0, show_default=True),
             click.option("--minilm-v2-weight", type=WEIGHT, default=0.0, show_default=True),
-            click.option("--relation-heads", type=click.IntRange(1), help="of minilm-v2"),
+            click.option("--relation-heads", type=click.IntRange(1), help="number, for minilm-v2"),
             click.option("--prediction-weight", type=WEIGHT, default=1.0, show_default=True),
             click.option(
                 "--label-weight",
                 type=WEIGHT,
                 default=0.0,
                 show_default=True,
-                help="of the labels beside the teacher's answers",
+                help="of the loss on labels, beside the one on the teacher's answers",
             ),
             click.option(
                 "--mode",
                 type=click.Choice(["masked", "tinybert"]),
                 default="masked",
                 show_default=True,
-                help="losses over real tokens only, or exactly as TinyBERT's code has them",
+                help="losses over real tokens only, or exactly as in TinyBERT's code",
             ),
             click.option("--temperature", type=POSITIVE, default=1.0, show_default=True),
-            click.option("--temperature-squared", is_flag=True, help="times T², as Hinton has it"),
+            click.option(
+                "--temperature-squared", is_flag=True, help="multiply the loss by T², as in Hinton"
+            ),
             click.option(
                 "--teacher-dtype",
                 type=click.Choice(DTYPES),
                 default="float32",
                 show_default=True,
-                help="of the teacher's arithmetic",
+                help="precision in which the teacher computes",
             ),
         ),
     )
@@ -220,14 +226,14 @@ def experiment_options(command: Command) -> Command:
                 help="also train the same student on labels alone, to compare",
             ),
             click.option(
-                "--cache", metavar="DIR", help="for what the teacher computes  [default: in --out]"
+                "--cache", metavar="DIR", help="for the teacher's results  [default: in --out]"
             ),
             click.option(
                 "--cache-gb",
                 type=Number(0, 1e6),
                 default=8.0,
                 show_default=True,
-                help="keep the teacher's states in the cache if they take no more",
+                help="cache the teacher's states if they take no more than this",
             ),
             click.option(
                 "--seeds",
@@ -235,14 +241,14 @@ def experiment_options(command: Command) -> Command:
                 default=1,
                 show_default=True,
                 metavar="N",
-                help="run so many seeds, from --seed on, each in a folder of its own",
+                help="run this many seeds, starting at --seed, each in its own folder",
             ),
             click.option(
                 "--results",
                 metavar="FILE",
                 help="add a row for each run  [default: results.jsonl in --out]",
             ),
-            click.option("--name", help="of the rows  [default: that of the recipe]"),
+            click.option("--name", help="name of the rows  [default: the recipe's]"),
             click.option("--baseline", help="the rows to compare with  [default: the first]"),
         ),
     )

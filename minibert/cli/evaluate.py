@@ -22,7 +22,7 @@ from minibert.cli.options import (
 @click.option(
     "--beam",
     type=click.IntRange(1, 100),
-    help="of a translation, which is greedy with 1  [default: 4]",
+    help="beam width for translation; 1 is greedy  [default: 4]",
 )
 @with_translation
 @compute_options
@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled data.
 
-    A folder stands for its dev file, or files; of a translation, test.en for test.en and test.de.
+    A folder stands for its dev file or files; for translation, test.en means test.en and test.de.
 
     \b
     Example

@@ -65,8 +65,8 @@ def exercise() -> None:
 def list_exercises(out: str, as_json: bool) -> None:
     """Show all exercises in reading order, and which are started or pass.
 
-    LINES are those of the body in the book: roughly how hard it is. An answer passes as long as it
-    is as it was when it was checked.
+    LINES counts the lines of the body in the book: roughly how hard it is. An answer that passed
+    counts as passed until its file is changed.
 
     \b
     Example
@@ -100,10 +100,10 @@ def list_exercises(out: str, as_json: bool) -> None:
 @exercise.command()
 @named
 @in_folder
-@click.option("--overwrite", is_flag=True, help="begin anew; the answer that is there is lost")
+@click.option("--overwrite", is_flag=True, help="start over; the existing answer is lost")
 @as_document
 def start(name: str, out: str, overwrite: bool, as_json: bool) -> None:
-    """Write the file of an exercise, DIR/NAME.py, for you to go on with.
+    """Write the file of an exercise, DIR/NAME.py, for you to complete.
 
     It has the signature, the docstring with the formula, and imports of what the book uses for it.
 
@@ -128,15 +128,15 @@ def start(name: str, out: str, overwrite: bool, as_json: bool) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
-    help="for each law; then the answer is stopped",
+    help="time limit for each law; then the answer is stopped",
 )  # fmt: skip
 @as_document
 def check(name: str, out: str, cases: int, seed: int, seconds: float, as_json: bool) -> None:
     """Try every law of an exercise on your answer, DIR/NAME.py.
 
-    A law that fails is shown with the smallest of the cases that it fails on: what went into your
-    function, what came out, and what was expected where the law tells. An answer that does exactly
-    what a known mistake does is told so. The answer runs in a process of its own. Exit code 1 if a
+    A law that fails is shown with the smallest case that it fails on: what went into your function,
+    what came out, and, if the law says so, what was expected. If the numbers are those of a known
+    mistake, that mistake is named. The answer runs in a process of its own. Exit code 1 if a
     law does not hold, 3 if the file cannot be used.
 
     \b

@@ -22,8 +22,8 @@ DEMO = Path("runs/explain")
     help=f"folder, or id on huggingface.co  [default: a small one, trained once into {DEMO}]",
 )
 @click.option("-o", "--out", default="page.html", show_default=True, help="the file to write")
-@click.option("--teacher", help="folder or id of a model to stand beside it, layer by layer")
-@click.option("--layers", help="those that can be opened, such as 1,3 or 2-4  [default: all]")
+@click.option("--teacher", help="folder or id of a model to show beside it, layer by layer")
+@click.option("--layers", help="layers that can be opened, such as 1,3 or 2-4  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 def explain(
     text: str, model: str | None, out: str, teacher: str | None, layers: str | None, as_json: bool
@@ -31,9 +31,10 @@ def explain(
     """Show on one page how a model reads TEXT.
 
     The page is a single file for a browser; it needs no network. It shows pieces, every head of
-    every layer, and one attention step by step, down to each sum of products and its line in the
-    book; with a masked-word head also the words that the model expects. A small model is in the
-    page itself: there one may type another text and hide words. A tab in TEXT parts two sentences.
+    every layer, and one head step by step, down to each sum of products and its line in the book;
+    with a masked-word head also the words that the model expects. If the model is small, it is
+    in the page itself: you can type another text and hide words. A tab in TEXT separates two
+    sentences.
 
     \b
     Example
@@ -76,7 +77,7 @@ def explain(
 
 
 def sentences_of(text: str) -> tuple[str, str | None]:
-    """One sentence, or the two that a tab parts.
+    """One sentence, or the two that a tab separates.
 
     Raises
         click.UsageError  one is empty, there are more than two, or the text is not UTF-8.

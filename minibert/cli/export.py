@@ -8,17 +8,17 @@ from minibert.cli.options import print_result
 @click.command()
 @click.option("--model", required=True, help="model folder, or an id on huggingface.co")
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="folder to write")
-@click.option("--packed", is_flag=True, help="leave out zeros; minibert alone reads that")
+@click.option("--packed", is_flag=True, help="leave out zeros; only minibert reads this form")
 @click.option(
-    "--dense", is_flag=True, help="put heads and units that were pruned back, as zeros"
+    "--dense", is_flag=True, help="restore pruned heads and feed-forward units as zeros"
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> None:
     """Write a model in full, or packed without its zeros.
 
-    In full is the default, which transformers reads too; a model that lost heads, or unlike numbers
-    of feed-forward units, needs --dense for that. It prints the bytes in full, packed, and the
-    least that a code needs which knows only how many zeros there are.
+    The full form is the default, and transformers reads it too; a model with pruned heads, or with
+    different numbers of feed-forward units per layer, needs --dense for that. It prints the bytes
+    in full and packed, and the least that any code needs that knows only how many zeros there are.
 
     \b
     Example

@@ -25,8 +25,8 @@ from minibert.cli.options import (
     with_new_translation,
 )
 
-# What a new translator gets where nothing else is said: it has everything to learn, but for a BERT
-# that it begins with, which is to keep more of what it knows.
+# Defaults of a new translator, which has everything to learn. If its encoder starts as a BERT, the
+# rate is lower, so that the BERT keeps more of what it knows.
 NEW_TRANSLATOR = {"epochs": 44, "lr": 2e-3, "batch_size": 128}
 BEGUN_TRANSLATOR = NEW_TRANSLATOR | {"lr": 5e-4}
 OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
@@ -34,7 +34,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 
 @click.command()
 @click.option(
-    "--model", help="model folder, or an id on huggingface.co; of a translation the encoder"
+    "--model", help="model folder, or an id on huggingface.co; for translation, the encoder"
 )
 @click.option("--data", required=True, type=click.Path(), help="folder with train and dev files")
 @click.option("--dev", type=click.Path(), help="dev file, where --data is a training file")
@@ -45,43 +45,43 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 @with_new_translation
 @click.option(
     "--shape",
-    help="of a translation: LxD[xN[xF]] of the decoder, and of the encoder where there is no "
+    help="for translation: LxD[xN[xF]] of the decoder, and of the encoder if there is no "
     "--model  [default: 4x256x4x512, or the encoder's]",
 )
 @click.option(
     "--vocabulary",
     type=click.Choice(["shared", "separate"]),
-    help="of a translation: one for both languages, or one for each; separate with --model  "
+    help="for translation: one for both languages, or one for each; separate with --model  "
     "[default: shared]",
 )
 @click.option(
     "--vocab-size",
     type=click.IntRange(100),
-    help="pieces of a translation; every letter is one, however many there are  [default: 5000]",
+    help="for translation: number of pieces; more if there are more letters  [default: 5000]",
 )
 @click.option(
     "--decoder",
     type=click.Choice(["random", "encoder"]),
-    help="of a translation: its layers start afresh, or as those of --model  [default: random]",
+    help="for translation: its layers start at random, or as those of --model  [default: random]",
 )
 @click.option(
     "--dropout",
     type=Number(0, 1, max_open=True),
-    help="of a translation  [default: 0.25, or the encoder's]",
+    help="for translation  [default: 0.25, or the encoder's]",
 )
 @click.option(
     "--smoothing",
     type=Number(0, 1, max_open=True),
-    help="of the labels of a translation  [default: 0.1]",
+    help="label smoothing for translation  [default: 0.1]",
 )
 @training_options
 @compute_options
 def finetune(**options: Any) -> None:
     """Train a model on the labels of a task.
 
-    The best model on the dev set, of all that were measured, is kept in --out. With --task
-    translation it is a new translator, whose encoder may be a BERT that exists; where nothing else
-    is said it gets --epochs 44 --batch-size 128 --lr 0.002, or 0.0005 where there is a --model.
+    The model that measures best on the dev set is kept in --out. With --task translation it is a
+    new translator, whose encoder may be an existing BERT; its defaults are
+    --epochs 44 --batch-size 128 --lr 0.002, or 0.0005 with a --model.
 
     \b
     Example
@@ -149,7 +149,7 @@ Run = Callable[[Path], dict[str, Any]]
 
 
 def _labels(chosen: Any, training: Any, display: Any, place: str) -> tuple[Rows, Run]:
-    """Read the data and the model: the training rows, and what trains it into a folder."""
+    """Read data and model; return the training rows, and a function that trains into a folder."""
     from minibert.data.readers import read_dataset
     from minibert.training.finetune import finetune as train_on_labels
     from minibert.training.finetune import starting_model

@@ -19,7 +19,7 @@ def prepare(
     Raises
         click.UsageError  cuda or oneDNN was asked for and there is none; int8 in training.
     """
-    gc.disable()  # an import makes a million objects and no garbage; to look for it takes a tenth
+    gc.disable()  # an import makes a million objects and no garbage; looking for it takes a tenth
     import torch
 
     from minibert.kernels.products import chosen, fix_arithmetic, offers_onednn
@@ -64,16 +64,16 @@ def place_of(device: str) -> str:
 
 
 def dtype_of(option: str, asked: str, place: str) -> "torch.dtype":
-    """What an option, dtype or teacher_dtype, asks for; auto is what `place` multiplies faster in.
+    """The dtype that an option, dtype or teacher_dtype, asks for; auto is the faster on `place`.
 
-    What is chosen stands in the context afterwards, for `run_record`.
+    The choice is stored in the context, for `run_record`.
     """
     import torch
 
     from minibert.kernels.products import cost_of_bfloat16
 
     def cost() -> tuple[float, str]:
-        """Of a product in bfloat16, against float32, and how to say it."""
+        """The cost of a product in bfloat16 relative to float32, and a sentence that says so."""
         if place == "cpu":
             cost = cost_of_bfloat16()
             return cost, f"a product in bfloat16 takes {cost:.2g} times as long as in float32 here"
@@ -94,7 +94,7 @@ def dtype_of(option: str, asked: str, place: str) -> "torch.dtype":
 
 
 def _as_it_began(option: str, asked: str) -> str:
-    """What was asked for; where that is auto and a run is resumed, what it was for that run."""
+    """What was asked for; if that is auto and a run is resumed, what that run chose."""
     context = click.get_current_context()
     if asked != "auto" or not context.params.get("resume"):
         return asked
@@ -112,8 +112,8 @@ def _as_it_began(option: str, asked: str) -> str:
 def keep_memory() -> None:
     """Tell the C library to keep freed memory for the next tensor, where it is glibc.
 
-    It would give every large piece back to the system, which hands it out anew page by page, filled
-    with zeros: about a twentieth of the time of a forward pass.
+    By default it returns every large block to the system, which hands it out again page by page,
+    filled with zeros: that takes about a twentieth of the time of a forward pass.
     """
     import ctypes
 

@@ -15,7 +15,7 @@ PATTERNS = ("unstructured", "row", "2:4", "heads", "ffn")
 SPARSITY_METHODS = ("magnitude", "movement", "l1")
 SCHEDULES = ("linear", "google", "constant", "cosine", "inverse_sqrt")
 ADAM_FORMS = ("adamw", "momentum", "google", "kingma", "adam_l2")
-# Where a run lies, how often it is saved, and which runs stand beside it.
+# Where a run is kept, how often it is saved, and which runs it is compared with.
 ELSEWHERE = frozenset(
     "out resume overwrite as_json save_every recipe print_recipe seeds results name baseline "
     "cache".split()
@@ -27,7 +27,7 @@ ONE_FILE = "--data {} is one file; name the dev file with --dev as well"
 
 
 class Number(click.FloatRange):
-    """A range of finite numbers: no comparison catches NaN."""
+    """A range of finite numbers; comparisons with its bounds alone would let NaN through."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -56,7 +56,7 @@ def compute_options(command: Command) -> Command:
                 default=0,
                 show_default=True,
                 metavar="INTEGER",
-                help="of every random draw",
+                help="seed of every random draw",
             ),
             click.option(
                 "--device",
@@ -70,8 +70,8 @@ def compute_options(command: Command) -> Command:
                 type=click.Choice(DTYPES),
                 default="float32",
                 show_default=True,
-                help="of the arithmetic; weights are kept in float32; auto measures which is "
-                "faster",
+                help="precision of the arithmetic; weights stay in float32; auto measures which "
+                "is faster",
             ),
             click.option("--threads", type=click.IntRange(1), help="default: all cores"),
             click.option(
@@ -80,7 +80,7 @@ def compute_options(command: Command) -> Command:
                 default="auto",
                 show_default=True,
                 help="how products are computed: auto measures which is fastest; int8 is for "
-                "inference; book computes as the book is written",
+                "inference; book calls the functions of the book",
             ),
             click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout"),
         ),
@@ -99,7 +99,7 @@ def data_options(command: Command, more_tasks: tuple[str, ...] = ()) -> Command:
                 type=click.IntRange(8),
                 default=128,
                 show_default=True,
-                help="tokens; longer texts are cut, and pairs to learn translation from left out",
+                help="tokens; longer texts are cut, longer training pairs of translation left out",
             ),
         ),
     )
@@ -115,8 +115,8 @@ def with_new_translation(command: Command) -> Command:
     languages = click.option(
         "--languages",
         metavar="FROM-TO",
-        help="of a translation: endings or columns of the data  [default: from English, or in the "
-        "order of the columns]",
+        help="for translation: file endings or columns of the data  [default: from English, or in "
+        "the order of the columns]",
     )
     return languages(with_translation(command))
 
@@ -139,7 +139,7 @@ def language_pair(languages: str) -> tuple[str, str]:
 
 
 def check_sacrebleu() -> None:
-    """What measures a translation.
+    """Check that sacrebleu, which measures translations, is installed.
 
     Raises
         click.UsageError  it is not installed.
@@ -151,7 +151,7 @@ def check_sacrebleu() -> None:
 
 
 def picture_path(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
-    """The callback of an option that names a picture: whether one can be drawn into this file.
+    """Callback of an option that names a picture: check that it can be drawn into this file.
 
     Raises
         click.UsageError  its ending or its folder is wrong, or there is no matplotlib that works.
@@ -215,7 +215,7 @@ def training_options(command: Command) -> Command:
                 show_default=True,
                 help="published form, see minibert/optim.py",
             ),
-            click.option("--weight-decay", type=Number(0), help="default: of the form"),
+            click.option("--weight-decay", type=Number(0), help="default: that of --adam"),
             click.option(
                 "--l2",
                 type=Number(0),
@@ -226,7 +226,7 @@ def training_options(command: Command) -> Command:
             click.option(
                 "--sparsity",
                 type=Number(0, 1),
-                help="share that goes: of the weights in the maps of the blocks, of all heads, or "
+                help="share to prune: of the weights in the maps of the blocks, of all heads, or "
                 "of the feed-forward units of each layer; in a distillation's second stage  "
                 "[default: none]",
             ),
@@ -235,27 +235,27 @@ def training_options(command: Command) -> Command:
                 type=click.Choice(PATTERNS),
                 default="unstructured",
                 show_default=True,
-                help="weights anywhere, as many in each row, or two of every four, at once; or "
-                "whole heads or feed-forward units, by their importance to the loss",
+                help="prune weights anywhere, equally many in each row, or two of every four, at "
+                "once; or whole heads or feed-forward units, by their importance to the loss",
             ),
             click.option(
                 "--sparsity-by",
                 type=click.Choice(SPARSITY_METHODS),
-                help="which weights go: the small, those that training moves towards 0, or the "
-                "small after an L1 penalty  [default: magnitude]",
+                help="which weights to prune: small ones, those that training moves towards 0, or "
+                "those small after an L1 penalty  [default: magnitude]",
             ),
             click.option(
                 "--l1",
                 type=Number(0),
-                help="λ of that penalty λ|θ|₁; until the choice is final it draws a weight towards "
-                "0 by λ times the sum of the learning rates  [default: 0.1]",
+                help="λ of the L1 penalty λ|θ|₁; until the choice is final it pulls a weight "
+                "towards 0 by λ times the sum of the learning rates  [default: 0.1]",
             ),
             click.option(
                 "--max-norm",
                 type=Number(0, min_open=True),
                 default=1.0,
                 show_default=True,
-                help="longest gradient",
+                help="clip longer gradients to this norm",
             ),
             click.option(
                 "--evaluate-every", type=click.IntRange(1), help="steps  [default: each epoch]"
@@ -268,11 +268,11 @@ def training_options(command: Command) -> Command:
 
 
 def check_sparsity(chosen: Any) -> None:
-    """Two of every four are half of all, and no share is no pattern.
+    """Check that the options about sparsity fit together.
 
     Raises
-        click.UsageError  another share was asked for, or how to choose and not how much; or single
-                          weights are to be chosen by whole parts.
+        click.UsageError  2:4 with a share other than a half; a pattern or a method without a share;
+                          or a method for single weights with a pattern of whole parts.
     """
     if not chosen.sparsity and (chosen.pattern != PATTERNS[0] or chosen.sparsity_by):
         raise click.UsageError("--pattern and --sparsity-by need --sparsity, the share of zeros")
@@ -300,7 +300,7 @@ def training_files(data: str, dev: str | None) -> tuple[Path, Path]:
     """The training file and the dev file, found by name in a folder or given one by one.
 
     Raises
-        click.UsageError  one file alone: it would measure a model on what it learned from.
+        click.UsageError  only one file is given: it would measure a model on what it learned from.
     """
     from minibert.data.readers import find_split
 

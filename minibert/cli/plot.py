@@ -37,7 +37,7 @@ def plot() -> None:
 
 
 def picture_options(command: Command) -> Command:
-    """Where the picture goes, and on which ground it stands."""
+    """Where the picture goes, and on which background it is drawn."""
     return apply(
         command,
         (
@@ -60,15 +60,16 @@ def picture_options(command: Command) -> Command:
 @click.argument("text")
 @a_model
 @click.option("--layers", help="such as 1,3 or 2-4  [default: all]")
-@click.option("--head", help="LAYER.HEAD, such as 2.3: that one alone, large  [default: all]")
+@click.option("--head", help="LAYER.HEAD, such as 2.3: only this head, large  [default: all]")
 @picture_options
 def attention(
     text: str, model: str | None, layers: str | None, head: str | None, **given: Any
 ) -> None:
-    """Draw who asks whom: every head of every layer.
+    """Draw which token attends to which, in every head of every layer.
 
-    A row is a token that asks, and sums to 1. Where there is no room for the tokens, all heads are
-    small pictures without words; --head shows one with them. A tab in TEXT parts two sentences.
+    A row belongs to a token that asks (a query), and sums to 1. If there is no room for the tokens,
+    the heads are drawn small and without them; --head draws one with them. A tab in TEXT separates
+    two sentences.
 
     \b
     Example
@@ -109,7 +110,7 @@ def _layers_and_head(layers: str | None, head: str | None) -> tuple[list[int] | 
     """The layers to draw, None for all, and the number of the head that is drawn alone.
 
     Raises
-        click.UsageError  what is given is no numbers, or both are given.
+        click.UsageError  the values are not numbers, or both are given.
     """
     if head is None:
         return (None if layers is None else layer_numbers(layers)), None
@@ -126,11 +127,11 @@ def _layers_and_head(layers: str | None, head: str | None) -> tuple[list[int] | 
 @a_model
 @picture_options
 def embeddings(words: tuple[str, ...], model: str | None, **given: Any) -> None:
-    """Draw which words lie where in the table of word embeddings.
+    """Draw where words lie in the word embedding table.
 
     The axes are the two directions along which the rows of the whole table differ most. Each word
-    must be one piece of the vocabulary, for only pieces have rows. Without WORDS, some of the usual
-    ones are taken, in groups.
+    must be one piece of the vocabulary, as only pieces have rows. Without WORDS, some common ones
+    are drawn, in groups.
 
     \b
     Example
@@ -153,7 +154,7 @@ def embeddings(words: tuple[str, ...], model: str | None, **given: Any) -> None:
 
 @plot.command()
 @click.option(
-    "--steps", type=click.IntRange(2, 10**9), default=1000, show_default=True, help="in all"
+    "--steps", type=click.IntRange(2, 10**9), default=1000, show_default=True, help="in total"
 )
 @click.option(
     "--warmup",
@@ -164,7 +165,7 @@ def embeddings(words: tuple[str, ...], model: str | None, **given: Any) -> None:
 )
 @picture_options
 def schedules(steps: int, warmup: float, **given: Any) -> None:
-    """Draw the schedules of the learning rate, those of --schedule.
+    """Draw the learning-rate schedules that --schedule offers.
 
     \b
     Example
@@ -188,7 +189,7 @@ def schedules(steps: int, warmup: float, **given: Any) -> None:
 def adam(**given: Any) -> None:
     """Draw how long Adam's steps are, with bias correction and without.
 
-    The gradient stays the same; a step is measured in learning rates (docs/chapters tell more).
+    The gradient is constant; steps are measured in learning rates (see docs/chapters).
 
     \b
     Example
@@ -248,8 +249,8 @@ def students(
 ) -> None:
     """Draw the answers of a student against its teacher's, text by text.
 
-    RUN is a folder that minibert distill has written. Both models answer the texts anew: those that
-    the run was measured on, or --data.
+    RUN is a folder that minibert distill has written. Both models are run again on the texts that
+    the run was measured on, or on --data.
 
     \b
     Example
@@ -307,8 +308,7 @@ def _save(
 
 
 def _in_four_digits(value: Any) -> Any:
-    """The same with every number that is not whole rounded to four digits, zeros before them not
-    counted."""
+    """The same, with every number that is not whole rounded to four significant digits."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, Mapping):
@@ -338,7 +338,7 @@ def _options_of(folder: Path) -> dict[str, Any]:
 
 
 def _teacher_of(folder: Path, options: Mapping[str, Any]) -> str | Path:
-    """The teacher of a run: of the demo, a folder in it.
+    """The teacher of a run; for the demo, a folder inside it.
 
     Raises
         click.UsageError  it is not known.

@@ -12,7 +12,7 @@ import click
 
 from minibert.cli.options import ELSEWHERE
 
-# What is no part of a recipe: that, and the machine.
+# Not part of a recipe: those options, and the ones about the machine.
 APART = ELSEWHERE | {"threads", "device", "arithmetic", "help"}
 
 
@@ -64,7 +64,7 @@ def _kind_of(option: click.Parameter) -> tuple[type, ...]:
 
 
 def defaults_of(context: click.Context) -> dict[str, Any]:
-    """What the options of the command are where nobody says anything; one without default, None."""
+    """The defaults of the command's options; None for an option without one."""
     return {
         str(option.name): default if isinstance(default := option.default, PLAIN) else None
         for option in context.command.params
@@ -72,7 +72,7 @@ def defaults_of(context: click.Context) -> dict[str, Any]:
 
 
 def recipe_of(context: click.Context) -> dict[str, Any]:
-    """The options of this call that decide its result, seed apart: what a row of results holds."""
+    """The options that decide the result of this call, except the seed: for a row of results."""
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in context.params.items()
@@ -81,7 +81,7 @@ def recipe_of(context: click.Context) -> dict[str, Any]:
 
 
 def printed_recipe(context: click.Context) -> str:
-    """The options as a TOML file, each with its help; what has no value stands in a comment."""
+    """The options as a TOML file, each with its help; one without a value is a comment."""
     lines = [f"# minibert {context.info_name} --recipe THIS_FILE", ""]
     for option in context.command.params:
         name = str(option.name)

@@ -36,9 +36,9 @@ def train(
 ) -> None:
     """Train a WordPiece vocabulary on raw text.
 
-    From characters on, the two neighbours are joined that raise the likelihood of the text most
-    (minibert/wordpiece_training.py). The folder that is written is read by minibert and
-    transformers.
+    Starting from characters, it joins again and again the two neighbours that raise the likelihood
+    of the text most (minibert/wordpiece_training.py). minibert and transformers read the folder
+    that is written.
 
     \b
     Example

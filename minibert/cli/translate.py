@@ -1,4 +1,4 @@
-"""`minibert translate`: texts of one language in another."""
+"""`minibert translate`: texts from one language into another."""
 
 from pathlib import Path
 
@@ -20,13 +20,13 @@ from minibert.cli.options import Number, compute_options, picture_path, print_re
     type=Number(0, 10),
     default=0.6,
     show_default=True,
-    help="α; the more, the longer the translations",
+    help="α; larger values favour longer translations",
 )
 @click.option(
     "--attention",
     type=click.Path(dir_okay=False),
     callback=picture_path,
-    help="draw what each word asks the text, FILE.svg or FILE.png; for one text",
+    help="draw the cross-attention as FILE.svg or FILE.png; for one text only",
 )
 @compute_options
 def translate(
@@ -45,8 +45,9 @@ def translate(
 ) -> None:
     """Translate texts.
 
-    They come from the arguments, from a file, or from standard input; the translations come one a
-    line, in the same order. A translator is trained by minibert finetune --task translation.
+    They come from the arguments, from a file, or from standard input; the translations are printed
+    one per line, in the same order. A translator is trained by minibert finetune --task
+    translation.
 
     \b
     Example

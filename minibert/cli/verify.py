@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("formulas", nargs=-1)
 @click.option("--cases", type=click.IntRange(1), default=20, show_default=True, help="for each law")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--break", "broken", metavar="MISTAKE", help="put a known mistake in its place")
+@click.option("--break", "broken", metavar="MISTAKE", help="replace a formula by this mistake")
 @click.option("--matrix", is_flag=True, help="which law rejects which known mistake")
 @click.option("--accuracy", is_flag=True, help="how far rounding moves each formula")
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
@@ -228,7 +228,7 @@ def _shown(items: list[Any], title: str) -> Iterable[Any]:
 def _table(verdicts: list["Verdict"], width: int | None = None) -> str:
     """One row for each law; on a narrow screen the formulas are headings, and places are left out.
 
-    What is not read on a terminal is wide, and one row is one line.
+    Output that does not go to a terminal is wide, with one line per row.
     """
     from rich import box
     from rich.console import Console

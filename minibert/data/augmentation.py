@@ -1,7 +1,7 @@
-"""More sentences out of few: words change places with words like them, as TinyBERT does it.
+"""More sentences out of few: words are replaced by similar words, as TinyBERT does it.
 
 A distilled student learns the teacher's answers, so it can learn from sentences that nobody has
-labelled. `joined` makes longer ones, `augmented` variants of all. What may stand for a word is
+labelled. `joined` makes longer ones, `augmented` variants of all. What may replace a word is
 decided beforehand, in `minibert.data.candidates`.
 """
 
@@ -15,11 +15,11 @@ from minibert.data.readers import Example
 from minibert.data.tokenizer import Tokenizer
 from minibert.wordpiece import normalise, split_words
 
-# For the words of one sentence, in order: what may stand for each; nothing where it must stay.
+# For the words of one sentence, in order: what may replace each; nothing if it must stay.
 Candidates = Callable[[Sequence[str]], Sequence[Sequence[str]]]
 
-# They carry grammar, and sense as well: "not" for "of" makes a sentence that nobody would say, and
-# "never" for "always" turns it round. Halves of contractions count, since words are cut at "'".
+# They carry grammar, and meaning too: "not" for "of" makes a sentence that nobody would say, and
+# "never" for "always" reverses it. Halves of contractions are here too, as words are cut at "'".
 FUNCTION_WORDS = frozenset(
     """
     a an the this that these those such some any each every either neither both all no none another
@@ -40,9 +40,9 @@ FUNCTION_WORDS = frozenset(
 
 
 def changeable(word: str) -> bool:
-    """Whether a word may change, and whether it may stand for another.
+    """Whether a word may be replaced, and whether it may replace another.
 
-    It has letters alone, at least two, and is no function word.
+    It consists of letters only, at least two, and is not a function word.
 
     >>> [word for word in "the 3 films aren ' t bad".split() if changeable(word)]
     ['films', 'bad']
@@ -72,7 +72,7 @@ def words_of(text: str, lowercase: bool) -> Words:
 
 
 def word_cutter(tokenizer: Tokenizer) -> Callable[[str], Words]:
-    """`words_of`, which remembers what it has seen between two spaces: the same few thousand."""
+    """`words_of` with a cache of the strings between spaces: the same few thousand recur."""
     part_of = cache(lambda part: words_of(part, tokenizer.lowercase))
 
     def words(text: str) -> Words:
@@ -88,7 +88,7 @@ def word_cutter(tokenizer: Tokenizer) -> Callable[[str], Words]:
 
 
 def changeable_words(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """Every word of the texts that may change, once, sorted: what `neighbours` is to be asked."""
+    """Every word of the texts that may be replaced, once, sorted: the input of `neighbours`."""
     cut = word_cutter(tokenizer)
     return sorted(filter(changeable, {word for text in texts for word in cut(text).words}))
 
@@ -103,10 +103,10 @@ def augmented(
 ) -> list[Example]:
     """Every example, followed by up to `copies` variants of it.
 
-    In each of the `copies` attempts every word that may change and has candidates does so with the
-    given probability, to any of them alike. What came out before for this example is left out. All
-    else of a text stays, to the character. A variant has no label: what a changed sentence means is
-    for the teacher to say.
+    In each of the `copies` attempts every word that may be replaced and has candidates is replaced
+    with the given probability, by any of them with equal chance. Variants of this example that came
+    out before are left out. The rest of a text stays, to the character. A variant has no label:
+    what a changed sentence means is for the teacher to say.
 
     An example's variants depend on the seed, its index and itself, not on the other examples.
 
@@ -114,9 +114,9 @@ def augmented(
         Jiao et al. 2020, arXiv:1909.10351, algorithm 1 (N_a is `copies`, p_t `probability`).
 
     Differs
-        TinyBERT's code copies the label; in a pair it changes the second sentence of what it last
-        made of the first, here both are changed independently in every attempt. There function
-        words may stand for others.
+        TinyBERT's code copies the label; in a pair it changes the second sentence beside the last
+        variant of the first, here both are changed independently in every attempt. There function
+        words may replace others.
 
     Raises
         ValueError  `copies` is negative, or the probability is not between 0 and 1.
@@ -145,10 +145,10 @@ def augmented(
 def joined(examples: Sequence[Example], count: int, seed: int = 0) -> list[Example]:
     """`count` texts, each made of two to four of the examples, drawn at random, in a row.
 
-    Texts to train on may be shorter than those to come: half of SST-2's are phrases of up to seven
-    words, its dev set has whole sentences of nineteen. A student that learned on phrases judges
-    phrases as well as its teacher does, and long sentences worse. What two phrases mean in a row is
-    for the teacher to say, so these texts have no label.
+    Training texts may be shorter than those to come: half of SST-2's are phrases of up to seven
+    words, while its dev set has whole sentences of nineteen. A student that learned on phrases
+    judges phrases as well as its teacher does, but long sentences worse. What two phrases mean in a
+    row is for the teacher to say, so these texts have no label.
 
     Raises
         ValueError  `count` is negative, there is no example, or the examples are pairs.
@@ -167,7 +167,7 @@ def joined(examples: Sequence[Example], count: int, seed: int = 0) -> list[Examp
 
 
 class _Mold(NamedTuple):
-    """A text in parts that joined make it up, and which parts may be which others."""
+    """A text cut into parts, and which of them may be replaced, by which others."""
 
     parts: list[str]
     places: list[tuple[int, Sequence[str]]]

@@ -82,7 +82,7 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) 
     shuffle the batches. A row's neighbours are then like it in length, and otherwise random.
 
     The order depends on nothing but the arguments, on any machine: Python promises that
-    `random.Random(text).random()` keeps its sequence, as `torch.randperm` does not. If the rows do
+    `random.Random(text).random()` keeps its sequence, unlike `torch.randperm`. If the rows do
     not divide evenly, one batch is short.
 
     >>> epoch_order([5, 9, 5, 9, 5], batch_size=2, seed=0, epoch=0)

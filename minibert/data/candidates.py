@@ -1,6 +1,6 @@
-"""Which words may stand for another: those near to it in a table, or those that a model guesses.
+"""Which words may replace another: those near it in a table, or those that a model guesses.
 
-V words that can stand for another · D width · S tokens · M masked words of a batch.
+V words that can replace another · D width · S tokens · M masked words of a batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ class Neighbours:
 
 
 def word_table(bert: Bert) -> WordVectors:
-    """The model's own word table, as far as its pieces are whole words that may change.
+    """The rows of the model's own word table for pieces that are whole words and may be replaced.
 
     Raises
         CheckpointError  the model came without a vocabulary.
@@ -50,7 +50,7 @@ def word_table(bert: Bert) -> WordVectors:
 def piece_means(words: Sequence[str], bert: Bert) -> WordVectors:
     """For each word, of however many pieces, the mean of their rows in the model's word table.
 
-    A word that the vocabulary cannot write has none.
+    A word that the vocabulary cannot spell has none.
 
     Raises
         CheckpointError  the model came without a vocabulary.
@@ -67,11 +67,11 @@ def piece_means(words: Sequence[str], bert: Bert) -> WordVectors:
 
 
 def neighbours(words: Sequence[str], vectors: WordVectors, k: int = 15) -> Neighbours:
-    """For each word the K words whose vectors point most nearly where its own does.
+    """For each word the K words whose vectors have the largest cosine with its own.
 
-    Cosine decides; a word without a vector gets no candidates. Only words that may change are
-    asked for and offered and, where all `words` are lower-case, only lower-case ones: to a model
-    without capitals "Good" would be no other word than "good".
+    A word without a vector gets no candidates. Only words that may be replaced are looked up and
+    offered and, if all `words` are lower-case, only lower-case ones: for an uncased model "Good" is
+    the same word as "good".
 
     Source
         Jiao et al. 2020, arXiv:1909.10351, algorithm 1, there for words of several pieces.
@@ -92,8 +92,8 @@ def neighbours(words: Sequence[str], vectors: WordVectors, k: int = 15) -> Neigh
 def neighbours_by_pieces(words: Sequence[str], bert: Bert, k: int = 15) -> Neighbours:
     """The neighbours of words in a model's own table, those of several pieces as well.
 
-    A word that is one piece is near to others of that kind. The mean of several pieces says less,
-    and is near to fragments; so such a word is compared with the others of its kind among `words`.
+    A word that is one piece is near other such words. The mean of several pieces says less, and is
+    near fragments; so a word of several pieces is compared with the others of its kind in `words`.
     """
     whole = neighbours(words, word_table(bert), k)
     rest = [word for word in words if word not in whole.table]
@@ -107,7 +107,7 @@ def neighbours_by_pieces(words: Sequence[str], bert: Bert, k: int = 15) -> Neigh
 
 @dataclass(frozen=True)
 class MaskedGuesses:
-    """The candidates for each place of each sentence that was asked for, and no other sentence."""
+    """The candidates for each place of the given sentences; no other sentence has any."""
 
     table: Mapping[tuple[str, ...], tuple[Sequence[str], ...]]
     source: str
@@ -140,11 +140,11 @@ def masked_guesses(
     batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
 ) -> MaskedGuesses:
-    """For each word that is one piece the K likeliest other words, once it is masked.
+    """For each word that is one piece the K likeliest other words when it is masked.
 
     With `pair` the model reads [CLS] masked sentence [SEP] whole sentence [SEP]: it sees the word
-    that it is to replace, and so keeps nearer to the sense. Words of several pieces, and those
-    beyond what the model has positions for, get what `fallback` offers. `dtype` is the precision
+    that it is to replace, and so stays closer to the meaning. Words of several pieces, and words
+    beyond the model's last position, get what `fallback` offers. `dtype` is the precision
     of the encoder.
 
     Source
@@ -152,7 +152,7 @@ def masked_guesses(
         huawei-noah/Pretrained-Language-Model.
 
     Differs
-        Only words that may change are offered: among the pieces there are also marks and
+        Only words that may be replaced are offered: the pieces also include punctuation and
         function words.
 
     Raises
@@ -198,7 +198,7 @@ def _sentences(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> Iterato
     cut = word_cutter(tokenizer)
     seen = dict.fromkeys(tuple(cut(text).words) for text in texts)
     vocabulary = list(dict.fromkeys(word for words in seen for word in words))
-    # Word by word, so that what belongs to which word is known; [CLS] and [SEP] are taken off.
+    # Word by word, so that each piece's word is known; [CLS] and [SEP] are taken off.
     encoded = tokenizer.encode(vocabulary)
     pieces = {word: one.ids[1:-1] for word, one in zip(vocabulary, encoded, strict=True)}
     ids_of = tokenizer.vocabulary
@@ -214,7 +214,7 @@ def _sentences(texts: Sequence[str], tokenizer: Tokenizer, most: int) -> Iterato
 
 
 class _Guesser:
-    """The model and the words that it may name, at work on one batch of masked words a call."""
+    """The model and the words that it may guess; each call works on one batch of masked words."""
 
     def __init__(
         self,

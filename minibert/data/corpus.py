@@ -1,7 +1,7 @@
 """Raw text for general distillation and for masked words: files of sentences or of paragraphs.
 
-A corpus has no labels and no rows. It is cut into windows of as many pieces as a model shall see at
-once, each between [CLS] and [SEP], so that no piece is lost and nothing is padded but the last.
+A corpus has no labels and no rows. It is cut into windows of as many pieces as a model is to see
+at once, each between [CLS] and [SEP], so that no piece is lost and only the last one is padded.
 """
 
 from collections import Counter
@@ -15,9 +15,9 @@ from minibert.wordpiece import normalise, split_words
 
 
 def read_corpus(paths: Sequence[str | Path]) -> list[list[str]]:
-    """The paragraphs of each file; of a folder, every file in it, in the order of their names.
+    """The paragraphs of each file; for a folder, every file in it, in the order of their names.
 
-    Paragraphs are parted by empty lines; in a file without any, each line is one.
+    Paragraphs are separated by empty lines; in a file without any, each line is one.
 
     Raises
         DataError  a file is missing, empty, or not UTF-8.
@@ -47,7 +47,7 @@ def _paragraphs(text: str) -> list[str]:
 def windows(
     corpus: Sequence[Sequence[str]], tokenizer: Tokenizer, length: int
 ) -> list[Encoding]:
-    """The corpus in runs of `length` tokens, [CLS] and [SEP] counted; none goes on in another file.
+    """The corpus in runs of `length` tokens, with [CLS] and [SEP]; no run spans two files.
 
     >>> tokenizer = Tokenizer.from_vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"])
     >>> [len(window.ids) for window in windows([["a a a", "a a a a"]], tokenizer, 5)]
@@ -65,12 +65,12 @@ def windows(
 
 
 def word_counts(corpus: Sequence[Sequence[str]], lowercase: bool = True) -> Counter[str]:
-    """How often each word occurs, as `minibert.wordpiece` normalises and parts texts.
+    """How often each word occurs, as `minibert.wordpiece` normalises and splits texts.
 
     >>> word_counts([["The cat, the dog."], ["A cat."]]).most_common(3)
     [('the', 2), ('cat', 2), ('.', 2)]
     """
-    # What stands between two spaces is normalised by itself, and once, however often it occurs.
+    # The text between two spaces is normalised on its own, only once however often it occurs.
     paragraphs = [one for file in corpus for one in file]
     chunks = Counter(chunk for one in paragraphs for chunk in one.split(" "))
     counts: Counter[str] = Counter()

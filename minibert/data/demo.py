@@ -4,10 +4,10 @@ A review is one or two *claims* in a *frame*. A claim is a wrapper around a core
 that" + "the plot seemed" + "very dull". Three rules give the label, and each of them hides from a
 model that only counts words:
 
-    negation   a denying wrapper or core turns a judgement around, however far it stands from it:
+    negation   a denying wrapper or core reverses a judgement, however far away it is:
                "nobody but marta said that the plot was dull";
-    contrast   of two opposed claims the frame says which one wins: the one that is not conceded;
-    intensity  where neither is conceded the stronger one wins: "slightly dull and utterly lovely".
+    contrast   the frame says which of two opposed claims wins: the one that is not conceded;
+    intensity  if neither is conceded, the stronger one wins: "slightly dull and utterly lovely".
 
 A wrapper with a core is a template. The held-out reviews use templates, things, names and adverbs
 that no training review has; what they share are the parts that carry the rules. Half of the
@@ -91,7 +91,7 @@ TEACHER_SIZE, STUDENT_SIZE, POOL_SIZE, HELD_OUT_SIZE = 16000, 500, 6000, 1000
 
 
 class DemoCorpus(NamedTuple):
-    """Four sets of reviews; label 1 is praise, 0 is blame, None is not told."""
+    """Four sets of reviews; label 1 is praise, 0 is blame, None is not given."""
 
     teacher_train: tuple[Example, ...]
     student_train: tuple[Example, ...]  # the first 500 of teacher_train: the few labels
@@ -167,7 +167,7 @@ def _claim(
 
 
 def _review(rng: random.Random, words: Words, held_out: bool) -> Example:
-    """One review: choose who wins and the verdict, then write claims that come out so."""
+    """One review: choose which claim wins and the verdict, then write claims that lead to it."""
     rule = rng.choices(tuple(FRAMES), [share for share, _ in FRAMES.values()])[0]
     favourable = rng.random() < 0.5
     degrees: list[tuple[str, ...]] = [(), ()]
@@ -190,7 +190,7 @@ def _review(rng: random.Random, words: Words, held_out: bool) -> Example:
 def _balanced(
     rng: random.Random, words: Words, held_out: bool, count: int, seen: set[str]
 ) -> list[Example]:
-    """`count` new reviews, blame and praise in turn; `seen` learns them."""
+    """`count` new reviews, blame and praise in turn; they are added to `seen`."""
     found: list[Example] = []
     while len(found) < count:
         example = _review(rng, words, held_out)

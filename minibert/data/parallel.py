@@ -25,10 +25,10 @@ class Pairs(NamedTuple):
 
 
 def languages_of(data: str | Path) -> tuple[str, str]:
-    """Which language is read and which is written, where nobody says.
+    """Which language is read and which is written, if not specified.
 
-    A table's two columns, in their order; of files, English is read, else what the alphabet has
-    first.
+    For a table its two columns, in their order; for files, English is read, else the first in the
+    alphabet.
 
     Raises
         DataError  there are not two, or no file at all.

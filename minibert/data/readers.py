@@ -170,7 +170,7 @@ def read_dataset(
 
 
 def find_task(header: tuple[str, ...]) -> str:
-    """The task that the columns tell without doubt, or else the general `classify` or `regress`.
+    """The task that the columns clearly identify, or else the general `classify` or `regress`.
 
     SST-2's header, sentence and label, is also that of any other classification of sentences. It
     reads as `classify`, which gives the same class indices and the same metric.

@@ -1,6 +1,6 @@
 """Files of named columns: TSV as GLUE writes it, CSV, JSONL and parquet, all read as one `Table`.
 
-Every row keeps its number, so that whoever finds a bad cell can say where it stands.
+Every row keeps its number, so that an error about a bad cell can say where it is.
 """
 
 import csv
@@ -33,14 +33,14 @@ COLUMNS = {
     "label": ("label", "score", "quality"),
 }
 KNOWN = {name for names in COLUMNS.values() for name in names}
-COLA = ("source", "label", "star", "sentence")  # the columns that CoLA's files leave unsaid
+COLA = ("source", "label", "star", "sentence")  # the columns of CoLA's files, which have no header
 
 
 def read_table(path: Path, task: str | None = None) -> Table:
     """Open a file by its ending; `task` tells that a TSV file is CoLA's, which has no header.
 
     Raises
-        DataError  the file, or a row when it is its turn, cannot be read: file, line, reason.
+        DataError  the file cannot be read, or a row when it is reached: file, line, reason.
     """
     ending = path.suffix.lower()
     if path.is_dir():
@@ -100,7 +100,7 @@ def _header(names: Iterable[str], path: Path) -> tuple[str, ...]:
 
 
 def _tsv(lines: list[str], path: Path, task: str | None) -> Table:
-    rows = [line.split("\t") for line in lines]  # quotes are characters, so csv has no say here
+    rows = [line.split("\t") for line in lines]  # quotes are plain characters: no csv module
     header = _header(rows[0], path)
     looks_like_cola = len(header) == 4 and header[1] in ("0", "1") and header[2] in ("", "*")
     if (task is None and looks_like_cola) or (task == "cola" and not KNOWN & set(header)):
@@ -115,7 +115,7 @@ def _csv(text: str, path: Path) -> Table:
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    # RFC 4180: a quoted cell may hold commas and line breaks; a row is told by its last line.
+    # RFC 4180: a quoted cell may hold commas and line breaks; a row is identified by its last line.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:

@@ -1,6 +1,6 @@
 """The fast tokenizer: BERT's WordPiece through the `tokenizers` library, for whole corpora.
 
-`minibert/wordpiece.py` is the same algorithm written to be read; a test holds the two equal. A
+`minibert/wordpiece.py` is the same algorithm written to be read; a test checks that both agree. A
 model folder is read from `vocab.txt` or else from `tokenizer.json`, and written as both.
 """
 
@@ -35,10 +35,10 @@ class Encoding(NamedTuple):
 class Tokenizer:
     """A vocabulary and four settings; everything else about BERT's tokenizer is fixed.
 
-    `strip_accents` None means: as `lowercase` says, which is the rule of the original BERT. `words`
-    "bert" parts words at spaces and around punctuation; "spaces" at spaces alone, so that
-    punctuation is a piece of its word and `decode` puts no space where there was none, and none
-    around Chinese characters: what is written, and not only read, needs that.
+    `strip_accents` None follows `lowercase`, which is the rule of the original BERT. `words` "bert"
+    splits words at spaces and around punctuation; "spaces" only at spaces, so that punctuation is
+    part of its word, and `decode` adds no space where there was none, and none around Chinese
+    characters: text that a model writes, and not only reads, needs that.
 
     >>> tokenizer = Tokenizer.from_vocabulary([*SPECIALS, "hugging", "face", "##s"])
     >>> tokenizer.encode(["Hugging faces"], ["face"])
@@ -88,16 +88,16 @@ class Tokenizer:
     def trained(
         cls, texts: Sequence[str], size: int, lowercase: bool = False, words: str = "spaces"
     ) -> "Tokenizer":
-        """A vocabulary of `size` pieces that are frequent in the texts, or fewer if there are not
-        so many; of more, if that is what it takes to have every letter of the texts.
+        """A vocabulary of `size` frequent pieces of the texts, or fewer if there are not so many.
 
-        The trainer of the `tokenizers` library joins the most frequent pairs, as byte-pair
-        encoding does. Among pairs as frequent it takes the one of the lowest ids, and it numbers
-        the letters at random: so they are collected first, and numbered by us.
+        It is larger than `size` if having every letter of the texts takes more. The trainer of the
+        `tokenizers` library joins the most frequent pairs, as byte-pair encoding does. Among
+        equally frequent pairs it takes the one with the lowest ids, and it numbers the letters at
+        random; so they are collected first, and numbered here.
         """
         blank = cls(SPECIALS, lowercase, None, True, words)
         vocabulary = {piece: number for number, piece in enumerate(SPECIALS)}
-        for enough in (0, size):  # letters alone; then with what is joined of them
+        for enough in (0, size):  # letters alone; then also what is joined from them
             letters = sorted(vocabulary.keys() - set(SPECIALS))
             trainer = trainers.WordPieceTrainer(
                 vocab_size=enough,
@@ -120,8 +120,8 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
         """Read `vocab.txt`, or `tokenizer.json` where there is none, and `tokenizer_config.json`.
 
-        Padding and truncation that a tokenizer.json brings along do not count: a batch is padded
-        when it is made, and `encode` is told where to cut.
+        Padding and truncation settings in a tokenizer.json are ignored: a batch is padded when it
+        is made, and `encode` is told where to cut.
 
         Raises
             CheckpointError  a file is missing or damaged, or asks for another tokenizer.
@@ -204,7 +204,7 @@ class Tokenizer:
         text: str = self._fast.decode(list(ids), skip_special_tokens=skip_specials)
         if self.words == "spaces" and self.split_chinese:
             text = AROUND_CHINESE.sub("", text)
-        return text.removeprefix("##")  # a writer may begin with the inside of a word
+        return text.removeprefix("##")  # a generated text may begin inside a word
 
 
 def _pre_tokenizer(words: str) -> Any:
@@ -245,7 +245,7 @@ def _settings(
     pieces: list[str], config: Mapping[str, Any], stored: Mapping[str, Any], folder: Path
 ) -> tuple[bool, bool | None, bool, str]:
     normalizer = stored.get("normalizer") or {}
-    # Where no file says it, the vocabulary does: an uncased one has no use for capital letters.
+    # If no file says it, the vocabulary does: an uncased one has no capital letters.
     uncased = not re.search(r"^(?!\[).*[A-Z]", "\n".join(pieces), re.MULTILINE)
     lowercase = config.get("do_lower_case", normalizer.get("lowercase", uncased))
     strip_accents = config.get("strip_accents", normalizer.get("strip_accents"))

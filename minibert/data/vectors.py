@@ -1,6 +1,6 @@
-"""Word vectors: from files (word2vec, text or binary, and GloVe), and who is near to whom.
+"""Word vectors: from files (word2vec, text or binary, and GloVe), and their nearest neighbours.
 
-V words · n words asked for · D width. The files are read by gensim, which is loaded when a file is.
+V words · n words asked for · D width. gensim reads the files, and is imported only then.
 """
 
 from collections.abc import Sequence
@@ -70,9 +70,9 @@ class _Layout(NamedTuple):
 def read_vectors(path: str | Path, limit: int | None = None) -> WordVectors:
     """Read the vectors of a file, or its first `limit` ones; common words mostly come first.
 
-    Text has a word and D numbers a line. Before them word2vec writes a line with V and D, which
-    GloVe leaves out. After that line word2vec may also be binary. Compressed files (.gz, .bz2, …)
-    are read as they are. A word that comes twice keeps its first vector.
+    A text file has a word and D numbers per line. word2vec puts a line with V and D first, GloVe
+    does not. After that line word2vec may also be binary. Compressed files (.gz, .bz2, …) are read
+    as they are. A word that comes twice keeps its first vector.
 
     Raises
         DataError  the file is missing, empty or damaged, or gensim is not installed.
@@ -92,7 +92,7 @@ def read_vectors(path: str | Path, limit: int | None = None) -> WordVectors:
         layout = _layout(path)
         if layout.has_header and limit is None:
             _check_promise(path, layout.n_numbers)
-        with numpy.errstate(over="ignore"):  # what is infinite then is refused below
+        with numpy.errstate(over="ignore"):  # an overflow is refused below
             read = KeyedVectors.load_word2vec_format(
                 str(path),
                 binary=layout.binary,
@@ -129,7 +129,7 @@ def _layout(path: Path) -> _Layout:
 
 
 def _is_text(line: bytes, width: int) -> bool:
-    """Whether a line holds a word and so many numbers that can be read."""
+    """Whether a line holds a word and `width` readable numbers."""
     parts = line.rstrip().split(b" ")
     try:
         return len(parts) == width + 1 and all(float(part) is not None for part in parts[1:])

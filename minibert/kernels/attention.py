@@ -1,4 +1,4 @@
-"""Attention on packed sentences, and its gradient by hand.
+"""Attention on packed sentences, with a hand-written gradient.
 
 T tokens of a batch · n sentences of a group, R tokens in each (R queries, R keys) · D width ·
 N heads · K = D/N · X = n N: every head of every sentence is one small matrix problem.
@@ -16,7 +16,7 @@ from minibert.kernels.dropout import dropout, dropped, keep_mask
 from minibert.kernels.packing import Group, Packing
 
 CACHED_SCORES = 1_000_000  # scores computed at once: 4 MB in float32 stay in the cache
-SCORES_ON_GPU = 100_000_000  # there to start each piece costs more than the cache saves
+SCORES_ON_GPU = 100_000_000  # there, starting each piece costs more than the cache saves
 
 
 def attention(
@@ -55,9 +55,9 @@ def attention_of_first(
     dropout_rate: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """`attention` in which only the first token of each row asks.
+    """`attention` in which only the first token of each row is a query.
 
-    The softmax goes over the tokens of a row wherever they lie in the run, so nothing is padded.
+    The softmax runs over the tokens of a row wherever they are in the run, so nothing is padded.
 
     Shapes
         qkv_T3D  float [T, 3 D]

@@ -2,8 +2,8 @@
 
 B sentences · S new words · U words so far · R tokens of the memory · M = B S, or B R, rows of a
 product · D width · N heads · K = D/N · V words.
-The texts of a decoder are short, so attention itself is the book's, between products that are fast;
-padding is computed like the book's too.
+The texts of a decoder are short, so attention itself is the book's, between fast products; padding
+is computed too, as in the book.
 """
 
 from typing import Any
@@ -141,7 +141,7 @@ def _context(
     config: BertConfig,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """What the words take from what they ask, [M, D]."""
+    """The context of each query: the weighted sum of the values, [M, D]."""
     scores_BNSU = attention_scores(query_BNSK, key_BNUK)
     probabilities_BNSU = attention_probabilities(scores_BNSU, bias_BNSU)
     rate = config.attention_probs_dropout_prob

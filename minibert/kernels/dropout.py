@@ -1,7 +1,7 @@
 """Dropout with cheap random numbers: sixteen bits for each, where torch.rand spends a float.
 
-Truth values are slow on a CPU: torch.where takes ten times as long as "and", bit by bit, with -1 or
-0, all ones or none.
+Booleans are slow on a CPU: torch.where takes ten times as long as a bitwise "and" with -1 (all bits
+are ones) or 0.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def dropped(x: Tensor, keep: Tensor | None, rate: float) -> Tensor:
 
 
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """`minibert.functional.dropout` with other draws; its gradient remembers one byte a number."""
+    """`minibert.functional.dropout` with other draws; its gradient keeps one byte per number."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: the rate is {rate}, but must be at least 0 and below 1")
     if generator is None or rate == 0:

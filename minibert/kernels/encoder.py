@@ -52,7 +52,7 @@ class FusedBlock(NamedTuple):
 
 
 class FastWeights(NamedTuple):
-    """The weights of a model made ready for inference; all but the blocks is `BertWeights`."""
+    """The weights of a model made ready for inference; all but the blocks as in `BertWeights`."""
 
     embeddings: EmbeddingWeights
     blocks: tuple[FusedBlock, ...]
@@ -68,7 +68,7 @@ AnyWeights = BertWeights | FastWeights
 
 
 def fused(weights: BlockWeights | FusedBlock) -> FusedBlock:
-    """The weights of a block with query, key and value side by side; as they are, if they are."""
+    """The weights of a block with query, key and value side by side; unchanged if they are."""
     if isinstance(weights, FusedBlock):
         return weights
     three = weights.attention[:3]
@@ -79,9 +79,9 @@ def fused(weights: BlockWeights | FusedBlock) -> FusedBlock:
 
 
 def prepared(weights: BertWeights, dtype: torch.dtype | None = None) -> AnyWeights:
-    """Weights for many calls without gradients, computed in `dtype` where tables stay as they are.
+    """Weights for many calls without gradients, computed in `dtype`; tables stay as they are.
 
-    How is decided by `arithmetic`: the book's functions take the book's weights.
+    `arithmetic` decides their form: the book's functions take the book's weights.
     """
     parts = {name: part.detach() for name, part in named_tensors(weights)}
     if dtype is not None:
@@ -112,8 +112,8 @@ def encode(
 ) -> Tensor:
     """`minibert.encoder.encode`, computed for the kept tokens alone; the other states are 0.
 
-    The gradient of the word table is sparse; added to a dense one, as `Trainable` does, it costs
-    what the batch costs.
+    The gradient of the word table is sparse; adding it to a dense one, as `Trainable` does, costs
+    time in the size of the batch, not of the vocabulary.
 
     Accuracy
         as the book's: |error| <= 16 times what one eps more or less in each weight changes
@@ -137,8 +137,8 @@ def encode_first(
 ) -> Tensor:
     """The last state of each row's first token alone, [B, 1, D]: all that a pooler looks at.
 
-    In the last block only this token asks, and only it is fed forward, which saves three quarters
-    of the block's products. Every row must keep its first token.
+    In the last block only this token is a query, and only it goes through the feed-forward, which
+    saves three quarters of the block's products. Every row must keep its first token.
     """
     if not keep_BS[:, 0].all():
         raise ValueError("encode_first: a row does not keep its first token, so it has no state")
@@ -212,7 +212,7 @@ def _block(
 
 
 def _n_heads(qkv_T3D: Tensor, config: BertConfig) -> int:
-    """How many heads this block has; a pruned one has less than the config says."""
+    """How many heads this block has; a pruned one has fewer than the config says."""
     return qkv_T3D.shape[1] // (3 * config.head_width)
 
 
@@ -327,7 +327,7 @@ def _word_rows(ids_T: Tensor, table_VD: Tensor) -> Tensor:
 class _Rows(torch.autograd.Function):
     """`minibert.functional.embedding`, whose gradient holds only the rows that were looked up.
 
-    Added to a dense gradient it costs what the batch costs, not what the vocabulary does.
+    Adding it to a dense gradient costs time in the size of the batch, not of the vocabulary.
     """
 
     @staticmethod

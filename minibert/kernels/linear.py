@@ -52,7 +52,7 @@ def _trained(x_TI: Tensor, weights: LinearWeights) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """Keeps x and W, which are there anyway."""
+    """Keeps x and W for the gradient; both exist anyway."""
 
     @staticmethod
     def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _FeedForward(torch.autograd.Function):
-    """Keeps x and what goes into GELU; what comes out of it is as wide, and quick to compute."""
+    """Keeps x and the input of GELU; its output is as wide, and quick to compute again."""
 
     @staticmethod
     def forward(

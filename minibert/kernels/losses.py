@@ -1,4 +1,4 @@
-"""The cross-entropy of many classes, a few rows at a time: what lies between stays in the cache.
+"""The cross-entropy of many classes, a few rows at a time, so intermediate results stay in cache.
 
 M rows that are scored · R rows of a part · C classes.
 """
@@ -17,7 +17,7 @@ PART = 2**18  # logits of a part, a megabyte in float32
 
 
 def smoothed_cross_entropy(logits_MC: Tensor, labels_M: Tensor, smoothing: float) -> Tensor:
-    """`minibert.losses.smoothed_cross_entropy`; for its gradient it keeps the logits alone."""
+    """`minibert.losses.smoothed_cross_entropy`; for its gradient it keeps only the logits."""
     fits_M = (labels_M == -100) | ((labels_M >= 0) & (labels_M < logits_MC.shape[1]))
     if fixed_arithmetic() == "book" or not (0 <= smoothing < 1 and bool(fits_M.all())):
         return book.smoothed_cross_entropy(logits_MC, labels_M, smoothing)  # or says what is wrong
@@ -35,7 +35,7 @@ class _Smoothed(torch.autograd.Function):
         losses_M = at_least_float32(logits_MC.new_empty(len(logits_MC)))
         for rows in _parts(logits_MC):
             logits_RC = at_least_float32(logits_MC[rows])
-            logits_RC = logits_RC - logits_RC.amax(1, keepdim=True)  # what is common cancels
+            logits_RC = logits_RC - logits_RC.amax(1, keepdim=True)  # a common shift cancels
             wanted_R = logits_RC.gather(1, label_M1[rows])[:, 0]
             if smoothing > 0:
                 wanted_R = (1 - smoothing) * wanted_R + smoothing * logits_RC.mean(1)

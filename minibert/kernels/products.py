@@ -4,7 +4,7 @@ Nearly all of BERT's time goes into these products, and torch offers two ways to
 
 - "torch": `F.linear` and `@`, in float32 the BLAS that torch was built with;
 - "onednn": the library oneDNN, which torch carries for its compiler. It takes a weight whose memory
-  was laid out for it beforehand, and finishes a product with GELU or an addition for free.
+  layout was prepared beforehand, and ends a product with GELU or an addition at no extra cost.
 
 Which one is faster depends on the processor, so `fastest` measures it.
 T tokens · I, O in and out of one linear map.
@@ -35,7 +35,7 @@ _fixed: ContextVar[Arithmetic | None] = ContextVar("arithmetic", default=None)
 class PackedLinear(NamedTuple):
     """A linear map for inference: `packed` is the weight in oneDNN's own layout, if it is used.
 
-    Beside it the weight as it was stays only if it is small enough to be of use for few tokens.
+    The original weight is kept beside it only if it is small enough to be useful for few tokens.
     """
 
     weight_OI: Tensor | None
@@ -73,7 +73,7 @@ def fixed_arithmetic() -> Arithmetic | None:
 
 
 def chosen(x: Tensor) -> Way:
-    """How to multiply tensors like this one: as was fixed, or as is fastest."""
+    """How to multiply tensors like this one: the way that was fixed, or else the fastest."""
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return "torch"
     fixed = _fixed.get()
@@ -124,7 +124,7 @@ def _is_small(x_TI: Tensor, weight_OI: Tensor) -> bool:
 
 
 def product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, way: Way) -> Tensor:
-    """x Wᵀ + b for weights that change after every step, and for gradients: any strides.
+    """x Wᵀ + b for weights that change after every step, and for gradients; with any strides.
 
     The two gradients are products of the same form: dx = dy W is `product(dy, Wᵀ)`, and
     dW = dyᵀ x is `product(dyᵀ, xᵀ)`. In half precision torch itself calls oneDNN.
@@ -135,9 +135,9 @@ def product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, way: Way) ->
 
 
 def offers_onednn(dtype: torch.dtype = torch.float32) -> bool:
-    """Whether this torch brings oneDNN and its ways to call it, and this processor can do it.
+    """Whether this torch has oneDNN and the calls used here, and this processor supports them.
 
-    In bfloat16 oneDNN needs instructions that a processor with AVX2 alone lacks.
+    In bfloat16 oneDNN needs instructions that a processor with only AVX2 lacks.
     """
     calls = torch.ops.mkldnn
     if not torch.backends.mkldnn.is_available() or not hasattr(calls, "_linear_pointwise"):
@@ -149,8 +149,8 @@ def offers_onednn(dtype: torch.dtype = torch.float32) -> bool:
 def fastest(dtype: torch.dtype) -> Way:
     """Measure both ways on this machine, once, for some milliseconds.
 
-    A way that is not offered here, or whose error is beyond that of `functional.linear`, is out.
-    oneDNN must be slower by a tenth to lose, so that noise does not change the choice.
+    A way that is not offered here, or whose error exceeds the bound of `functional.linear`, is
+    ruled out. oneDNN must be slower by a tenth to lose, so that noise does not change the choice.
     """
     if not offers_onednn(dtype):
         return "torch"
@@ -179,9 +179,9 @@ def fastest(dtype: torch.dtype) -> Way:
 
 @functools.cache
 def cost_of_bfloat16() -> float:
-    """How long a product takes in bfloat16 on this processor, if it takes 1 in float32.
+    """The time of a product in bfloat16 on this processor, relative to float32.
 
-    About a half where there are instructions for it; twenty where there are none, for torch then
+    About a half if there are instructions for it; twenty if there are none, as torch then
     computes number by number. Measured once, for some milliseconds.
     """
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
 """Linear maps in eight bits at the speed of the machine: the twin of `minibert.quantization`.
 
 Processors with VNNI instructions multiply four bytes at once where they multiply one float. The
-product leaves 32-bit sums, and to scale them takes time too unless they are still in the cache.
+product leaves 32-bit sums, and scaling them takes time too unless they are still in the cache.
 T tokens, t of them at a time · I, O in and out of one linear map.
 """
 
@@ -20,7 +20,7 @@ LONGEST = 133_144  # the longest sum that 32 bits are sure to hold
 
 
 class Int8Linear(NamedTuple):
-    """A linear map made ready for many calls: whole numbers, and one scale for each output."""
+    """A linear map made ready for many calls: integers, and one scale for each output."""
 
     weight_IO: Tensor
     scale_O: Tensor
@@ -56,7 +56,7 @@ def int8_linear(x_TI: Tensor, weights: Int8Linear) -> Tensor:
 
 
 def _quantized(x_tI: Tensor) -> tuple[Tensor, Tensor]:
-    """`minibert.quantization.quantized_rows` bit for bit, with less memory to walk through."""
+    """`minibert.quantization.quantized_rows` bit for bit, with less memory traffic."""
     wide_tI = at_least_float32(x_tI)
     largest_t1 = torch.maximum(wide_tI.amax(-1, keepdim=True), -wide_tI.amin(-1, keepdim=True))
     scale_t1 = (largest_t1 / 127).clamp_(min=2.0**-126)
@@ -64,7 +64,7 @@ def _quantized(x_tI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums(q_tI: Tensor, weight_IO: Tensor) -> Tensor:
-    """Exact sums of products of whole numbers."""
+    """Exact sums of products of integers."""
     # A GPU's product of bytes refuses few tokens, and widths that are no multiple of 8.
     if q_tI.is_cpu and weight_IO.shape[0] <= LONGEST and _products_are_exact():
         return torch._int_mm(q_tI, weight_IO)

@@ -1,4 +1,4 @@
-"""Where a student says what its teacher says: their answers to the same texts, side by side.
+"""Where a student agrees with its teacher: their answers to the same texts, side by side.
 
 X texts of a data set · C classes.
 """
@@ -15,10 +15,10 @@ from minibert.training.evaluation import labels_of, task_answers
 
 
 class Answers(NamedTuple):
-    """Of each text what teacher and student say of it, as one number each, and how they agree.
+    """For each text the answers of teacher and student, one number each, and whether they agree.
 
-    `cut` parts the numbers of one answer from those of the other, where there is such a number.
-    `corners` counts texts: (by the teacher, by the student) → how many, and in words.
+    `cut` separates the numbers of one answer from those of the other, if there is such a number.
+    `corners` counts texts: (side of the teacher, side of the student) → how many, and a label.
     """
 
     what: str
@@ -30,7 +30,7 @@ class Answers(NamedTuple):
     corners: dict[tuple[bool, bool], tuple[int, str]]
 
     def spots(self, agree: bool) -> dict[tuple[float, float], int]:
-        """How many texts lie at a place, to a hundredth of the span, where the two agree or not."""
+        """How many texts that agree, or that do not, lie at each place, to 1/100 of the span."""
         step = (self.span[1] - self.span[0]) / 100
         texts = zip(self.teacher_X, self.student_X, self.agree_X, strict=True)
         return Counter(
@@ -45,9 +45,9 @@ def answers_beside(
 ) -> Answers:
     """Both models' answers to the texts of a data set.
 
-    Of two classes the number is the probability of the second. Of more it is that of the label,
-    and corners say who is right. Of scores it is the score, and corners say who is above the mean
-    of the labels.
+    With two classes the number is the probability of the second. With more it is that of the
+    label, and corners say who is right. For scores it is the score, and corners say who is above
+    the mean of the labels.
 
     Raises
         CheckpointError  a model does not answer this task, see `evaluation.task_answers`.
@@ -61,8 +61,8 @@ def answers_beside(
     return _of_more_classes(logits, labels_X)
 
 
-# Each of the three finds of both models, in this order, the `numbers` that are drawn, what is
-# `said`, which is the same where the two agree, and the `sides` of the picture: a yes or a no.
+# Each of the three computes for both models, in this order: the `numbers` that are drawn; what is
+# `said`, which is equal where the two agree; and the `sides` of the picture, a yes or a no.
 
 
 def _of_scores(logits: list[Tensor], labels_X: Tensor) -> Answers:

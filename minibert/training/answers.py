@@ -1,4 +1,4 @@
-"""The teacher's answers, computed once: whoever asks the same teacher the same texts reads a file.
+"""The teacher's answers, computed once: for the same teacher and texts they are read from a file.
 
 The name of the file is a hash of everything that the answers depend on, so nothing in the cache can
 be out of date, and several runs may share it.
@@ -42,7 +42,7 @@ def fingerprint(teacher: Bert, encodings: Sequence[Encoding], *more: object) -> 
 def hash_of_model(model: Bert) -> str:
     """32 hexadecimal digits that change with the config and with any weight.
 
-    Rows of results name models by them, so they stay as they were before configs knew `pruned`.
+    Rows of results identify models by them, so they are as they were before configs had `pruned`.
     """
     config = repr(model.config).replace("pruned=None, ", "")
     digest = hashlib.blake2b(config.encode(), digest_size=16)
@@ -75,7 +75,7 @@ def teacher_answers(
 
     Raises
         CheckpointError  the file in the cache is damaged.
-        OSError          the disk is full or forbids it.
+        OSError          the disk is full or not writable.
     """
     name = fingerprint(teacher, encodings, dtype, fixed_arithmetic())
     path = cache / f"{ANSWERS}{name}.safetensors"

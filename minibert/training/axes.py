@@ -1,4 +1,4 @@
-"""Numbers and words as they stand in a picture or on a page, and the axes that they stand on."""
+"""Numbers and words formatted for a picture or a page, and the axes of pictures."""
 
 import html
 import math
@@ -18,7 +18,7 @@ LOGARITHMIC_FROM = 30.0  # the ratio of largest to smallest, above which a linea
 
 
 def finite(value: object) -> float | None:
-    """The value as a number that can be drawn; None for NaN, infinity, and what is no number.
+    """The value as a number that can be drawn; None for NaN, infinity, and non-numbers.
 
     >>> finite(2), finite("2"), finite(float("nan"))
     (2.0, None, None)
@@ -27,7 +27,7 @@ def finite(value: object) -> float | None:
         return None
     try:
         real = float(value)
-    except OverflowError:  # an int may be as large as it likes
+    except OverflowError:  # an int may be arbitrarily large
         return None
     return real if abs(real) <= LARGEST else None
 
@@ -74,7 +74,7 @@ def text_width(text: str) -> float:
 
 
 def shortened(text: str, room: float) -> str:
-    """The beginning of a text that fits into so many units.
+    """As much of the beginning of a text as fits into `room` units.
 
     >>> shortened("a much too long name", 80)
     'a much t…'
@@ -113,8 +113,8 @@ def linear_scale(
 ) -> Scale:
     """An axis from `low` to `high` with about `most` ticks, 1, 2 or 5 times a power of 10 apart.
 
-    They are at least `least` apart. With `outer` the axis is drawn out to ticks at both ends. Two
-    ends that are one, or all but one, are put apart.
+    They are at least `least` apart. With `outer` the axis is extended to ticks at both ends.
+    Two ends that are equal, or nearly so, are moved apart.
 
     >>> linear_scale(0.87, 0.92, 5).labels
     ('0.87', '0.88', '0.89', '0.90', '0.91', '0.92')
@@ -155,7 +155,7 @@ def logarithmic_scale(low: float, high: float, most: int) -> Scale:
 
 
 def scale_of(values: Sequence[float], most: int) -> Scale:
-    """The axis that shows all these numbers: logarithmic where they are of many sizes."""
+    """The axis that shows all these numbers: logarithmic if their sizes differ much."""
     low, high = min(values), max(values)
     if low > SMALLEST and high / low > LOGARITHMIC_FROM:
         return logarithmic_scale(low, high, most)

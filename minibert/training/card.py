@@ -87,7 +87,7 @@ def _metadata(record: Record) -> str:
 
 
 def _base_model(name: str) -> str | None:
-    """A teacher's name if it is an id on the hub; a path whose folder is here is none."""
+    """A teacher's name if it is an id on the hub; a path in a folder that exists here is not."""
     word = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
     is_id = re.fullmatch(f"{word}/{word}", name) and not Path(name).parent.is_dir()
     return name if is_id else None
@@ -158,7 +158,7 @@ def _use(record: Record) -> str:
 
 
 def _is_pruned(record: Record) -> bool:
-    """Whether layers lost heads, or unlike numbers of units, so that minibert alone reads it."""
+    """Whether layers lost heads, or different numbers of units, so that only minibert reads it."""
     student = values_in(record, "student")
     return any(isinstance(student.get(key), list) for key in ("heads", "feed_forward"))
 

@@ -1,8 +1,8 @@
 """Pictures for a page, as SVG text: curves, stacked bars, and the map of layers.
 
-Nothing is fetched and nothing runs. Colours are classes, which `style` fills for a light and a dark
-page. A picture is 400 units wide and is scaled to the room that it gets; its letters are 14 high,
-so that they can be read where it is 320 pixels wide.
+Nothing is fetched and nothing runs. Colours are CSS classes, which `style` defines for a light and
+a dark page. A picture is 400 units wide and is scaled to the room that it gets; its letters are 14
+units high, so that they can be read when it is 320 pixels wide.
 """
 
 import math
@@ -24,7 +24,7 @@ from minibert.training.axes import (
 WIDTH = 400.0
 MOST_MARKERS = 12
 
-# At least 3:1 on their page, and apart for each kind of colour blindness; the tests say how far.
+# At least 3:1 on their page, and distinct in every kind of colour blindness, as tests measure.
 LIGHT = {"page": "#ffffff", "ink": "#1b1f24", "faint": "#57606a", "rule": "#d0d7de"}
 DARK = {"page": "#14171c", "ink": "#e6e9ed", "faint": "#a0a9b4", "rule": "#3a424d"}
 LIGHT_SERIES = ("#0072b2", "#bc6456", "#000047", "#00a400", "#77306c")
@@ -73,7 +73,7 @@ def style() -> str:
 
 
 def picture(name: str, title: str, words: str, height: float, parts: Iterable[str]) -> str:
-    """A picture; title and words are for those who hear it. `name` is unique in the page."""
+    """A picture; title and words are for screen readers. `name` is unique in the page."""
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {height:.0f}" role="img" '
         f'aria-labelledby="{name}-title {name}-words">'
@@ -102,7 +102,7 @@ def marker(x: float, y: float, k: int) -> str:
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> tuple[list[str], float]:
-    """Signs with their words, as many in a row as fit; and how high all of it is.
+    """Signs with their words, as many in a row as fit; and the total height.
 
     An entry is a sign, drawn from (0, 0) to (24, 0), and its words.
     """
@@ -229,7 +229,7 @@ def _told(line: Line) -> str:
 
 
 def share_bars(name: str, title: str, bars: Mapping[str, tuple[Mapping[str, float], str]]) -> str:
-    """One bar for each name, cut as its parts are to their sum; "" where there is none to cut.
+    """One bar for each name, divided in proportion to its parts; "" if no bar can be.
 
     A bar is its parts, each at least 0, and words for its right end.
     """

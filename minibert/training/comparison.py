@@ -23,7 +23,7 @@ def compared(
     """One row for each model folder: metrics, parameters, bytes on disk, sentences per second.
 
     Speed is the median of three passes over the data, the models taking turns, so that whatever
-    else the machine does falls on all of them.
+    else the machine does affects all of them.
     """
     loaded = {name: Bert.from_pretrained(folder).to(device) for name, folder in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in loaded}

@@ -1,4 +1,4 @@
-"""The curves of a run: the numbers that it wrote, and as a picture shows them, stage by stage."""
+"""The curves of a run: the numbers that it wrote, stage by stage, and as a picture shows them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def run_lines(folder: Path) -> dict[str, dict[str, dict[str, Line]]]:
 
 
 class Curves(NamedTuple):
-    """Of a run: each loss term times its weight, the scores on the dev set, and where stages begin.
+    """Each loss term of a run times its weight, the scores on the dev set, and where stages begin.
 
     Steps are counted through all stages. "loss" is the sum, where a stage has several terms.
     """
@@ -71,7 +71,7 @@ def loss_curves(folder: Path, options: Mapping[str, Any]) -> Curves:
         steps = [step for lines in kinds.values() for line in lines.values() for step, _ in line]
         start += max(steps, default=0)
     if len(curves.terms) > 1 and "loss" in curves.terms:
-        curves.terms["loss"] = curves.terms.pop("loss")  # what is made of the others comes last
+        curves.terms["loss"] = curves.terms.pop("loss")  # the sum of the others comes last
     if not curves.terms:
         raise CheckpointError(f"{folder / METRICS_FILE} holds no loss that is a finite number")
     return curves

@@ -63,8 +63,8 @@ def write_table(path: Path, examples: tuple[Example, ...]) -> None:
 def run_demo(out: Path, seed: int, display: Display, device: str = "cpu") -> dict[str, Any]:
     """Train all three models and measure them on held-out sentences that none of them saw.
 
-    The best epoch of each model is chosen on a dev set in the training grammar; the table is of
-    the held-out set, whose templates, things and names are all new.
+    The best epoch of each model is chosen on a dev set in the training grammar; the table is
+    measured on the held-out set, whose templates, things and names are all new.
     """
     corpus = demo_corpus(seed)
     tokenizer = Tokenizer.from_vocabulary(demo_vocabulary())

@@ -106,7 +106,7 @@ def learning_texts(
 def state_source(
     encodings: Sequence[Encoding], teacher: Bert, student: BertConfig, options: DistilOptions
 ) -> StateSource:
-    """What of the teacher's states a first stage on these texts looks at.
+    """The part of the teacher's states that a first stage on these texts looks at.
 
     Raises
         CheckpointError  heads are to be compared, but a layer lost some.
@@ -124,7 +124,7 @@ def state_source(
 
 
 def times_read(n_texts: int, options: DistilOptions) -> float:
-    """How often a first stage reads each of so many texts; perhaps less than once."""
+    """How often a first stage reads each of `n_texts` texts; perhaps less than once."""
     steps = math.ceil(n_texts / options.batch_size)
     return options.intermediate.total(steps) / steps
 
@@ -152,7 +152,7 @@ def intermediate_objective(
     display: Display,
     device: str,
 ) -> IntermediateObjective:
-    """What the general and the intermediate stage make smaller."""
+    """What the general and the intermediate stage minimise."""
     stage = options.intermediate
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     folder = options.cache or out

@@ -1,4 +1,4 @@
-"""How long a distillation will take here: a few of its own steps on a student to throw away."""
+"""How long a distillation will take here, measured by a few of its steps on a throwaway student."""
 
 import random
 import statistics

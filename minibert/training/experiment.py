@@ -31,7 +31,7 @@ from minibert.training.students import new_student
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of an experiment: its folder, its options, and what they are called in files."""
+    """One seed of an experiment: its folder, its options, and how files record them."""
 
     seed: int
     folder: Path
@@ -72,7 +72,7 @@ def run_once(
 
 
 def seconds_of_steps(folder: Path) -> float:
-    """What the steps of a run took so far, by its metrics."""
+    """The seconds that the steps of a run took so far, according to its metrics."""
     return sum(
         took for parts in shares(folder).values() for part, took in parts.items() if part != "steps"
     )
@@ -88,7 +88,7 @@ def general_run(
     display: Display,
     device: str,
 ) -> dict[str, Any]:
-    """General distillation in a folder that is open, and its page."""
+    """General distillation in a folder that `open_run` has claimed, and its report."""
     texts = LearningTexts(encodings, torch.full((len(encodings),), float("nan")))
     for line in estimated(texts, teacher, student, folder, options, device, general=True):
         display.say(line)
@@ -104,7 +104,7 @@ def general_run(
 
 
 def made_of(pair: Pair, options: DistilOptions) -> dict[str, str]:
-    """Models and data by their contents: a folder of the same name may hold others by now."""
+    """Hashes of models and data: a folder of the same name may hold others by now."""
     found = {
         "teacher": hash_of_model(pair.teacher),
         "train": hash_of_texts(pair.train_set.examples),

@@ -72,7 +72,7 @@ def add_result(path: Path, row: Row) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in here for this folder."""
+    """Hold a lock on this folder; wait until no other process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -83,10 +83,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 class Identity(NamedTuple):
-    """What the rows of one name have in common, the seed apart.
+    """What the rows of one name have in common, except for the seed.
 
-    `made_of` names teacher, data and start by what is in them, see `answers.hash_of_model`;
-    `defaults` are the values of those options that a row, written before there were such, lacks.
+    `made_of` identifies teacher, data and start by their contents, see `answers.hash_of_model`;
+    `defaults` are the values of options that a row lacks as it was written before they existed.
     """
 
     name: str
@@ -177,7 +177,7 @@ def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None)
     """Markdown: a line for each recipe, in the order of the file; the metric in percent.
 
     `baseline` is the recipe that the others are compared with; by default the first. The p value is
-    of `compared_with`: of single answers, right or wrong, whatever the metric is.
+    that of `compared_with`: over single answers, right or wrong, whatever the metric is.
 
     Raises
         RunError  there is no such recipe in the results.

@@ -56,7 +56,7 @@ class Interrupted(Exception):
 
 
 class Objective(Protocol[Learned]):
-    """What a task must say of itself to be trained by `train`."""
+    """What a task must provide to be trained by `train`."""
 
     def order(self, epoch: int) -> list[list[int]]:
         """The rows of each batch; depends on nothing but the epoch."""
@@ -67,7 +67,7 @@ class Objective(Protocol[Learned]):
     def terms(
         self, rows: Sequence[int], weights: Learned, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        """Means over what is counted; the one named "loss" is made smaller."""
+        """Means over what is counted; the one named "loss" is minimised."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def finite(x: Tensor) -> bool:
 
 
 class _StopRequest:
-    """Remembers Ctrl-C and SIGTERM until the step at hand is done; a second one does not wait."""
+    """Remembers Ctrl-C and SIGTERM until the current step is done; a second one stops at once."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -286,7 +286,7 @@ def train(
                     save_state(path, trainable, generator, progress)
                 if stopping:
                     raise Interrupted(stopping, path)
-    if stop.number:  # it came after the last look; all is saved
+    if stop.number:  # it came after the last check; all is saved
         raise Interrupted(stop.number, path)
     return progress
 
@@ -297,7 +297,7 @@ def due(every: int | None, step: int) -> bool:
 
 
 def training_options_from(chosen: dict[str, Any], **more: Any) -> TrainingOptions:
-    """The options of a command line: Adam by the name of its form, a decay of one's own, zeros."""
+    """Options from a command line: Adam by the name of its form, weight decay, sparsity."""
     adam = adam_form(chosen["adam"])
     if chosen["weight_decay"] is not None:
         adam = adam._replace(weight_decay=chosen["weight_decay"])

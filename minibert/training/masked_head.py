@@ -42,7 +42,7 @@ MOST_MASKED = 20  # of one run of tokens, as in Google's recipe
 
 @dataclass(frozen=True)
 class MaskedHeadOptions:
-    """How to train the head; `rate` of the tokens are masked, `held_out` of the runs kept back."""
+    """How to train the head; `rate` is the share of masked tokens, `held_out` that of test runs."""
 
     epochs: int = 3
     lr: float = 2e-3
@@ -56,10 +56,10 @@ class MaskedHeadOptions:
 
 
 class TrainedHead(NamedTuple):
-    """The model with its new head, and how often it was right on what had been kept back.
+    """The model with its new head, and how often it was right on held-out runs.
 
-    `accuracy` holds "top1", "top5", and "commonest" for who always guesses the commonest piece;
-    `n` is over how many masked tokens.
+    `accuracy` holds "top1", "top5", and "commonest" for always guessing the commonest piece; `n`
+    is the number of masked tokens that were tested.
     """
 
     bert: Bert
@@ -82,20 +82,20 @@ def train_masked_head(
 ) -> TrainedHead:
     """Train a masked-word head on raw text, on top of a frozen encoder.
 
-    Masks are drawn afresh in every epoch. A head that the model has already goes on learning; a
-    new one starts as `initial_head`. With no epoch at all it is only measured. The result holds
+    Masks are drawn anew in every epoch. A head that the model already has is trained further; a
+    new one starts as `initial_head`. With 0 epochs it is only measured. The result holds
     the encoder and this head, and no other part.
 
-    How good it gets depends on what the encoder still knows of words. One that was trained to
-    tell what a sentence is about says little of a single masked word: look at `accuracy`, and
-    whether the neighbours in the word table are not the better candidates.
+    How good it gets depends on what the encoder still knows about words. One that was trained to
+    tell what a sentence is about says little about a single masked word: look at `accuracy`, and
+    whether the neighbours in the word table are better candidates.
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 3.1, task 1, for the head and the masks.
 
     Differs
         There a fifth of the chosen tokens are not hidden by [MASK], so that the encoder learns to
-        look at every token. Here it does not learn, and a word that is still there to be read
+        look at every token. Here the encoder does not learn, and a word that can still be read
         would only teach the head to repeat it.
 
     Raises
@@ -229,7 +229,7 @@ def _accuracy(
 
 
 def _held_out(runs: list[Encoding], share: float) -> tuple[list[Encoding], list[Encoding]]:
-    """Every so many-th run is kept back, and the others are trained on."""
+    """Every n-th run is held out, and the others are trained on."""
     every = max(2, round(1 / share))
     kept_back = runs[::every]
     others = [run for place, run in enumerate(runs) if place % every]

@@ -1,4 +1,4 @@
-"""What is made smaller: one objective for each stage, each a few lines over the book's losses."""
+"""What is minimised: one objective for each stage, each a few lines on top of the book's losses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from minibert.training.stopwatch import timed
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokens to train on, how they are cut into batches, and where which model computes on them.
+    """Tokens to train on, how they are cut into batches, and the device and model to compute with.
 
     Raises
         CheckpointError  a text is too long for the model.
@@ -83,7 +83,7 @@ class Teaching(Protocol):
 
 @dataclass(frozen=True)
 class ComputedStates:
-    """The teacher computes its states anew for every batch; without dropout, and no gradient."""
+    """The teacher computes its states anew for every batch, without dropout or gradients."""
 
     weights: AnyWeights
     config: BertConfig

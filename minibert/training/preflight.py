@@ -18,7 +18,7 @@ from minibert.training.students import new_student, student_config
 
 
 class Pair(NamedTuple):
-    """A teacher that knows its task and how well, the student to be, and the data."""
+    """A teacher with its metrics on the task, the config of the future student, and the data."""
 
     teacher_folder: Path
     teacher: Bert
@@ -68,11 +68,11 @@ def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) 
     """The teacher's metrics on the development set, if it is fit to teach this task.
 
     Raises
-        CheckpointError  it has no classifier, other labels, or knows no more than a constant.
+        CheckpointError  it has no classifier, other labels, or is no better than a constant answer.
     """
     metrics = evaluated(teacher, dev_set, max_length)
     labels_X = labels_of(dev_set)
-    blind = 0.0  # the best that one answer to everything can have; no correlation at all
+    blind = 0.0  # the best score of a constant answer; for a regression, no correlation
     if not task.regression:
         for always_C in torch.eye(len(task.label_names)):
             constant = measured(task, always_C.repeat(len(labels_X), 1), labels_X)
@@ -90,7 +90,7 @@ def explained(student: BertConfig, teacher: Bert, options: DistilOptions) -> lis
     """What a person should know before the run: vocabulary, labels, the map, and the losses.
 
     Raises
-        CheckpointError  this student cannot be compared with this teacher, or cannot start so.
+        CheckpointError  this student cannot be compared with this teacher, or not start this way.
     """
     rows = losses_that_apply(student, teacher.config, options)
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
@@ -134,7 +134,7 @@ def drawn_map(student: BertConfig, teacher: BertConfig, layers: Sequence[int]) -
 def losses_that_apply(
     student: BertConfig, teacher: BertConfig, options: DistilOptions
 ) -> list[tuple[str, str, str]]:
-    """One row per loss: its name, whether it is used, and why; heads that fit nowhere are refused.
+    """One row per loss: its name, whether it is used, and why; heads that do not fit are refused.
 
     Raises
         CheckpointError  the layers or heads of this pair cannot be mapped.

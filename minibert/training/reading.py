@@ -24,8 +24,8 @@ class Augmentation(NamedTuple):
     """How many texts are added and how many copies of each are made, and where words come from.
 
     `joined` texts are two to four others in a row. `vectors` is a file of word vectors, by default
-    the teacher's word table serves; `model` a folder with a masked-word head, by default the
-    teacher, which gets such a head from `corpus` if it has none.
+    the teacher's word table; `model` is a folder with a masked-word head, by default the teacher,
+    for which a head is trained on `corpus` if it has none.
     """
 
     joined: int = 0

@@ -1,4 +1,4 @@
-"""What is written down of a distillation, for the page and the model card beside the student."""
+"""What is recorded about a distillation, for the page and the model card beside the student."""
 
 import datetime
 import platform
@@ -33,8 +33,8 @@ def record_of(
 ) -> dict[str, Any]:
     """The record that `report.write_report` reads, see `findings`; of a folder and what is in it.
 
-    `told` is what the caller alone knows: command, recipe, what the teacher is called, and perhaps
-    a title. A run without a task has no "task", "n" and "models" in its result.
+    `told` is what only the caller knows: command, recipe, the name of the teacher, and perhaps a
+    title. A run without a task has no "task", "n" and "models" in its result.
     """
     shape = f"{student.config.num_hidden_layers}x{student.config.hidden_size}"
     layers = layer_map(
@@ -63,7 +63,7 @@ def record_of(
 
 
 def sizes(name: str, model: Bert) -> dict[str, Any]:
-    """What a model is called, its shape, of each layer where some were pruned, and its numbers."""
+    """A model's name, its shape (per layer if some were pruned), its parameters and zeros."""
     config = model.config
     heads, units = (list(one) for one in zip(*config.heads_and_units, strict=True))
     return {

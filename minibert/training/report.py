@@ -1,8 +1,8 @@
-"""What a distillation leaves for people, beside the student: a page with its curves, a model card.
+"""What a distillation leaves for people to read: a page with its curves, and a model card.
 
-The page is one file: it fetches nothing, runs nothing, and reads well on a telephone, in the dark,
-on paper and aloud. Whatever the record (see `findings`) and `metrics.jsonl` hold is text to it,
-never markup.
+The page is one file: it fetches nothing, runs nothing, and reads well on a phone, in dark mode, on
+paper and with a screen reader. Whatever the record (see `findings`) and `metrics.jsonl` hold is
+treated as text, never as markup.
 """
 
 import math
@@ -57,7 +57,7 @@ def write_report(folder: Path, record: Record) -> Path:
 
     Raises
         CheckpointError  a line of `metrics.jsonl` is damaged.
-        OSError          the disk is full or forbids it; the page that was there is untouched.
+        OSError          the disk is full or not writable; the page that was there is untouched.
     """
     path = folder / REPORT_FILE
     content = page(record, read_metrics(folder))
@@ -73,7 +73,7 @@ def write_model_card(folder: Path, record: Record) -> Path:
 
     Raises
         FileExistsError  both are there, and neither is ours.
-        OSError          the disk is full or forbids it; the card that was there is untouched.
+        OSError          the disk is full or not writable; the card that was there is untouched.
     """
     for path in (folder / name for name in CARD_FILES):
         if not path.exists() or MARKER.encode() in path.read_bytes():
@@ -157,7 +157,7 @@ def _plain_table(head: Sequence[str], rows: Iterable[Sequence[object]], label: s
 
 
 def _figure(title: str, drawn: str, note: str = "") -> str:
-    """A picture with its caption, or what is said in its stead."""
+    """A picture with its caption, or a sentence in its place."""
     caption = escaped(f"{title}{f'; {note}' if note else ''}")
     drawn = drawn or '<p class="faint">No number was recorded that could be drawn.</p>'
     return f"<figure><figcaption>{caption}</figcaption>{drawn}</figure>\n"

@@ -91,7 +91,7 @@ def save_state(
     """Write everything that the next step depends on to one file.
 
     Raises
-        OSError  the disk is full or forbids it; the state that was there is untouched.
+        OSError  the disk is full or not writable; the state that was there is untouched.
     """
     tensors = {name: tensor.cpu() for name, tensor in _tensors_of(trainable).items()}
     tensors["generator"] = generator.get_state()
@@ -108,7 +108,7 @@ def save_state(
 def load_state(
     path: Path, trainable: Trainable, generator: torch.Generator, total: int
 ) -> Progress:
-    """Put a saved state back, bit for bit; without a file, the run stands at its beginning.
+    """Put a saved state back, bit for bit; without a file, the run starts from the beginning.
 
     Raises
         CheckpointError  the file is damaged, or belongs to another model, device, or number of
@@ -193,7 +193,7 @@ def check_run(folder: Path, options: Mapping[str, Any], resume: bool, overwrite:
     """Whether `open_run` will let a run have its folder; changes nothing.
 
     Raises
-        RunError         the folder is there and neither choice was made, or its options are others.
+        RunError         the folder exists and neither choice was made, or its options differ.
         CheckpointError  what the run left there is damaged.
     """
     path = folder / OPTIONS_FILE
@@ -225,8 +225,8 @@ def open_run(
 ) -> Iterator[dict[str, Any] | None]:
     """Claim a folder for a run: a new one, one to go on with, or one to write over.
 
-    Gives the result of a run that is resumed although it is complete, else None. A run that fails
-    before it has saved anything gives the folder back as it was, but for saved states.
+    Yields the result if the run that is resumed is complete already, else None. If a run fails
+    before it has saved anything, the folder is restored, except for saved states.
 
     Raises
         RunError         as `check_run`.
@@ -261,7 +261,7 @@ def open_run(
 
 
 def finish_run(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write the result; what only a resume would need is three times the model, and goes."""
+    """Write the result; delete what only a resume would need: three times the model in size."""
     write_json(folder / RESULT_FILE, result)
     drop_states(folder)
 

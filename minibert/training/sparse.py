@@ -1,8 +1,8 @@
-"""Training that ends with weights that are 0: which weights, how many, and when.
+"""Training that ends with a sparse model: which weights become 0, how many, and when.
 
 P parameters of the model in the order of the flat tensor · O, I the sides of one matrix · G its
-groups of K inputs, each with one gate: a head of the output map of attention, or a feed-forward
-unit, of which K is 1.
+groups of K inputs, each with one gate: a head, for the output map of attention, or a feed-forward
+unit, where K is 1.
 """
 
 import math
@@ -29,7 +29,7 @@ from minibert.sparsity import (
 from minibert.training.comparison import n_parameters
 from minibert.training.trainable import Trainable, Weights
 
-# From scores [O, I] and the share that is to go, which weights stay.
+# From scores [O, I] and the share to remove: which weights stay.
 Pattern = Callable[[Tensor, float], Tensor]
 PATTERNS: dict[str, Pattern] = {
     "unstructured": keep_largest,
@@ -42,11 +42,11 @@ EVERY = 25  # steps between two choices; ranking all weights costs about as much
 
 
 class Sparsity(NamedTuple):
-    """How sparse the maps of the blocks are to end, and how they come there.
+    """How sparse the maps of the blocks become, and how they get there.
 
-    `begin` and `end` are shares of the run's steps: zeros begin at the first, grow by Zhu and
-    Gupta's cubic rule, and are all there at the second; then what is left adapts. Two of every four
-    come at once, at the first.
+    `begin` and `end` are shares of the run's steps: zeros appear from the first on, grow in number
+    by Zhu and Gupta's cubic rule, and are all there at the second; then the remaining weights
+    adapt. The zeros of 2:4 come all at once, at the first.
     `method` is one of `METHODS`, for the patterns of single weights; `strength` is λ of the L1
     penalty. Patterns of `GATED` take whole heads or units, by their importance.
     """
@@ -62,10 +62,10 @@ class Sparsity(NamedTuple):
 class SparseTrainable(Trainable[Weights]):
     """A model whose block maps become sparse while it learns.
 
-    Magnitude: what is small when the choice is made becomes 0 and stays so. Movement: the whole
-    weights are kept beside those that are used, move on with Adam's momentum, and one that is left
-    out can come back. L1: until the choice is final every step draws all weights towards 0, by λ
-    times its learning rate, and the smallest go, as by magnitude.
+    Magnitude: weights that are small when the choice is made become 0 and stay 0. Movement: all
+    weights are kept in full beside the sparse ones that are used, keep moving with Adam's momentum,
+    and one that was left out can come back. L1: until the choice is final every step pulls all
+    weights towards 0, by λ times its learning rate, and the smallest are removed, as by magnitude.
     Gradients are clipped before this: those of weights that are left out count in their norm.
     """
 
@@ -81,7 +81,7 @@ class SparseTrainable(Trainable[Weights]):
             self.extra["whole"] = self.parameters_P.clone()
 
     def update(self, learning_rate: float, options: AdamOptions) -> None:
-        """One step of Adam on the whole weights; then those that are left out are 0 again."""
+        """One step of Adam on all weights; then those that are left out are set to 0 again."""
         moving, keep_P = self.sparsity.method == "movement", self.extra["keep"]
         if moving:
             whole_P, scores_P = self.extra["whole"], self.extra["scores"]
@@ -102,11 +102,11 @@ class SparseTrainable(Trainable[Weights]):
 
     @property
     def complete(self) -> bool:
-        """Whether as much is 0 as shall be."""
+        """Whether the target sparsity has been reached."""
         return self.adam.steps >= self.end
 
     def _choose(self, share: float) -> None:
-        """Leave out this share of the weights, those of the smallest scores."""
+        """Leave out this share of the weights, those with the smallest scores."""
         if share == 0:
             return
         scores_P = self.extra.get("scores")
@@ -125,11 +125,11 @@ class SparseTrainable(Trainable[Weights]):
 class GatedTrainable(SparseTrainable[BertWeights]):
     """A model that closes whole heads, or feed-forward units, while it learns.
 
-    How important each is tells `gate_gradients`, their sizes added up from one choice to the next.
-    Heads are ranked among those of all layers, after Michel et al. 2019 by importance over the
-    norm of that of their layer, and every layer keeps its best; units are ranked within their
-    layer, so that all layers keep as many. A head or unit is closed when the columns of the next
-    map that read it are all 0.
+    The importance of each is the sum of its absolute `gate_gradients` from one choice to the next.
+    Heads are ranked across all layers, following Michel et al. 2019 by their importance divided by
+    the norm of that of their layer, and every layer keeps its best; units are ranked within their
+    layer, so that all layers keep equally many. A head or unit is closed when the columns of the
+    next map that read it are all 0.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class GatedTrainable(SparseTrainable[BertWeights]):
         ]
         layers = self.extra["importance"].split(self.n_groups)
         scores = [
-            # below all others is what is closed, which stays so
+            # what is closed ranks below all others, and stays closed
             torch.where(keep_OGK[0, :, 0], score_G / score_G.norm().clamp(min=1e-30), -1.0)
             for keep_OGK, score_G in zip(keeps, layers, strict=True)
         ]
@@ -175,7 +175,7 @@ class GatedTrainable(SparseTrainable[BertWeights]):
         self.extra["importance"].zero_()
 
     def _pruned(self, flat_P: Tensor) -> list[Tensor]:
-        """The map of each layer that takes in what its heads, or its units, have made."""
+        """The map of each layer that reads the outputs of its heads, or of its units."""
         blocks = views_of(flat_P, self.shapes).blocks
         if self.sparsity.pattern == "heads":
             return [block.attention.output.weight_OI for block in blocks]
@@ -191,7 +191,7 @@ def trainable_for(
 ) -> Trainable[Weights]:
     """A model that learns, and becomes sparse if that is wanted.
 
-    Heads and units can be closed in a BERT alone, whose `config` has to be given.
+    Heads and units can be closed only in a BERT, whose `config` has to be given.
 
     Raises
         CheckpointError  as `check_fits`.
@@ -207,7 +207,7 @@ def trainable_for(
 
 
 def check_fits(sparsity: Sparsity, weights: Any, config: BertConfig | None = None) -> None:
-    """Look before anything is trained whether a model can become so sparse.
+    """Check, before anything is trained, whether a model can become this sparse.
 
     Raises
         CheckpointError  4 does not divide a width, or a layer would have no head or unit left.
@@ -261,7 +261,7 @@ def sparsity_sentence(weights: Any, config: BertConfig | None = None) -> str:
 
 
 def lost_zeros_warning(weights: Weights, sparsity: Sparsity | None) -> str:
-    """What training without `sparsity` does to zeros; nothing where there are none to lose."""
+    """What training without `sparsity` does to zeros; empty if there are none to lose."""
     zeros, count = zeros_of(weights)
     if sparsity is not None or not zeros:
         return ""

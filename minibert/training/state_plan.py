@@ -37,7 +37,7 @@ class StatePlan(NamedTuple):
         return len(self.hiddens) + 3 * len(self.relations)
 
     def n_values(self, length: int, width: int) -> int:
-        """How many numbers a text of so many tokens takes."""
+        """How many numbers a text of `length` tokens takes."""
         n_scores = len(self.scores) * self.score_heads
         return self.n_states * length * width + n_scores * length * length
 
@@ -86,7 +86,7 @@ def _in_order(layers: Iterable[int]) -> tuple[int, ...]:
 
 
 class DistinctTexts(NamedTuple):
-    """Each different text once, from the shortest to the longest, and where each text is there."""
+    """Each different text once, from shortest to longest, and the place of each text among them."""
 
     encodings: tuple[Encoding, ...]
     place_of: tuple[int, ...]
@@ -148,7 +148,7 @@ class StateSource:
 
     @cached_property
     def record(self) -> str:
-        """What tells the states of one source from those of another, as JSON."""
+        """What distinguishes the states of one source from those of another, as JSON."""
         how = (self.dtype, fixed_arithmetic())
         return json.dumps(
             {

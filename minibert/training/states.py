@@ -2,7 +2,7 @@
 
 The file holds, in half precision and without padding, what the losses look at: for each distinct
 text its states, then its attention scores. It is a safetensors file with one flat tensor, and is
-mapped into memory, so that reading it takes no memory that the system could not take back.
+mapped into memory, so that reading it takes no memory that the system cannot reclaim.
 
 B rows · S places, R = S · n places of one text, without padding · D the teacher's width ·
 N heads of the stored scores · K width of a head · M stored states (embeddings, hidden, then query,
@@ -104,14 +104,14 @@ def kept_states(
     display: Display,
     mode: str = "masked",
 ) -> "StoredStates | None":
-    """The states from a file, which is made unless it is there; None where they are not kept.
+    """The states from a file, which is written if it does not exist; None if they are not kept.
 
-    What is done, and why, is said in one sentence; `epochs` is that of `decided`. A file of another
-    source is written over.
+    What is done, and why, is displayed in one sentence; `epochs` is that of `decided`. A file of
+    another source is overwritten.
 
     Raises
         CheckpointError  the file is damaged.
-        OSError          the disk is full after all, or forbids it.
+        OSError          the disk is full after all, or not writable.
     """
     decision = decided(source, path.parent, budget, epochs, mode)
     if mode == "masked" and path.exists():
@@ -137,7 +137,7 @@ def kept_states(
 def held_with_more(folder: Path, source: StateSource) -> StateSource:
     """The source of a file in `folder` that holds all that is asked for, or the source itself.
 
-    So the states that one recipe left serve every recipe that leaves out some of its losses.
+    This way the states left by one recipe serve every recipe that leaves out some of its losses.
     """
     wanted = json.loads(source.record)
     for path in sorted(folder.glob(f"teacher-*{STATE_ENDING}")):
@@ -146,14 +146,14 @@ def held_with_more(folder: Path, source: StateSource) -> StateSource:
                 held = json.loads(file.metadata()["record"])
             plan = StatePlan.from_record(held["parts"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # damaged, which is said where it is the file to read
+            continue  # damaged; reported only if it is the file to read
         if held["source"] == wanted["source"] and plan.covers(source.plan):
             return replace(source, plan=plan)
     return source
 
 
 def path_of_states(folder: Path, source: StateSource) -> Path:
-    """Where the states of a source lie: the name is made of all that they depend on."""
+    """Where the states of a source are kept: the name is a hash of all that they depend on."""
     name = hashlib.blake2b(source.record.encode(), digest_size=16).hexdigest()
     return folder / f"teacher-{name}{STATE_ENDING}"
 
@@ -166,7 +166,7 @@ def write_states(path: Path, source: StateSource, display: Display) -> None:
 
     Raises
         BeyondHalf  a state is beyond 65504, the largest number of half precision, or not a number.
-        OSError     the disk is full or forbids it; what was at `path` is untouched.
+        OSError     the disk is full or not writable; what was at `path` is untouched.
     """
     checksum = zlib.crc32(source.record.encode())
     with (
@@ -179,7 +179,7 @@ def write_states(path: Path, source: StateSource, display: Display) -> None:
             file.write(piece)
             checksum = zlib.crc32(piece, checksum)
         file.seek(0)
-        file.write(_header(source, checksum))  # as long as before, but now it is known
+        file.write(_header(source, checksum))  # as long as before, now with the checksum
 
 
 def _header(source: StateSource, checksum: int) -> bytes:
@@ -260,8 +260,8 @@ class StoredStates:
     def trace(self, rows: Sequence[int], batch: Batch) -> EncoderTrace:
         """What the teacher computes for these rows of the texts, padded with 0 like their batch.
 
-        What is not stored is an empty tensor, which fits no loss. The scores have the heads of the
-        student. Half precision: a loss computes in float32 with it.
+        What is not stored is an empty tensor, which fits no loss. The scores have as many heads as
+        the student. The values are in half precision; a loss computes with them in float32.
 
         Raises
             ValueError  a text has more tokens than the batch has places.
@@ -314,7 +314,7 @@ def _as_trace(
 
 
 def open_states(path: Path, source: StateSource) -> StoredStates:
-    """The states in a file, after a look at every byte of it.
+    """The states in a file, after a check of every byte of it.
 
     Raises
         StatesError      they are those of another source.

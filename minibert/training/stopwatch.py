@@ -1,7 +1,7 @@
 """Where the time of a training run goes: seconds for each named part, without the parts inside it.
 
-The parts are named where they are defined, with `@timed("teacher")`; a run that wants to know says
-`with running(watch):`, and without it a timed function only looks for a watch and finds none.
+The parts are named where they are defined, with `@timed("teacher")`; a run that wants to know uses
+`with running(watch):`; without it, a timed function only looks for a watch and finds none.
 """
 
 import functools
@@ -18,13 +18,14 @@ Result = TypeVar("Result")
 
 
 class Stopwatch:
-    """Seconds per name; while an inner part runs, the outer one stands still.
+    """Seconds per name; while an inner part runs, the outer one is paused.
 
-    `seconds` is a plain dictionary: give a stored one back, and the watch counts on. A part that is
-    still running has its seconds up to the last beginning or end of any part. One thread at a time.
+    `seconds` is a plain dictionary: pass a stored one, and the watch continues from it. A part that
+    is still running has its seconds up to the last start or end of any part. One thread at a time.
 
-    A GPU works on while Python goes ahead, so its time shows wherever Python waits for it; `wait`,
-    such as `torch.cuda.synchronize`, is called before every look at the clock, and slows the run.
+    A GPU keeps working while Python runs ahead, so its time shows wherever Python waits for it;
+    `wait`, such as `torch.cuda.synchronize`, is called before every look at the clock, and slows
+    the run.
 
     Raises
         ValueError  a stored time is negative or not finite.
@@ -52,7 +53,7 @@ class Stopwatch:
         self._since = 0.0
 
     def __call__(self, name: str) -> "_Part":
-        """What a `with` needs to count its time to `name`; the same part may run inside itself."""
+        """A context manager that adds its time to `name`; the same part may run inside itself."""
         part = self._parts.get(name)
         if part is None:
             part = self._parts[name] = _Part(self, name)
@@ -78,7 +79,7 @@ class Stopwatch:
             self.add(name, value)
 
     def shares(self) -> dict[str, float]:
-        """What part of all counted time each name has; they sum to 1, unless no time was counted.
+        """The share of each name in all counted time; they sum to 1, unless no time was counted.
 
         >>> Stopwatch({"teacher": 3.0, "student": 1.0}).shares()
         {'teacher': 0.75, 'student': 0.25}

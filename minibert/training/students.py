@@ -29,7 +29,7 @@ def student_config(
 
     L layers, width D, N heads, feed-forward width F. Without N: the largest number that divides
     both D and the teacher's heads and leaves heads at least 16 wide; without F: 4 D. `dropout`, if
-    it is given, takes the place of all three rates that the config would have.
+    it is given, replaces all three dropout rates of the config.
 
     Raises
         CheckpointError  the shape cannot be read, or cannot be built.
@@ -92,7 +92,7 @@ def _shaped(shape: str, teacher: BertConfig) -> BertConfig:
 
 
 def default_heads(width: int, teacher_heads: int) -> int:
-    """The largest N that divides the width and the teacher's heads, with heads of 16 or more.
+    """The largest N that divides the width and the teacher's heads, with heads at least 16 wide.
 
     >>> default_heads(128, 12), default_heads(312, 12), default_heads(8, 12)
     (4, 12, 1)
@@ -111,8 +111,8 @@ class Start:
     `embeddings`: "pca", the teacher's tables projected, see `projected_tables`; "teacher", the
     tables as they are, for equal widths; "random". `layers`: "teacher", the teacher's blocks that
     the layer map names, for equal widths, heads and feed-forward widths; "random". `folder`: a
-    student that has learned before, such as one from general distillation; it wins over both, and
-    if it knows the task, its head goes on as well.
+    student that has learned before, such as one from general distillation; it overrides both, and
+    if it knows the task, its head is kept as well.
     """
 
     embeddings: str = "pca"
@@ -135,7 +135,7 @@ def new_student(
     `layers` are g(1), g(2), … of the layer map.
 
     Raises
-        CheckpointError  the student cannot begin so: another size, another vocabulary.
+        CheckpointError  the student cannot start this way: another size, another vocabulary.
     """
     teacher_width = teacher.embeddings.word_VD.shape[1]
     fit_width = teacher_width if teacher_width != config.hidden_size else None
@@ -174,7 +174,7 @@ def _copied(fresh: Structure, original: Structure, option: str) -> Structure:
 def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> BertWeights:
     """The encoder of a folder, its projection if it has one, and its head if that names our labels.
 
-    Any other head is drawn afresh, and its pooler, which it learned with, as well.
+    Any other head is drawn at random, and so is its pooler, which was trained with it.
     """
     try:
         own = read_config(folder)
@@ -243,8 +243,8 @@ def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWei
 def principal_directions(table_VE: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The directions [E, width] along which rows differ most, and the variance along each, [E].
 
-    They hold the most variance that so many directions can (Pearson 1901). The sign of a direction
-    is arbitrary; ours makes its largest number positive.
+    No other `width` directions hold more variance (Pearson 1901). The sign of a direction is
+    arbitrary; here it makes its largest number positive.
 
     >>> principal_directions(torch.tensor([[0.0, 1.0], [0.0, -3.0]]).double(), 1)[1].tolist()
     [4.0, 0.0]

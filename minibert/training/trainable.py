@@ -30,7 +30,7 @@ class Trainable(Generic[Weights]):
     """
 
     def __init__(self, weights: Weights, device: str = "cpu") -> None:
-        # Sizes without numbers, so that the weights that were passed in can go.
+        # Shapes without data, so that the weights that were passed in can be freed.
         sizes = {name: tensor.to("meta") for name, tensor in named_tensors(weights)}
         self.shapes = with_tensors(weights, sizes)
         self.parameters_P = flatten(weights).to(device)
@@ -68,7 +68,7 @@ class Trainable(Generic[Weights]):
         return with_tensors(self.shapes, leaves | self.lower)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss to `gradient_P`, also where copies stood for the leaves."""
+        """Add the gradient of a loss to `gradient_P`, also for leaves that copies stood in for."""
         loss.backward()
         leaves = dict(named_tensors(self.leaves))
         for name, copy in self.lower.items():
@@ -77,11 +77,11 @@ class Trainable(Generic[Weights]):
                 copy.grad = None
 
     def look_at_gradient(self) -> None:
-        """Called when `gradient_P` is that of the loss alone: no penalty yet, nothing clipped."""
+        """Called when `gradient_P` is that of the loss alone, before any penalty and clipping."""
 
     @property
     def complete(self) -> bool:
-        """Whether the model is already of the kind that the run is to end with."""
+        """Whether the model already has the form that it is to end with, such as its sparsity."""
         return True
 
     def finished_weights(self) -> Weights:

@@ -87,16 +87,16 @@ class TranslationObjective:
 class Beginning:
     """How a translator starts.
 
-    `model` is a BERT to begin the encoder with, or None; `shape` is LxD[xN[xF]] of what is new, by
-    default `NEW_SHAPE`, or the shape of that BERT. `as_encoder` starts the decoder's layers as well
-    with that BERT's, all but what asks the encoder.
+    `model` is a BERT that the encoder starts from, or None; `shape` is LxD[xN[xF]] of what is new,
+    by default `NEW_SHAPE`, or the shape of that BERT. With `as_encoder` the decoder's layers start
+    from that BERT's too, except for cross-attention.
 
     Source
         Rothe et al. 2020, arXiv:1907.12461, section 2: rnd2rnd, bert2rnd and bert2bert.
 
     Differs
-        there bert2bert takes the tables and the head too, of one vocabulary for both texts; here
-        what is written has a vocabulary of its own, so these begin afresh.
+        there bert2bert takes the tables and the head too, with one vocabulary for both texts; here
+        the language written has a vocabulary of its own, so these start at random.
     """
 
     model: str | None = None
@@ -112,7 +112,7 @@ class Beginning:
 def new_translator(
     beginning: Beginning, pairs: Pairs, languages: tuple[str, str]
 ) -> Translator:
-    """A translator that has not learned yet; vocabularies that are new come from the pairs.
+    """An untrained translator; new vocabularies are trained on the pairs.
 
     Raises
         CheckpointError  the BERT is damaged, or its width is not the decoder's.
@@ -136,7 +136,7 @@ def new_translator(
 def _with_encoder(
     name: str, beginning: Beginning, pairs: Pairs, languages: tuple[str, str]
 ) -> Translator:
-    """A translator that reads as a BERT does that exists."""
+    """A translator whose encoder is an existing BERT."""
     bert = Bert.from_pretrained(name, "encoder")
     if bert.tokenizer is None:
         raise CheckpointError(f"{name} has no vocabulary, so it cannot read text")
@@ -191,12 +191,12 @@ def learn_to_translate(
 ) -> dict[str, Any]:
     """Train on the pairs of `train_set`; the best model on `dev_set`, by chrF, is saved to `out`.
 
-    BLEU is next to nothing as long as no four words in a row are right, and chrF is not.
-    A pair with more than `max_length` tokens on a side is left out: cut, it would teach to stop in
-    the middle. Returns the metrics of that model, and the epoch that made it.
+    BLEU is close to 0 as long as no four words in a row are right; chrF is not. A pair with more
+    than `max_length` tokens on either side is left out: if cut, it would teach the model to stop in
+    mid-sentence. Returns the metrics of that model, and the epoch that made it.
 
     Raises
-        DataError        every pair is longer.
+        DataError        every pair is too long.
         CheckpointError  a text has more tokens than the encoder has positions.
     """
     check_lengths(model.source.encode(dev_set.sources, max_length=max_length), model.encoder)
@@ -285,7 +285,7 @@ def scores(
 
 
 def signatures(language: str) -> dict[str, str]:
-    """How sacrebleu computes for texts of that language, in the words that papers cite."""
+    """sacrebleu's signatures for texts of that language, as papers cite them."""
     said, right = ["a"], [["a"]]
     bleu, chrf = sacrebleu.BLEU(tokenize=_words_of(language)), sacrebleu.CHRF()
     bleu.corpus_score(said, right), chrf.corpus_score(said, right)
@@ -293,6 +293,6 @@ def signatures(language: str) -> dict[str, str]:
 
 
 def _words_of(language: str) -> str:
-    """What counts as a word of BLEU: sacrebleu's name for it."""
+    """sacrebleu's name for what counts as a word in BLEU."""
     code = language.lower().partition("-")[0]
     return {"zh": "zh", "ja": "char", "th": "char"}.get(code, "13a")
