@@ -18,6 +18,7 @@ from test_training import files_in, room_for
 
 from minibert import cli
 from minibert.cli.machine import dtype_of
+from minibert.cli.options import HEADINGS
 from minibert.data.readers import Example
 from minibert.model import Bert
 from minibert.training.finetune import finetune
@@ -91,6 +92,16 @@ def test_every_option_is_explained_or_explains_itself(name):
         if isinstance(parameter, click.Option) and not parameter.is_flag:
             shown = parameter.show_default or parameter.required
             assert shown or parameter.help, parameter.name
+
+
+@pytest.mark.parametrize("name", ["distill", "finetune"])
+def test_many_options_stand_under_headings(name, minibert):
+    help_text = minibert(f"{name} --help").out
+    headings = re.findall(r"^([A-Z].*):$", help_text, re.M)
+    known = [HEADINGS[o.name] for o in COMMANDS[name].params if o.name in HEADINGS]
+    assert headings == ["Options"] * (name == "distill") + known
+    listed = re.findall(r"^  (--[a-z0-9-]+)", help_text.partition(f"\n{headings[0]}:")[2], re.M)
+    assert listed == [option.opts[0] for option in COMMANDS[name].params]
 
 
 def test_all_commands_are_listed(minibert):

@@ -18,6 +18,7 @@ from minibert.cli.distill_options import (
 )
 from minibert.cli.machine import dtype_of, prepare
 from minibert.cli.options import (
+    HeadedCommand,
     compute_options,
     data_options,
     print_result,
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from minibert.training.reading import Augmentation
 
 
-@click.command()
+@click.command(cls=HeadedCommand)
 @teacher_options
+@data_options
 @augmentation_options
 @stage_options
 @experiment_options
-@data_options
 @training_options
 @compute_options
 @click.pass_context

@@ -204,26 +204,21 @@ def stage_options(command: Command) -> Command:
             click.option(
                 "--temperature-squared", is_flag=True, help="multiply the loss by T², as in Hinton"
             ),
+        ),
+    )
+
+
+def experiment_options(command: Command) -> Command:
+    """What the teacher computes and is kept, and what is compared."""
+    return apply(
+        command,
+        (
             click.option(
                 "--teacher-dtype",
                 type=click.Choice(DTYPES),
                 default="float32",
                 show_default=True,
                 help="precision in which the teacher computes",
-            ),
-        ),
-    )
-
-
-def experiment_options(command: Command) -> Command:
-    """What is kept and compared."""
-    return apply(
-        command,
-        (
-            click.option(
-                "--labels-too",
-                is_flag=True,
-                help="also train the same student on labels alone, to compare",
             ),
             click.option(
                 "--cache", metavar="DIR", help="for the teacher's results  [default: in --out]"
@@ -234,6 +229,11 @@ def experiment_options(command: Command) -> Command:
                 default=8.0,
                 show_default=True,
                 help="cache the teacher's states if they take no more than this",
+            ),
+            click.option(
+                "--labels-too",
+                is_flag=True,
+                help="also train the same student on labels alone, to compare",
             ),
             click.option(
                 "--seeds",

@@ -12,6 +12,7 @@ from minibert.cli.machine import prepare
 from minibert.cli.options import (
     ONE_FILE,
     TRANSLATION,
+    HeadedCommand,
     Number,
     check_sacrebleu,
     check_sparsity,
@@ -22,7 +23,7 @@ from minibert.cli.options import (
     run_record,
     training_files,
     training_options,
-    with_new_translation,
+    with_translation,
 )
 
 # Defaults of a new translator, which has everything to learn. If its encoder starts as a BERT, the
@@ -32,17 +33,23 @@ BEGUN_TRANSLATOR = NEW_TRANSLATOR | {"lr": 5e-4}
 OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smoothing".split()
 
 
-@click.command()
+@click.command(cls=HeadedCommand)
 @click.option(
     "--model", help="model folder, or an id on huggingface.co; for translation, the encoder"
 )
 @click.option("--data", required=True, type=click.Path(), help="folder with train and dev files")
 @click.option("--dev", type=click.Path(), help="dev file, where --data is a training file")
+@with_translation
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option(
     "--lr", type=Number(0, min_open=True), default=5e-5, show_default=True
 )
-@with_new_translation
+@click.option(
+    "--languages",
+    metavar="FROM-TO",
+    help="for translation: file endings or columns of the data  [default: from English, or in "
+    "the order of the columns]",
+)
 @click.option(
     "--shape",
     help="for translation: LxD[xN[xF]] of the decoder, and of the encoder if there is no "

@@ -38,6 +38,39 @@ class Number(click.FloatRange):
         return number
 
 
+# In the help of `HeadedCommand`, and in a recipe, a heading stands before each of these options.
+HEADINGS = {
+    "model": "Model and data",
+    "teacher": "Teacher, student and data",
+    "join": "Added texts",
+    "languages": "Translation",
+    "epochs": "Length and learning rate",
+    "layer_map": "Losses of distillation",
+    "teacher_dtype": "What the teacher computes",
+    "labels_too": "Experiments",
+    "out": "The run",
+    "limit": "Training",
+    "l2": "Sparse training",
+    "seed": "Machine and output",
+}
+
+
+class HeadedCommand(click.Command):
+    """A command with so many options that its help needs headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in their order, a section for each heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        heading = "Options"
+        for option in self.get_params(ctx):
+            heading = HEADINGS.get(str(option.name), heading)
+            if record := option.get_help_record(ctx):
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 def apply(command: Command, options: tuple[Callable[[Command], Command], ...]) -> Command:
     """Put options on a command, in this order."""
     for option in reversed(options):
@@ -108,17 +141,6 @@ def data_options(command: Command, more_tasks: tuple[str, ...] = ()) -> Command:
 def with_translation(command: Command) -> Command:
     """`data_options`, and the task of translating."""
     return data_options(command, (TRANSLATION,))
-
-
-def with_new_translation(command: Command) -> Command:
-    """The same, and between which languages."""
-    languages = click.option(
-        "--languages",
-        metavar="FROM-TO",
-        help="for translation: file endings or columns of the data  [default: from English, or in "
-        "the order of the columns]",
-    )
-    return languages(with_translation(command))
 
 
 def language_pair(languages: str) -> tuple[str, str]:
@@ -217,6 +239,19 @@ def training_options(command: Command) -> Command:
             ),
             click.option("--weight-decay", type=Number(0), help="default: that of --adam"),
             click.option(
+                "--max-norm",
+                type=Number(0, min_open=True),
+                default=1.0,
+                show_default=True,
+                help="clip longer gradients to this norm",
+            ),
+            click.option(
+                "--evaluate-every", type=click.IntRange(1), help="steps  [default: each epoch]"
+            ),
+            click.option(
+                "--save-every", type=click.IntRange(1), help="steps  [default: each epoch]"
+            ),
+            click.option(
                 "--l2",
                 type=Number(0),
                 default=0.0,
@@ -249,19 +284,6 @@ def training_options(command: Command) -> Command:
                 type=Number(0),
                 help="λ of the L1 penalty λ|θ|₁; until the choice is final it pulls a weight "
                 "towards 0 by λ times the sum of the learning rates  [default: 0.1]",
-            ),
-            click.option(
-                "--max-norm",
-                type=Number(0, min_open=True),
-                default=1.0,
-                show_default=True,
-                help="clip longer gradients to this norm",
-            ),
-            click.option(
-                "--evaluate-every", type=click.IntRange(1), help="steps  [default: each epoch]"
-            ),
-            click.option(
-                "--save-every", type=click.IntRange(1), help="steps  [default: each epoch]"
             ),
         ),
     )

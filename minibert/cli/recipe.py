@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from minibert.cli.options import ELSEWHERE
+from minibert.cli.options import ELSEWHERE, HEADINGS
 
 # Not part of a recipe: those options, and the ones about the machine.
 APART = ELSEWHERE | {"threads", "device", "arithmetic", "help"}
@@ -82,11 +82,16 @@ def recipe_of(context: click.Context) -> dict[str, Any]:
 
 def printed_recipe(context: click.Context) -> str:
     """The options as a TOML file, each with its help; one without a value is a comment."""
-    lines = [f"# minibert {context.info_name} --recipe THIS_FILE", ""]
+    lines = [f"# minibert {context.info_name} --recipe THIS_FILE"]
+    heading = written = ""
     for option in context.command.params:
         name = str(option.name)
+        heading = HEADINGS.get(name, heading)
         if name in APART or not isinstance(option, click.Option):
             continue
+        if heading != written:
+            lines += ["", f"# --- {heading} ---"]
+            written = heading
         value = context.params[name]
         if option.help:
             lines.append(f"# {option.help.replace(chr(8), '')}")
