@@ -1,8 +1,8 @@
 """Laws of `masking`: which words are hidden, what they become, and which sentences are paired.
 
 Where a formula draws at random, its spec gets the same draws and must give the same result. Shares
-that can be counted exactly are counted on a grid of draws; what is left is counted over many draws
-and may stray by six standard deviations, or by what χ² exceeds once in 10^10.
+that can be counted exactly are counted on a grid of draws; the others are counted over many draws
+and may deviate by six standard deviations, or, for χ², by what it exceeds once in 10^10.
 """
 
 import math
@@ -38,10 +38,10 @@ MASK, VOCABULARY = 3, 23
 
 
 def unevenness(counts: Sequence[int], expected: float | None = None) -> float:
-    """χ² of counts that should be equal, as a share of what it exceeds with probability e^-25.
+    """χ² of counts that should be equal, as a share of the value it exceeds with probability e^-25.
 
     χ² with d degrees of freedom is above d + 2 √(d t) + 2 t with probability e^-t at most (Laurent
-    and Massart 2000). Where it is not known what each count should be, it is their mean.
+    and Massart 2000). Without `expected`, each count should be their mean.
     """
     freedom, t = len(counts), 25
     if expected is None:
@@ -53,7 +53,7 @@ def unevenness(counts: Sequence[int], expected: float | None = None) -> float:
 
 
 def imbalance(count: int, total: int, share: float) -> float:
-    """How far a count is from its share, in units of six standard deviations."""
+    """How far a count is from that share of the total, in units of six standard deviations."""
     return abs(count - total * share) / (6 * math.sqrt(total * share * (1 - share)))
 
 
@@ -74,12 +74,12 @@ def count_case(draw: Draw) -> Count:
 
 
 def roomy_case(draw: Draw) -> Count:
-    """At least one token by its rate, and room for all."""
+    """The rate asks for at least one token, and there is room for all."""
     return Count(draw.integer(20, 600), draw.real(0.05, 1), 600)
 
 
 def tie_case(draw: Draw) -> Count:
-    """15 % of 30, 70, 110, … tokens end in a half."""
+    """15 % of 30, 70, 110, … tokens is a whole number and a half."""
     return Count(30 + 40 * draw.integer(0, 12), 0.15, 512)
 
 
@@ -181,7 +181,7 @@ class Choice(NamedTuple):
 
 
 def choice_case(draw: Draw) -> Choice:
-    """[CLS], words of these many pieces with a [SEP] after the third, [SEP], padding."""
+    """[CLS], words of one to four pieces with a [SEP] after the third word, [SEP], padding."""
     sizes = [draw.integer(1, 4) for _ in range(draw.integer(1, 9))]
     groups = [-1]
     for number, size in enumerate(sizes):
@@ -327,7 +327,7 @@ def pieces_instead_of_words(groups, count, generator):
 
 @CHOSEN_TOKENS.mistake(words_are_chosen_whole)
 def the_last_word_is_broken_off(groups, count, generator):
-    """Whole words until one is too long, of which as many pieces as still fit."""
+    """Whole words, then as many pieces of the first word that is too long as still fit."""
     chosen = torch.zeros(len(groups), dtype=torch.bool)
     for number in fair_order(groups, generator):
         places = (groups == number).nonzero()[:, 0]
@@ -358,7 +358,7 @@ def never_the_last_word(groups, count, generator):
 
 @CHOSEN_TOKENS.mistake(single_tokens_fill_the_count)
 def each_token_by_itself(groups, count, generator):
-    """As `transformers` draws: the number of masks varies and may be none."""
+    """As `transformers` draws: the number of masks varies and may be 0."""
     share = count / max(1, int((groups >= 0).sum()))
     return (torch.rand(len(groups), generator=generator) < share) & (groups >= 0)
 
@@ -376,7 +376,7 @@ def a_run_of_neighbours(groups, count, generator):
 
 @CHOSEN_TOKENS.mistake(names_of_groups_do_not_matter)
 def ordered_by_a_remainder(groups, count, generator):
-    """An order that depends on what the groups are called."""
+    """The order depends on the numbers of the groups."""
     return chosen_tokens(torch.where(groups < 0, -1, (groups * 5) % 11), count, generator)
 
 
@@ -396,7 +396,7 @@ class Pieces(NamedTuple):
 def pieces_case(draw: Draw) -> Pieces:
     """[CLS], words, [SEP], words, [SEP]; a text cut at its front may begin inside a word.
 
-    Sometimes without [CLS]: then the rest of a word may be the very first piece.
+    Sometimes without [CLS]: then the very first piece may continue a word.
     """
     texts = [[draw.choice([True, False]) for _ in range(draw.integer(1, 7))] for _ in range(2)]
     starts = [True, *texts[0], True, *texts[1], True]
@@ -493,7 +493,7 @@ def specials_in_groups(starts, maskable):
 
 @WORD_GROUPS.mistake(exactly_the_maskable_are_in_groups)
 def a_first_rest_never_masked(starts, maskable):
-    """Words counted from 0, so that a rest before the first word gets the number of no group."""
+    """Words are counted from 0, so pieces before the first start get -1, the number of no group."""
     return torch.where(maskable, starts.long().cumsum(0) - 1, -1)
 
 
@@ -582,7 +582,7 @@ def tokens_not_chosen_stay(formula, case):
 
 @REPLACED_TOKENS.law
 def labels_are_the_old_words(formula, case):
-    """Of all chosen tokens, of those also that stay as they are."""
+    """For all chosen tokens, also for those that stay unchanged."""
     _, labels = formula(*case)
     return int((labels != case.ids)[case.chosen].sum()), 0
 
@@ -604,7 +604,7 @@ def hidden_if_chosen(case_hidden, ids, chosen):
     "3c7238047360f5fd55fe28960348f33f275b8bd9/labml_nn/transformers/mlm/__init__.py",
 )
 def two_draws(ids, chosen, draws, random_ids, mask_id):
-    """10 % unchanged and 10 % random, drawn apart, give 81 / 10 / 9."""
+    """10 % unchanged and 10 % random, drawn independently, give 81 / 10 / 9."""
     second = (draws * 1000) % 1
     hidden = torch.where(draws < 0.1, ids, mask_id)
     return hidden_if_chosen(torch.where(second < 0.1, random_ids, hidden), ids, chosen)
@@ -736,7 +736,7 @@ def the_draws_are_which_tokens_then_what_becomes_of_them_then_random_words(formu
 
 @MASK_TOKENS.reference
 def torchs_cross_entropy_reads_the_labels_of_the_chosen_words_alone(formula, case):
-    """Scores that are all equal cost ln V for each word that counts."""
+    """Logits that are all equal cost ln V for each word that counts."""
     _, labels = masked_by(formula, case)
     cost = F.cross_entropy(
         torch.zeros(len(labels), VOCABULARY, dtype=torch.float64), labels, reduction="sum"
@@ -764,7 +764,7 @@ def rate_and_room_are_obeyed(formula, case):
 
 @MASK_TOKENS.law
 def specials_stay_and_have_no_label(formula, case):
-    """Nor where every word is hidden."""
+    """Also where every word is hidden."""
     special, error = case.groups < 0, 0
     for options in ({}, {"rate": 1.0, "most": 1000}):
         ids, labels = masked_by(formula, case, **options)
@@ -780,7 +780,7 @@ def ids_and_labels_give_the_sentence_back(formula, case):
 
 @MASK_TOKENS.law
 def one_seed_one_result(formula, case):
-    """Nothing else is drawn from, neither before nor after, and the arguments stay as they are."""
+    """torch's global generator is neither used nor moved, and the arguments stay as they are."""
     kept = torch.get_rng_state(), case.ids.clone(), case.groups.clone()
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -805,9 +805,9 @@ def other_seeds_give_other_results(formula, case):
 
 @MASK_TOKENS.law(cost=5)
 def each_piece_has_a_draw_of_its_own_and_words_are_even(formula, case):
-    """One word of 40,000 pieces: what becomes of them, random words evenly from all V.
+    """One word of 40,000 pieces: the shares of the outcomes, and random words evenly from all V.
 
-    A random word is [MASK] or the old one once in V times each, so the shares are corrected.
+    A random word is [MASK] once in V draws, and the old word once; the shares allow for that.
     """
     n, word = 40_000, 7
     one_word = torch.zeros(n, dtype=torch.int64)
@@ -927,7 +927,7 @@ def texts_case(draw: Draw) -> TwoTexts:
 
 
 def long_texts_case(draw: Draw) -> TwoTexts:
-    """Each alone is longer than both may be."""
+    """Each text alone is longer than both together may be."""
     return texts_case(draw)._replace(
         first=list(range(draw.integer(24, 90))), second=list(range(100, draw.integer(124, 190)))
     )
@@ -951,7 +951,7 @@ def tokens_go_one_by_one_at_the_end_that_is_drawn(formula, case):
 
 @TRUNCATED_PAIR.reference
 def the_lengths_are_those_of_the_tokenizers_library(formula, case):
-    """Which of two equal texts has the odd token is another choice there."""
+    """Of two equally long texts, the library may give the odd token to the other one."""
     LIBRARY.enable_truncation(case.most + 3, strategy="longest_first")
     theirs = LIBRARY.encode("a " * len(case.first), "a " * len(case.second))
     LIBRARY.no_truncation()
@@ -999,7 +999,7 @@ def of_two_texts_cut_alike_the_first_has_the_odd_token(formula, case):
 
 @TRUNCATED_PAIR.law
 def neither_is_emptied(formula, case):
-    """Nor a text of one token beside a long one."""
+    """Not even a text of one token beside a long one."""
     one = case._replace(first=case.first[:1], second=list(range(100, 190)))
     return sum(not part for each in (case, one) for part in cut_by(formula, each)), 0
 
@@ -1100,7 +1100,7 @@ def corpus_case(draw: Draw) -> Corpus:
 
 
 def words_case(draw: Draw) -> Corpus:
-    """Sentences of one token, always the full target: nothing is ever cut off."""
+    """Sentences of one token and never a short target: nothing is ever cut off."""
     documents = documents_of([[1] * length for length in (23, 41, 10)])
     return Corpus(documents, draw.integer(2, 9), seed_of(draw), 0.0)
 
@@ -1230,7 +1230,7 @@ def pairs_are_full_unless_a_document_ends(formula, case):
 
 
 def free_pairs(formula: Callable[..., Any], case: Corpus) -> list[SentencePair]:
-    """Pairs whose label was drawn: a chunk of one sentence is the last one of its document."""
+    """Pairs whose label was drawn; a chunk of one sentence, the last of a document, draws none."""
     return [pair for pair in pairs_by(formula, case) if not last_tokens(case) & set(pair.first)]
 
 
@@ -1265,7 +1265,7 @@ def other_documents_are_drawn_evenly(formula, case):
 
 @NEXT_SENTENCE_PAIRS.law(cases=long_case, cost=20)
 def random_texts_start_anywhere(formula, case):
-    """In ten parts of the second document."""
+    """Starts are counted in ten equal parts of the second document."""
     size = len(case.documents[1])
     found = Counter(
         (pair.second[0] % 1000) * 10 // size

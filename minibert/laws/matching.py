@@ -1,6 +1,6 @@
-"""Laws of `matching`: what of the student is held against what of the teacher.
+"""Laws of `matching`: the losses that compare parts of the student with parts of the teacher.
 
-The reference of the mode tinybert is the loss of the official code, stated anew with torch's
+The reference of the mode tinybert is the loss of the official code, rewritten with torch's
 MSELoss, the mask of -10000 and the clamp at -100; values and gradients must agree.
 """
 
@@ -244,7 +244,7 @@ def image(case: HiddenCase) -> Tensor:
 
 
 def hidden_bound(case: HiddenCase, mode: str = "masked") -> Tensor:
-    """Every difference d is off by the error e of its map; squares and mean by their own size."""
+    """Each difference d is off by the error e of its map; squares and mean add their rounding."""
     wide = in_float64(case)
     d = (image(wide) - wide.teacher).abs()
     mapped = case.projection is not None
@@ -257,7 +257,7 @@ def hidden_bound(case: HiddenCase, mode: str = "masked") -> Tensor:
 
 
 def steepness(case: HiddenCase) -> float:
-    """The rounding of a gradient: of products and sums of numbers up to the largest one."""
+    """A bound on the rounding of a gradient, from the largest number in its products and sums."""
     sizes = case.hidden.abs() @ case.projection.weight_OI.abs().T
     largest = 1 + float(sizes.max() + case.teacher.abs().max() + case.projection.bias_O.abs().max())
     return 1024 * EPS * largest * largest
@@ -294,7 +294,7 @@ def it_is_torchs_mse_of_the_kept_tokens(formula, case):
 
 @HIDDEN.law
 def an_exact_image_costs_nothing(formula, case):
-    """And nothing else does."""
+    """Anything else costs something."""
     other = float((formula(*case) <= hidden_bound(case)).sum())
     exact = case._replace(teacher=image(case))
     return other + distance(formula(*exact), torch.zeros(3), hidden_bound(exact)), 1
@@ -383,7 +383,7 @@ def a_rotation_of_the_teacher_cancels(formula, case):
 
 @HIDDEN.law
 def a_rotation_of_the_student_may_move_into_the_projection(formula, case):
-    """W h = (W Aᵀ) (A h): the student is free to write its states in any axes."""
+    """W h = (W Aᵀ) (A h): the student is free to write its states in any orthonormal basis."""
     weight, bias = case.projection
     turn, _ = torch.linalg.qr(normal(6, weight.shape[1], weight.shape[1]))
     turned = LinearWeights(weight @ turn.T, bias)
@@ -426,7 +426,7 @@ def its_slope_is_that_of_the_mean_square(formula, case):
 
 @HIDDEN.gradient
 def its_slopes_are_those_of_least_squares(formula, case):
-    """2 / (n E) times the residual, through W to the state, times the state to W; no teacher's."""
+    """2 / (n E) times the residual, to states times W, to W times states; none to the teacher."""
     upstream = normal(9, 3)
     to_hidden, to_teacher, to_weight, to_bias = gradients(
         lambda h, t, w, b: formula(h, t, LinearWeights(w, b), case.keep),
@@ -616,7 +616,7 @@ def official_hidden_loss(hidden, teacher, projection, keep):
 
 @HIDDEN_TINYBERT.reference
 def it_is_the_official_loss_of_a_state(formula, case):
-    """Its mean over samples, and the gradients of that."""
+    """Both its mean over samples and the gradients of that mean."""
     leaves = [case.hidden, *case.projection]
     error = apart(
         lambda h, w, b: formula(h, case.teacher, LinearWeights(w, b), case.keep).mean(),
@@ -707,7 +707,7 @@ def attention_case(
 ) -> AttentionCase:
     """Three sentences of 5, 1 and 3 tokens; at scale 80 some scores are below -100."""
     heads, group, scale = draw.choice([1, 2]), draw.choice(groups), draw.choice(scales)
-    seed = seed_of(draw)  # one for both: two that happen to be equal would give equal scores
+    seed = seed_of(draw)  # one seed for both sides: two equal seeds would give equal scores
     scores = normal(seed, 3, heads, 5, 5, scale=scale)
     teacher = normal(seed + 1, 3, heads * group, 5, 5, scale=scale)
     return AttentionCase(scores, teacher, kept([5, 1, 3], 5))
@@ -722,7 +722,7 @@ def pairs_kept(keep: Tensor) -> Tensor:
 
 
 def attention_bound(case: AttentionCase, mode: str = "masked") -> Tensor:
-    """Every difference d is off by the error e of a group's mean; the rest by its own size."""
+    """Each difference d is off by the error e of a group's mean; the rest adds its rounding."""
     scores, teacher = (x.double() for x in case[:2])
     groups = teacher.unflatten(1, (scores.shape[1], -1))
     unit, target = at_least_eps32(case.scores), groups.mean(2)
@@ -775,7 +775,7 @@ def as_grouped(x: Tensor, case: AttentionCase) -> Tensor:
 
 @ATTENTION.law(cases=lambda draw: attention_case(draw, groups=(1, 3, 3, 3)))
 def equal_scores_cost_nothing(formula, case):
-    """And no others do."""
+    """Any others cost something."""
     other = float((formula(*case) <= 0).sum())
     equal = case._replace(teacher=as_grouped(case.scores, case))
     return other + distance(formula(*equal), torch.zeros(3), attention_bound(equal)), 1
@@ -783,7 +783,7 @@ def equal_scores_cost_nothing(formula, case):
 
 @ATTENTION.law
 def score_offsets_cost_their_square(formula, case):
-    """Each of its own sign, so that neither softmax nor a mean over heads can hide them."""
+    """Each offset has its own sign, so that neither softmax nor a mean over heads can hide them."""
     d = 1.5
     signs = torch.where(normal(7, *case.scores.shape) > 0, d, -d)
     found = formula(case.scores, as_grouped(case.scores + signs, case), case.keep)
@@ -792,7 +792,7 @@ def score_offsets_cost_their_square(formula, case):
 
 @ATTENTION.law
 def an_equal_offset_costs_its_square(formula, case):
-    """Softmax would not see it: it compares probabilities, this loss compares scores."""
+    """Softmax would not see it, but this loss compares scores, not probabilities."""
     found = formula(case.scores, as_grouped(case.scores + 1.5, case), case.keep)
     return float((found - 2.25).abs().max()), roughness(case)
 
@@ -878,7 +878,7 @@ def only_the_mean_of_a_group_counts(formula, case):
 
 @ATTENTION.law
 def queries_and_keys_may_be_reordered(formula, case):
-    """All tokens in another order, padding with them."""
+    """All tokens in another order, padding included."""
     order = order_of(5, 2)
     scores, teacher = (x[:, :, order][..., order] for x in case[:2])
     found = formula(scores, teacher, case.keep[:, order])
@@ -947,7 +947,7 @@ def scores_are_compared_exactly_up_to_their_size(formula, case):
 
 
 def mean_over_pairs(gaps: Tensor, pairs: Tensor) -> Tensor:
-    """Of gaps [B, N, S, S] where pairs [B, 1, S, S] say so."""
+    """The mean of the gaps [B, N, S, S] at which pairs [B, 1, S, S] is true."""
     return torch.where(pairs, gaps, 0).mean(1).sum((1, 2)) / pairs.sum((1, 2, 3))
 
 
@@ -1102,7 +1102,7 @@ def official_attention_loss(scores, teacher, keep):
 
 @ATTENTION_TINYBERT.reference
 def it_is_the_official_loss_of_scores(formula, case):
-    """Its mean over samples, and the gradient of that."""
+    """Both its mean over samples and the gradient of that mean."""
     error = apart(
         lambda x: formula(x, case.teacher, case.keep).mean(),
         lambda x: official_attention_loss(x, case.teacher, case.keep),
@@ -1186,7 +1186,7 @@ def what_is_cut_has_no_slope(formula, case):
     cost=2,
 )
 def what_is_left_is_compared_exactly_up_to_its_size(formula, case):
-    """With as many heads on both sides, so that the mean of a group cannot round over -100."""
+    """With equal numbers of heads, so that no mean of a group can be rounded across -100."""
     wide = AttentionCase(case.scores.double(), case.teacher.double(), case.keep)
     expected = spec_of_attention_loss(wide, "tinybert")
     unit = attention_bound(case, "tinybert") + smallest(case.scores)
@@ -1250,9 +1250,9 @@ class RelationCase(NamedTuple):
 
 
 def relation_case(draw: Draw, scales: tuple[float, ...] = (0.5, 2.0)) -> RelationCase:
-    """Three sentences of 5, 2 and 3 tokens, heads of 2 numbers and of 3 for the teacher.
+    """Three sentences of 5, 2 and 3 tokens; heads of width 2, in the teacher of width 3.
 
-    Every other time like is held against like: the right is the left.
+    In half of the cases, the right side is the same as the left.
     """
     heads, scale, seed = draw.choice([1, 2, 3]), draw.choice(scales), seed_of(draw)
     sides = [normal(seed + i, 3, 5, (2, 3)[i // 2] * heads, scale=scale) for i in range(4)]
@@ -1288,9 +1288,9 @@ def over_queries(costs: Tensor, keep: Tensor) -> Tensor:
 
 
 def relation_bound(case: RelationCase) -> Tensor:
-    """A score is off by (K + 1)/2 eps of its terms; p turns that into a relative error.
+    """A score is off by (K + 1)/2 eps of its terms, which becomes a relative error of p.
 
-    So does the normaliser, and either counts for log p and log q: four times in all.
+    The normaliser adds as much, and both count for log p and for log q: four times in all.
     """
     wide = RelationCase(*in_dtype(tuple(case), torch.float64))
     log_p, log_q = both_relations(*wide)
@@ -1343,7 +1343,7 @@ def it_is_torchs_kl_div_of_each_sentence(formula, case):
 
 @RELATION.law
 def equal_relations_cost_nothing(formula, case):
-    """And others do. Equal are those of longer vectors whose root is longer as well."""
+    """And others do. Equal are those of wider vectors, scaled to make up for their larger √K."""
     other = float((formula(*case) <= relation_bound(case)).sum())
 
     def longer(x: Tensor) -> Tensor:
@@ -1356,7 +1356,7 @@ def equal_relations_cost_nothing(formula, case):
 
 @RELATION.law
 def two_tokens_have_a_closed_form(formula, case):
-    """Of one number each: the log odds of the second token are the product with it."""
+    """Vectors of width 1: the log odds of the second token are the product with it."""
     error, ones, keep = 0.0, torch.ones(1, 2, 1).double(), kept([2], 2)
     for a, b in ((0.5, -2.0), (3.0, 3.5), (-1.0, 4.0)):
         p, q = 1 / (1 + math.exp(-a)), 1 / (1 + math.exp(-b))
@@ -1384,7 +1384,7 @@ def heads_of_both_sides_may_change_places(formula, case):
 
 @RELATION.law
 def a_rotation_within_a_head_cancels(formula, case):
-    """Another one for each head and side; it is dot products that are compared."""
+    """A different one for each head and model; only dot products are compared."""
 
     def turned(x: Tensor, seed: int) -> Tensor:
         parts = x.unflatten(2, (case.heads, -1))
@@ -1397,7 +1397,7 @@ def a_rotation_within_a_head_cancels(formula, case):
 
 @RELATION.law
 def one_vector_added_to_all_keys_cancels(formula, case):
-    """It changes the scores of a query alike, and softmax does not see it."""
+    """It changes all scores of a query equally, and softmax does not see it."""
     moved = case._replace(
         right=case.right + normal(6, case.right.shape[2]),
         teacher_right=case.teacher_right + normal(7, case.teacher_right.shape[2]),
@@ -1425,7 +1425,7 @@ def repeated_tokens_relate_the_same(formula, case):
 
 @RELATION.law
 def tokens_may_be_reordered(formula, case):
-    """All together, padding with them."""
+    """All in the same way, padding included."""
     order = order_of(5, 2)
     found = formula(*(x[:, order] for x in case[:5]), case.heads)
     return distance(found, formula(*case), relation_bound(case)), 2
@@ -1470,7 +1470,7 @@ def a_sample_relates_its_kept_tokens(formula, case):
 
 @RELATION.law
 def without_tokens_there_is_no_relation(formula, case):
-    """No cost, no slope, and the other sentences as ever."""
+    """No cost, no slope, and the other sentences unchanged."""
     keep = kept([5, 0, 3], 5)
     to_sides = gradients(
         lambda x, y: formula(x, y, *case[2:4], keep, case.heads), case[:2], normal(9, 3)
@@ -1493,7 +1493,7 @@ def its_slope_is_that_of_the_mean_divergence(formula, case):
 
 @RELATION.gradient
 def its_slopes_are_the_gap_of_the_relations_times_the_other_side(formula, case):
-    """(q - p) / (A n √K) times the keys to a query, times the queries to a key; no teacher's."""
+    """(q - p) / (A n √K), to queries times keys, to keys times queries; none to the teacher."""
     upstream = normal(9, 3)
     to_left, to_right, *to_teacher = gradients(
         lambda *sides: formula(*sides, case.keep, case.heads), case[:4], upstream
@@ -1586,7 +1586,7 @@ def no_root_at_all(left, right, teacher_left, teacher_right, keep, heads):
     source="https://github.com/microsoft/unilm/issues/354",
 )
 def heads_cut_across_the_tokens(left, right, teacher_left, teacher_right, keep, heads):
-    """A reshape to [B, A, S, K] that nothing was transposed for."""
+    """A reshape to [B, A, S, K] without a transpose."""
 
     def cut(x: Tensor) -> Tensor:
         return x.reshape(len(x), heads, x.shape[1], -1).transpose(1, 2).flatten(2)
@@ -1726,7 +1726,7 @@ def direction_error(case: Any) -> Tensor:
 
 
 def cosine_bound(case: HiddenCase) -> Tensor:
-    """The direction, a sum of E products for it and one for the cosine, and the mean."""
+    """Errors of the direction, of the sums of E products for it and the cosine, and of the mean."""
     wide, n = in_float64(case), case.keep.sum(1).clamp(min=1)
     gaps = 1 - F.cosine_similarity(image(wide), wide.teacher, -1, 0.0).nan_to_num(0)
     loss = torch.where(case.keep, gaps, 0).sum(1) / n
@@ -1769,7 +1769,7 @@ def it_is_torchs_cosine_similarity_of_kept_tokens(formula, case):
 def it_is_the_loss_of_distilberts_code(formula, case):
     """CosineEmbeddingLoss of the tokens that the mask selects, target 1; it adds 1e-12 to squares.
 
-    That is of one sentence: over a batch it is the mean over all tokens, whose ever they are.
+    Compared for each sentence: over a batch, that code takes the mean over the tokens of all.
     """
     expected = torch.stack([
         torch.nn.CosineEmbeddingLoss()(own[keep], other[keep], torch.ones(int(keep.sum())))
@@ -1803,7 +1803,7 @@ def each_vector_may_have_a_length_of_its_own(formula, case):
 
 
 def at_an_angle(case: Any) -> dict[str, Any]:
-    """The case with a teacher in the direction of the mapped states, across it, and against it."""
+    """The case with a teacher along the mapped states, orthogonal to them, and opposite."""
     x = image(case)
     other = normal(7, *x.shape)
     across = other - (other * x).sum(-1, keepdim=True) / (x * x).sum(-1, keepdim=True) * x
@@ -1826,7 +1826,7 @@ def zeros_of_states(case: Any) -> Any:
 
 
 def slopes_of_states(formula: Callable[..., Tensor], case: Any) -> list[Tensor]:
-    """Those to the student's states, to the projection, and to the teacher."""
+    """The slopes to the student's states, to the projection, and to the teacher."""
     return list(gradients(
         lambda h, w, b, t: formula(h, t, LinearWeights(w, b), *case[3:]),
         [case.hidden, *case.projection, case.teacher],
@@ -1836,7 +1836,7 @@ def slopes_of_states(formula: Callable[..., Tensor], case: Any) -> list[Tensor]:
 
 @COSINE.law
 def zeros_cost_one_and_are_pulled_like_a_vector_of_length_one(formula, case):
-    """Their slope is -v / n, where that of a vector next to zero is as large as it likes."""
+    """Their slope is -v / n, while that of a vector next to zero is unbounded."""
     zeros = zeros_of_states(case)
     found = [formula(*zeros), formula(*case._replace(teacher=0 * case.teacher))]
     share = (normal(9, 3) / case.keep.sum(1))[:, None, None] * case.keep[..., None]
@@ -1846,7 +1846,7 @@ def zeros_cost_one_and_are_pulled_like_a_vector_of_length_one(formula, case):
     return error + sum(distance(a, b) for a, b in pairs), steepness(case)
 
 
-# what the hidden loss obeys as well, with the same arguments
+# laws of the hidden loss that hold here too, with the same arguments
 COSINE.law(hidden_padding_changes_neither_value_nor_slope, cost=2)
 COSINE.law(not_even_nan_in_hidden_padding_changes_value_or_slope, cost=2)
 COSINE.law(a_sample_is_its_kept_tokens)
@@ -1871,7 +1871,7 @@ def its_slope_is_that_of_the_mean_cosine(formula, case):
 
 
 def slope_of_cosine(case: Any) -> Tensor:
-    """(v - cos u) / ‖x‖, u and v the directions: what leads along x is taken out of v."""
+    """(v - cos u) / ‖x‖, u and v the directions: the component along x is removed from v."""
     x = image(case)
     u, v = (F.normalize(part, dim=-1) for part in (x, case.teacher))
     return (v - (u * v).sum(-1, keepdim=True) * u) / torch.linalg.vector_norm(x, dim=-1)[..., None]
@@ -1889,7 +1889,7 @@ def slopes_through_the_map(to_mapped: Tensor, case: Any) -> list[Tensor]:
 
 @COSINE.gradient
 def its_slope_is_what_of_the_teacher_lies_across(formula, case):
-    """- (v - cos u) / (n ‖x‖), through W to the state, times the state to W; no teacher's."""
+    """- (v - cos u) / (n ‖x‖), to states times W, to W times states; none to the teacher."""
     share = normal(9, 3) / case.keep.sum(1)
     to_mapped = -share[:, None, None] * case.keep[..., None] * slope_of_cosine(case)
     pairs = slopes_of_states(formula, case), slopes_through_the_map(to_mapped, case)
@@ -2099,7 +2099,7 @@ def first_alone(case: FirstCase) -> FirstCase:
 
 
 def patient_bound(case: FirstCase) -> Tensor:
-    """Both directions are off by δ in all, their difference is squared."""
+    """The two directions together are off by δ; their difference is squared."""
     first = in_dtype(first_alone(case), torch.float64)
     pair = (F.normalize(x[:, 0], dim=-1, eps=1e-300) for x in (image(first), first.teacher))
     d = torch.linalg.vector_norm(torch.sub(*pair), dim=-1)
@@ -2161,7 +2161,7 @@ def along_costs_nothing_across_two_and_against_four(formula, case):
 
 @PATIENT.law
 def zeros_stay_zeros_and_are_pulled_like_a_vector_of_length_one(formula, case):
-    """They are at the distance 1 from any direction, and at 0 from zeros; the slope is -2 v."""
+    """Their distance is 1 from any direction and 0 from zeros; the slope is -2 v."""
     zeros, silent = zeros_of_states(case), 0 * case.teacher
     costs = [(zeros, 1), (case._replace(teacher=silent), 1), (zeros._replace(teacher=silent), 0)]
     error = sum(distance(formula(*part), torch.full((3,), float(c))) for part, c in costs)
@@ -2337,7 +2337,7 @@ def classes_only(draw: Draw) -> PredictionCase:
 
 
 def prediction_bound(case: PredictionCase) -> Tensor:
-    """That of the soft cross-entropy, or a difference and its square."""
+    """The bound of the soft cross-entropy, or of a difference and its square."""
     if case.logits.shape[1] > 1:
         return soft_bound(SoftCase(case.teacher, case.logits, case.temperature))
     gap = (case.logits.double() - case.teacher.double())[:, 0]
@@ -2457,7 +2457,7 @@ def softmax_even_of_one_output(logits, teacher, temperature):
 
 @PREDICTION.mistake(one_output_is_a_regression, source=f"{HUAWEI}/issues/128")
 def regression_on_the_labels(logits, teacher, temperature):
-    """With labels that the teacher is not far from: what it says, rounded to a half."""
+    """With labels that are close to the teacher's outputs: these, rounded to the nearest half."""
     if logits.shape[1] == 1:
         return (logits - torch.round(2 * teacher) / 2)[:, 0].square()
     return prediction_loss(logits, teacher, temperature)
@@ -2535,7 +2535,7 @@ def official_prediction_loss(logits, teacher, temperature):
 
 @PREDICTION_TINYBERT.reference
 def it_is_the_official_loss_of_answers(formula, case):
-    """Its mean over samples, and the gradient of that."""
+    """Both its mean over samples and the gradient of that mean."""
     error = apart(
         lambda x: formula(x, case.teacher, case.temperature).mean(),
         lambda x: official_prediction_loss(x, case.teacher, case.temperature),
@@ -2618,7 +2618,7 @@ def it_is_t_squared_times_the_cross_entropy(formula, case):
 
 @PREDICTION_SQUARED.reference
 def its_slope_is_that_of_distilberts_code(formula, case):
-    """kl_div over the batch times T², the mean over samples; it has less value by the entropy."""
+    """kl_div over the batch times T², the mean over samples; its value is less by the entropy."""
 
     def theirs(logits: Tensor) -> Tensor:
         log_q = F.log_softmax(logits / case.temperature, -1)
@@ -2646,7 +2646,7 @@ def hot_slopes_keep_their_size(formula, case):
 
 @PREDICTION_SQUARED.law
 def logits_and_temperature_scale_together(formula, case):
-    """It is of the second degree: four times all of them is sixteen times the loss."""
+    """It is homogeneous of degree 2: four times all of them gives sixteen times the loss."""
     scaled = formula(4 * case.logits, 4 * case.teacher, 4 * case.temperature)
     return distance(scaled, 16 * formula(*case)), 0
 

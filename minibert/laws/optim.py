@@ -59,7 +59,7 @@ ADAM_FORM = Proof(
     adam_form,
     lambda draw: draw.choice(FORMS),
     without={
-        "gradient": "a table of names has none",
+        "gradient": "a table of names has no gradient",
         "accuracy": "a table of names rounds nothing",
     },
 )
@@ -74,7 +74,7 @@ def it_has_the_published_numbers(formula, name):
 
 @ADAM_FORM.reference
 def corrected_forms_have_torchs_defaults(formula, name):
-    """kingma is torch's Adam as it comes, adamw its AdamW."""
+    """kingma is torch's Adam with its default settings, adamw its AdamW."""
     wrong = 0
     for form, theirs in (("kingma", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         found, leaf = formula(form), torch.zeros(1, requires_grad=True)
@@ -141,7 +141,7 @@ def the_memory_is_zeros_and_no_steps(formula, parameters):
 
 @INITIAL_ADAM_STATE.reference
 def it_is_what_torch_begins_with(formula, parameters):
-    """torch makes its memory in the first step; with a gradient of 0 it stays as it began."""
+    """A gradient of 0 leaves the state as torch creates it in the first step."""
     leaf = parameters.clone().requires_grad_()
     leaf.grad = torch.zeros_like(parameters)
     optimizer = torch.optim.Adam([leaf])
@@ -153,7 +153,7 @@ def it_is_what_torch_begins_with(formula, parameters):
 
 @INITIAL_ADAM_STATE.law
 def the_two_means_are_two_tensors(formula, parameters):
-    """Written in place, one must not change the other."""
+    """Writing to one in place must not change the other."""
     mean, square, _ = formula(torch.ones(3))
     mean += 1
     return float(square.abs().sum()), 0
@@ -167,7 +167,7 @@ def one_tensor_for_both(parameters):
 
 @INITIAL_ADAM_STATE.mistake(the_memory_is_zeros_and_no_steps, it_is_what_torch_begins_with)
 def squares_begin_at_one(parameters):
-    """Tieleman's RMSprop in some libraries: the first steps are short."""
+    """As some libraries start Tieleman's RMSprop: the first steps are short."""
     return AdamState(torch.zeros_like(parameters), torch.ones_like(parameters), 0)
 
 
@@ -222,7 +222,7 @@ def path(step, run: Run, gradients=None, rate: float = RATE) -> Tensor:
 
 
 def moves(step, run: Run, **arguments) -> Tensor:
-    """What every step added."""
+    """The change that every step made."""
     after = path(step, run, **arguments)
     return after - torch.cat([run.start[None], after[:-1]])
 
@@ -359,7 +359,7 @@ def the_step_grows_with_the_rate(formula, run):
 
 @ADAM_STEP.law(cases=run_of)
 def the_first_step_goes_downhill(formula, run):
-    """Against the gradient, in each parameter that has one, whichever way eps and β are."""
+    """Against the gradient, in each parameter that has one, whatever ε and β are."""
     g = run.gradients[0]
     uphill = (moves(formula, run)[0] * g.sign()).max()
     return max(0.0, float(uphill)), rounding(run)
@@ -378,7 +378,7 @@ def a_rate_of_zero_stands_still(formula, run):
 
 @ADAM_STEP.law
 def a_stopped_run_goes_on_as_if_it_had_not_stopped(formula, run):
-    """The state is all that a step knows of the past; it goes through a file in the middle."""
+    """The state is all that a step knows of the past; half-way it is saved and reloaded."""
     parameters, state = run.start, initial_adam_state(run.start)
     for i, gradient in enumerate(run.gradients):
         if i == len(run.gradients) // 2:
@@ -403,7 +403,7 @@ def its_arguments_stay_as_they_are(formula, run):
 def steps_are_bounded(formula, run):
     """|Δ| ≤ η (1-β₁) / √((1-β₂)(1-β₁²/β₂)) = 7.27 η, by Cauchy and Schwarz, in every form.
 
-    Kingma and Ba's 3.16 η is about one gradient among zeros; a history can be less kind.
+    Kingma and Ba's 3.16 η holds for one gradient after zeros; other histories can exceed it.
     """
     β1, β2 = run.options.beta1, run.options.beta2
     largest = RATE * (1 - β1) / math.sqrt((1 - β2) * (1 - β1 * β1 / β2))
@@ -543,7 +543,7 @@ def l2_decay_and_its_opposite_cancel(formula, run):
     return differing(found, run.start.expand_as(found)), 0
 
 
-# gradients: a step is itself a formula through which a loss can be sent back
+# gradients: a step is itself a formula that a loss can be backpropagated through
 
 
 def steep_run(draw: Draw) -> Run:
@@ -562,7 +562,7 @@ def its_slope_is_that_of_the_sums_over_the_past(formula, run):
 
 
 class Step(NamedTuple):
-    """One step from a memory that is already there."""
+    """One step from an existing state."""
 
     parameters: Tensor
     gradient: Tensor
@@ -620,7 +620,7 @@ HARD_STEPS: dict[str, Callable[[Draw], Step]] = {
 
 
 def by_torchs_kernel(parameters, gradient, state, rate, options):
-    """The kernel writes over its arguments."""
+    """The kernel overwrites its arguments."""
     copied = state._replace(mean_P=state.mean_P.clone(), square_P=state.square_P.clone())
     return fused.adam_step(parameters.clone(), gradient, copied, rate, options)
 
@@ -647,7 +647,7 @@ def a_step_keeps_its_digits(formula, case):
 
 
 def written_anew(**wrong: Callable[..., Any]) -> Callable[..., Any]:
-    """Adam with single pieces replaced: how the moments, their correction and the step are made."""
+    """Adam with single pieces replaced: how moments, correction and step are computed."""
 
     def variant(parameters, gradient, state, rate, options):
         β1, β2, eps, corrected, decay, decoupled = options
@@ -672,7 +672,7 @@ def written_anew(**wrong: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_options(**changed: Any) -> Callable[..., Any]:
-    """The right Adam with an option taken for another."""
+    """The right Adam with some options replaced."""
 
     def variant(parameters, gradient, state, rate, options):
         return adam_step(parameters, gradient, state, rate, options._replace(**changed))
@@ -834,7 +834,7 @@ def a_smallest_rate(parameters, gradient, state, rate, options):
 
 @ADAM_STEP.mistake(a_stopped_run_goes_on_as_if_it_had_not_stopped)
 def last_gradient_kept_beside_the_state(parameters, gradient, state, rate, options):
-    """A memory in the function: a run that is resumed in a new process goes another way."""
+    """State kept in the function: a run that is resumed in a new process takes another path."""
     kept = last_gradient_kept_beside_the_state.__dict__
     last, kept["gradient"] = kept.get("gradient", 0 * gradient), gradient
     return adam_step(parameters, (gradient + last) / 2, state, rate, options)
@@ -904,7 +904,7 @@ ADAM_STEP.mistake(
     its_gradients_have_a_closed_form, its_slope_is_that_of_the_sums_over_the_past
 )
 def second_moment_not_followed(parameters, gradient, state, rate, options):
-    """The path is right; only what is sent back through it is not."""
+    """The path is right; only the gradient through it is not."""
     right, new = adam_step(parameters, gradient, state, rate, options)
     fixed, _ = adam_step(parameters.detach(), gradient.detach(), state, rate, options)
     return parameters + (right - parameters).detach() + 0 * fixed, new
@@ -924,7 +924,7 @@ SCALES = (1e-200, 1.0, 1e200)
 
 
 def parts_of(draw: Draw, scales: tuple[float, ...] = SCALES) -> tuple[Tensor, ...]:
-    """Gradients of any shapes, also so small and so large that their squares leave float64."""
+    """Gradients of any shapes, also so small or large that squares leave the range of float64."""
     seed, scale = seed_of(draw), draw.choice(scales)
     return tuple(normal(seed + i, *shape, scale=scale) for i, shape in enumerate(SHAPES))
 
@@ -962,7 +962,7 @@ def it_is_pythagoras_for_any_two_parts(formula, parts):
 
 @GLOBAL_NORM.law
 def it_is_in_the_unit_of_the_gradients(formula, parts):
-    """A power of two only moves the point."""
+    """A power of two only changes exponents."""
     return differing(formula(tuple(-8 * part for part in parts)), 8 * formula(parts)), 0
 
 
@@ -1016,7 +1016,7 @@ def its_gradient_is_the_unit_vector(formula, parts):
 
 
 def norm_bound(parts: tuple[Tensor, ...]) -> float:
-    """n squares of two roundings are summed in float32 at least; the root halves all that."""
+    """n squares of two roundings each are summed in float32 at least; the root halves the error."""
     n, eps = sum(part.numel() for part in parts), min(eps_of(parts[0]), 2.0**-23)
     return (n / 4 + 2) * eps
 
@@ -1115,7 +1115,7 @@ def every_number_is_times_the_limit_over_the_norm(formula, case):
 
 @CLIP.reference(cases=lambda draw: clip_of(draw, (1e-3, 1.0, 1e3)))
 def it_is_torchs_clipping_without_its_millionth(formula, case):
-    """torch divides by ‖g‖ + 1e-6; with a limit that much larger its factor is ours."""
+    """torch divides by ‖g‖ + 1e-6; with the limit enlarged in proportion, its factor is ours."""
     leaves = [torch.zeros_like(part).requires_grad_() for part in case.gradients]
     for leaf, part in zip(leaves, case.gradients, strict=True):
         leaf.grad = part.clone()
@@ -1129,7 +1129,7 @@ def it_is_torchs_clipping_without_its_millionth(formula, case):
 
 @CLIP.law
 def the_length_is_the_limit_or_less(formula, case):
-    """Exactly min(‖g‖, c), and the length before is reported."""
+    """Exactly min(‖g‖, c), and the norm before clipping is returned."""
     before = spec.global_norm(as_vectors(case.gradients))
     found, reported = formula(*case)
     after = spec.global_norm(as_vectors(found))
@@ -1139,7 +1139,7 @@ def the_length_is_the_limit_or_less(formula, case):
 
 @CLIP.law
 def short_gradients_are_left_alone(formula, case):
-    """Bit for bit, and just as long as allowed counts as short."""
+    """Bit for bit; a norm equal to the limit counts as short."""
     norm = float(global_norm(case.gradients))
     found = [formula(case.gradients, limit)[0] for limit in (2 * norm, norm)]
     return sum(differing(flat(parts), flat(case.gradients)) for parts in found), 0
@@ -1186,7 +1186,7 @@ def what_goes_in_is_not_changed(formula, case):
 
 @CLIP.law
 def each_tensor_keeps_its_precision(formula, case):
-    """Only the norm is float32 at least."""
+    """Only the norm is at least float32."""
     kinds = (torch.bfloat16, torch.float32, torch.float16, torch.bfloat16)
     mixed = tuple(torch.ones(3, dtype=kind) for kind in kinds)
     found, norm = formula(mixed, 1.0)
@@ -1195,7 +1195,7 @@ def each_tensor_keeps_its_precision(formula, case):
 
 
 def loud(draw: Draw) -> Clip:
-    """Far above or far below the limit, at which there is a corner."""
+    """Far above or far below the limit, where the formula has a corner."""
     return Clip(parts_of(draw, (1.0,)), draw.choice([0.5, 1.0, 100.0]))
 
 
@@ -1305,7 +1305,7 @@ def by_the_largest_norm_of_a_tensor(parts, limit):
     source="https://github.com/huggingface/transformers/issues/986",
 )
 def clipped_where_it_lies(parts, limit):
-    """So a gradient that goes on being accumulated was clipped on the way."""
+    """So a gradient that is still being accumulated is clipped half-way."""
     norm = global_norm(parts)
     return tuple(part.mul_((limit / norm).clamp(max=1)) for part in parts), norm
 
@@ -1357,7 +1357,7 @@ COSINE = Proof(cosine_schedule, times, without=IN_STEPS)
 INVERSE_ROOT = Proof(
     inverse_square_root_schedule,
     times,
-    without=IN_STEPS | {"reference": "torch has no such schedule; the tests ask transformers"},
+    without=IN_STEPS | {"reference": "torch lacks it; the tests compare with transformers"},
 )
 SCHEDULES = (LINEAR, GOOGLE, CONSTANT, COSINE, INVERSE_ROOT)
 
@@ -1588,7 +1588,7 @@ class Moment(NamedTuple):
 
 
 def moment(draw: Draw, warmup: int, total: int) -> Moment:
-    """A step near the begin, the peak or the end, or anywhere."""
+    """A step near the start, the peak or the end, or anywhere."""
     near = draw.choice([0, warmup, total])
     step = draw.choice([near + draw.integer(-9, 9), draw.integer(0, total)])
     return Moment(max(0, step), warmup, total)
@@ -1729,7 +1729,7 @@ def a_cosine_for_a_line(t, w, T):
 
 @LINEAR.mistake(it_rises_and_then_never_again)
 def a_saw(t, w, T):
-    """It begins again when it has arrived."""
+    """It starts over after the last step."""
     return linear_schedule(t % (T + 1), w, T)
 
 

@@ -1,4 +1,4 @@
-"""The pages that follow from the proofs: `docs/formulas.md` and the table of `docs/accuracy.md`."""
+"""The pages generated from the proofs: `docs/formulas.md` and the table of `docs/accuracy.md`."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -36,13 +36,13 @@ def section(function: Callable[..., Any], name: str) -> str:
 
 
 def rounded_up(number: float) -> str:
-    """Three digits, never fewer than there are: a share of 1.001 must not be printed as 1."""
+    """Three digits, always rounded up: a share of 1.001 must not be printed as 1."""
     digits = Context(prec=3, rounding=ROUND_CEILING).create_decimal_from_float(number)
     return f"{float(digits):.3g}"
 
 
 def accuracy_table(rows: Iterable[Digits]) -> list[str]:
-    """One row a formula: what is promised, and how much of it each precision uses up."""
+    """One row per formula: what is promised, and how much of it each precision uses up."""
     by_formula: dict[str, list[Digits]] = {}
     for row in rows:
         by_formula.setdefault(row.proof.name, []).append(row)

@@ -1,4 +1,4 @@
-"""Laws of `parameters`: shapes, names, which weights decay, how they begin, and where they lie."""
+"""Laws of `parameters`: shapes, names, which weights decay, their initial values and places."""
 
 import dataclasses
 import math
@@ -55,7 +55,7 @@ class Model(NamedTuple):
 
 
 def model_of(draw: Draw) -> Model:
-    """A model whose sizes are all small, and most often different; in some, layers lost a part."""
+    """A model of small and mostly different sizes; in some, layers have lost heads or units."""
     heads, layers, units = draw.integer(1, 5), draw.integer(1, 4), draw.integer(1, 29)
     config = BertConfig(
         vocab_size=draw.integer(1, 37),
@@ -86,7 +86,7 @@ def norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_by_name(model: Model) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model in its order, written out once more."""
+    """The shape of every tensor of a model, in order, written out independently."""
     config, parts, fit_width = model
     D, N, L = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
     heads, units = config.pruned or ([range(N)] * L, [config.intermediate_size] * L)
@@ -142,7 +142,7 @@ def a_block_is_as_large_as_torchs_encoder_layer(formula, model):
 def the_number_of_parameters_has_a_formula(formula, model):
     """(V + P + T + 2) D + L (4 D² + 2 F D + 9 D + F), and the decoder is the word table.
 
-    A layer that lost heads or units lacks 4 D + 3 for each row of a head, 2 D + 1 for each unit.
+    A pruned layer has 4 D + 3 fewer for each row of a lost head, 2 D + 1 for each lost unit.
     """
     config = model.config
     V, D, F = config.vocab_size, config.hidden_size, config.intermediate_size
@@ -252,7 +252,7 @@ class Pair(NamedTuple):
 
 
 def nesting(draw: Draw, depth: int = 3) -> Any:
-    """Pairs and tuples in each other, with tensors and None at their leaves."""
+    """Nested pairs and tuples, with tensors and None as leaves."""
     kind = draw.choice(["tensor", "none", "pair", "tuple"] if depth else ["tensor", "none"])
     if kind == "tensor":
         return torch.tensor([draw.integer(0, 9)])
@@ -416,7 +416,7 @@ def matrices_decay_and_vectors_do_not(formula, shapes):
 
 @IS_DECAYED.law
 def a_name_decides_wherever_it_stands(formula, shapes):
-    """In front of it may stand anything, even the names of what does not decay."""
+    """Anything may stand in front of it, even the name of something that does not decay."""
     moved = [f"LayerNorm.bias.{name}" for name in named(shapes)]
     pairs = zip(named(shapes), moved, strict=True)
     return sum(formula(name) != formula(other) for name, other in pairs), 0
@@ -424,7 +424,7 @@ def a_name_decides_wherever_it_stands(formula, shapes):
 
 @IS_DECAYED.law
 def names_are_compared_whole(formula, shapes):
-    """A list and no pattern: nothing that only contains a name of the list is on it."""
+    """The list is no pattern: a name that only contains one of its names is not on it."""
     return sum(formula(f"{name}{end}") for name in named(shapes) for end in ("2", "_", ".x")), 0
 
 
@@ -433,7 +433,7 @@ def names_are_compared_whole(formula, shapes):
     source="https://github.com/dhlee347/pytorchic-bert/pull/22",
 )
 def whole_paths_against_a_list_of_fields(name):
-    """`name not in no_decay`, with the path for name: true of all, so that everything decays."""
+    """`name not in no_decay`, where name is the whole path: always true, so everything decays."""
     return name not in ("bias_O", "gain_D", "bias_D", "bias_V")
 
 
@@ -485,7 +485,7 @@ def begin(draw: Draw) -> Begin:
 TRUNCATED_NORMAL = Proof(
     truncated_normal,
     begin,
-    without={"gradient": "a number that is drawn depends on nothing"},
+    without={"gradient": "a random number depends on no input"},
     cost=5,
 )
 
@@ -495,7 +495,7 @@ def sample(formula, case: Begin, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def spec_of_draws(count: int, case: Begin) -> Tensor:
-    """The shares come from the generator, one for each number in its order."""
+    """The shares come from the generator, one for each number, in order."""
     shares = torch.rand(count, generator=fresh(case.seed), dtype=torch.float64).tolist()
     return as_tensor([spec.truncated_normal(share, case.std) for share in shares])
 
@@ -525,7 +525,7 @@ def nothing_lies_beyond_two_widths(formula, case):
 
 @TRUNCATED_NORMAL.law
 def the_deviation_is_0_88(formula, case):
-    """s of n draws is off by σ √((κ - 1) / 4n), six times at most; κ < 3 without tails."""
+    """s of n draws has standard error σ √((κ - 1) / 4n); six are allowed; κ < 3 without tails."""
     deviation = float(sample(formula, case).std() / case.std)
     return abs(deviation - REMAINING), 6 * REMAINING * math.sqrt(2 / (4 * N))
 
@@ -586,7 +586,7 @@ WIDTHS = {"BERT's 0.02": near(0.02), "tiny": near(1e-30), "large": near(1e30)}
 
 @TRUNCATED_NORMAL.accuracy(WIDTHS, cost=2)
 def a_draw_is_rounded_once(formula, case):
-    """From float64, whose own error is 64 of its eps of the width."""
+    """From float64, whose own error is at most 64 of its eps times the width."""
     std = float(case.std)
     found = formula((15,), std, fresh(case.seed), case.std.dtype)
     expected = spec_of_draws(15, Begin(std, case.seed))
@@ -655,7 +655,7 @@ def fixed_seed(shape, std, generator, dtype):
 
 @TRUNCATED_NORMAL.mistake(less_precision_is_the_same_draws_rounded, a_draw_is_rounded_once)
 def drawn_in_less_precision(shape, std, generator, dtype):
-    """Other draws in every precision, and few different ones."""
+    """Each precision draws other numbers, with few distinct values."""
     limit = math.erf(math.sqrt(2))
     u = (torch.rand(shape, generator=generator, dtype=torch.float32) * 2 - 1) * limit
     return (torch.erfinv(u.to(dtype).float()) * std * math.sqrt(2)).to(dtype)
@@ -690,7 +690,7 @@ INITIAL_WEIGHTS = Proof(
     initial_weights,
     start,
     without={
-        "gradient": "a number that is drawn depends on nothing",
+        "gradient": "a random number depends on no input",
         "accuracy": "every number is 0, 1 or from truncated_normal",
     },
     cost=2,
@@ -719,7 +719,7 @@ def gains_are_1_biases_0_and_matrices_truncated_normal(formula, case):
 
 @INITIAL_WEIGHTS.reference
 def norms_begin_as_torchs_norm(formula, case):
-    """Gain 1 and bias 0; torch's matrices begin otherwise, see the mistakes."""
+    """Gain 1 and bias 0; torch initialises matrices differently, see the mistakes."""
     ours, norm = formula(case.shapes, case.std, fresh(case.seed)), nn.LayerNorm(1)
     error = 0.0
     for ours_norm in (ours.embeddings.norm, ours.blocks[0].attention_norm):
@@ -730,7 +730,7 @@ def norms_begin_as_torchs_norm(formula, case):
 
 @INITIAL_WEIGHTS.law(cases=large_start, cost=10)
 def every_matrix_has_the_same_deviation(formula, case):
-    """0.88 std whatever its sides are; n draws without tails lie within six of their own."""
+    """0.88 std whatever its shape; without tails, n draws stay within six standard errors."""
     worst = 0.0
     for name, x in begun(formula, case).items():
         if is_decayed(name):
@@ -770,7 +770,7 @@ def names_shapes_and_precision_are_as_asked_for(formula, case):
 
 
 def begun_otherwise(which: Callable[[str], bool], value: Callable[..., Tensor]) -> Any:
-    """The right start, but for the tensors whose name is chosen."""
+    """The right initial weights, except for the tensors whose names are chosen."""
 
     def variant(shapes, std, generator, dtype=torch.float32):
         right = named(initial_weights(shapes, std, generator, dtype))
@@ -893,7 +893,7 @@ def each_name_has_room_for_its_shape(formula, shapes):
 
 @FLAT_LAYOUT.mistake(matrices_lie_first_and_vectors_after_them)
 def in_the_order_of_the_names(shapes):
-    """So that decayed and undecayed parameters lie mixed."""
+    """So decayed and undecayed parameters are mixed."""
     layout, start = {}, 0
     for name, x in named_tensors(shapes):
         layout[name] = FlatSlot(start, start + x.numel(), tuple(x.shape))
@@ -930,7 +930,7 @@ def ends_included(shapes):
 
 @FLAT_LAYOUT.mistake(each_name_has_room_for_its_shape)
 def one_slot_for_equal_shapes(shapes):
-    """Keyed by shape: tensors of one shape get one place."""
+    """Keyed by shape: tensors of the same shape share one slot."""
     by_shape = {slot.shape: name for name, slot in flat_layout(shapes).items()}
     return {n: slot for n, slot in flat_layout(shapes).items() if by_shape[slot.shape] == n}
 
@@ -946,7 +946,7 @@ def it_is_the_number_of_numbers_in_matrices(formula, shapes):
 
 @DECAYED_LENGTH.law
 def no_slot_lies_across_the_border(formula, shapes):
-    """And what lies before it decays."""
+    """And exactly the slots before it decay."""
     layout = flat_layout(shapes)
     border = formula(layout)
     across = sum(slot.start < border < slot.end for slot in layout.values())
@@ -973,7 +973,7 @@ def everything_decays(layout):
 
 
 def numbered(draw: Draw) -> BertWeights:
-    """Weights of which every number is another one."""
+    """Weights in which all numbers are different."""
     shapes, tensors, end = shapes_of(draw), {}, 0
     for name, x in named_tensors(shapes):
         tensors[name] = torch.arange(end, end + x.numel()).view(x.shape).double()
@@ -1011,7 +1011,7 @@ def views_of_it_are_the_structure_again(formula, weights):
 
 @FLATTEN.law
 def it_is_a_copy(formula, weights):
-    """Written over, it leaves the structure alone."""
+    """Overwriting it leaves the structure unchanged."""
     before = {name: x.clone() for name, x in named_tensors(weights)}
     formula(weights).fill_(-1)
     return sum(differing(x, before[name]) for name, x in named_tensors(weights)), 0
@@ -1047,7 +1047,7 @@ def as_it_lies_in_memory(weights):
 
 @FLATTEN.mistake(it_is_a_copy)
 def the_structures_own_memory(weights):
-    """Where a structure already lies in one piece, some libraries hand that out."""
+    """If a structure already lies in one piece, some libraries return that memory itself."""
     flat = flatten(weights)
     for name, view in named_tensors(views_of(flat, weights)):
         named(weights)[name].set_(view)
@@ -1151,7 +1151,7 @@ def what_is_too_long_is_cut(flat, structure):
 
 @VIEWS_OF.mistake(each_view_reads_its_slot_row_by_row)
 def square_matrices_turned(flat, structure):
-    """Right by its shapes alone."""
+    """Only the shapes are right."""
     views = views_of(flat, structure)
     turned = {n: v.mT for n, v in named_tensors(views) if v.dim() == 2 and len(v) == len(v.mT)}
     return with_tensors(views, named(views) | turned)

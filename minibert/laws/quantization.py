@@ -28,17 +28,17 @@ from minibert.laws.measure import (
 )
 from minibert.quantization import quantized_linear, quantized_rows
 
-NO_SLOPE = {"gradient": "rounding to whole numbers has the slope 0 wherever it has one"}
+NO_SLOPE = {"gradient": "the slope of rounding to whole numbers is 0 wherever it exists"}
 LEAST_SCALE = 2.0**-126
 
 
 def restored(q: Tensor, scale: Tensor) -> Tensor:
-    """What whole numbers and a scale stand for."""
+    """The numbers that whole numbers and a scale represent."""
     return q.double() * scale.double()
 
 
 def as_int8(x: Tensor) -> Tensor:
-    """Numbers that do not fit lose their upper bits, as most processors do it."""
+    """Numbers that do not fit lose their upper bits, as on most processors."""
     return x.long().to(torch.int8)
 
 
@@ -57,7 +57,7 @@ def it_is_the_nearest_multiple_of_a_127th(formula, x):
 
 @QUANTIZED_ROWS.reference
 def it_is_torchs_quantization_but_for_halves(formula, x):
-    """torch multiplies by 1/s where we divide: that tells only what lies next to a half."""
+    """torch multiplies by 1/s where we divide; that matters only next to a half."""
     wide = rows_of(x).float()
     q, scale = formula(wide)
     zeros = torch.zeros(len(wide), dtype=torch.int32)
@@ -97,7 +97,7 @@ def powers_of_two_pass_into_the_scale(formula, x):
 
 @QUANTIZED_ROWS.law
 def each_row_is_quantized_alone(formula, x):
-    """Not even one that is larger by a thousand matters."""
+    """Even a row a thousand times as large makes no difference."""
     row = rows_of(x)[:1]
     q, scale = formula(torch.cat((row, 1024 * row, row / 1024)))
     alone, alone_scale = formula(row)
@@ -168,7 +168,7 @@ def with_one_large(x: Tensor, size: float) -> Tensor:
 
 
 def halves(draw: Draw) -> Tensor:
-    """Numbers that lie in the middle between two steps."""
+    """Numbers that lie midway between two steps."""
     middles = integers(seed_of(draw), 253, 3, 7) - 126.5
     return torch.cat((torch.full((3, 1), 127.0), middles), -1).double() * draw.choice([1.0, 0.3])
 
@@ -302,17 +302,17 @@ QUANTIZED_LINEAR = Proof(quantized_linear, linear_case, without=NO_SLOPE)
 
 
 def applied(formula, case: LinearCase) -> Tensor:
-    """The weight is quantized by our own rows, so that a law speaks of the linear map alone."""
+    """The weight is quantized by `quantized_rows`, so that a law is about the linear map alone."""
     return formula(case.x, *quantized_rows(case.weight), case.bias)
 
 
 def rounding_of(case: LinearCase) -> tuple[Tensor, Tensor]:
-    """The result without any rounding after the sum, and what that may be off by."""
+    """The result without any rounding after the sum, and a bound on that rounding."""
     (q, scale), (weight_q, weight_scale) = quantized_rows(case.x), quantized_rows(case.weight)
     product = restored(q, scale) @ restored(weight_q, weight_scale).T
     eps = at_least_eps32(case.x)
     expected = product + case.bias.double()
-    # The product in float64 is itself rounded: a thousandth of what is allowed in float32.
+    # The float64 product is itself rounded, by a thousandth of what is allowed in float32.
     return expected, 3 * eps * (product.abs() + case.bias.double().abs())
 
 
@@ -361,7 +361,7 @@ def wide_case(draw: Draw) -> LinearCase:
 
 @QUANTIZED_LINEAR.law
 def whole_numbers_are_multiplied_exactly(formula, case):
-    """Where every scale is 1. The longest sum of these is 127² · 3001, beyond float32's 2^24."""
+    """All scales are 1. The largest sum is 127² · 3001, beyond float32's 2^24."""
     width, seed = 3001, int(case.bias[0].abs() * 1e6)
     numbers = integers(seed, 255, 6, width) - 127
     numbers[:, 0] = 127
@@ -374,7 +374,7 @@ def whole_numbers_are_multiplied_exactly(formula, case):
 
 @QUANTIZED_LINEAR.law
 def tokens_do_not_see_each_other(formula, case):
-    """Not even one that is larger by a thousand."""
+    """Even a token a thousand times as large makes no difference."""
     louder = torch.cat((case.x, 1024 * case.x.flip(1)))
     expected = applied(formula, case)
     return differing(applied(formula, case._replace(x=louder))[: len(case.x)], expected), 0

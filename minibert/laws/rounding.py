@@ -1,14 +1,14 @@
-"""What rounding may do to a formula, in two ways.
+"""How far rounding may move the result of a formula, estimated in two ways.
 
-**Running error analysis** (Wilkinson) for a formula of few steps: every number carries a bound on
-its error. A step takes over the errors of its input, enlarged as much as it enlarges anything, and
-adds the roundings of its own; a sum of n terms has n of them, each half an eps of the size of the
-terms. What comes out holds for every order of summation. Errors that are seen are smaller, as some
-roundings go up and some go down, and step by step the bound gets further away from them.
+**Running error analysis** (Wilkinson), for a formula of few steps: every number carries a bound on
+its error. A step takes over the errors of its input, amplified as it amplifies any change, and adds
+its own roundings; a sum of n terms has n of them, each half an eps of the size of the terms. The
+resulting bound holds for every order of summation. Observed errors are smaller, as some roundings
+go up and some go down, and with every step the bound exceeds them by more.
 
-**Sensitivity** for a formula of many steps: move every number that goes in by one eps, up or down,
-and see what that changes. Nobody who stores his weights in a dtype can ask for less, and a formula
-is computed well if its own roundings do only a few times as much.
+**Sensitivity**, for a formula of many steps: move every input number by one eps, up or down, and
+see how far the result moves. Merely storing the inputs in a dtype may move it as far, so a formula
+is computed well if its own roundings move it only a few times as far.
 """
 
 import math
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from minibert.laws.measure import eps_of, normal
 
-FLOOR = 1e-37  # below the smallest normal number of float32 and bfloat16 digits run out
+FLOOR = 1e-37  # float32 and bfloat16 lose digits below their smallest normal number
 
 
 # ------------------------------------------------------------------------ running error analysis
 
 
 class Rounded(NamedTuple):
-    """Exact numbers in float64, how far the computed ones may be from each, and their precision."""
+    """Exact numbers in float64, a bound on the error of each computed one, and their precision."""
 
     value: Tensor
     error: Tensor
@@ -35,7 +35,7 @@ class Rounded(NamedTuple):
 
     @property
     def size(self) -> Tensor:
-        """The largest that a computed number may be."""
+        """The largest absolute value that a computed number may have."""
         return self.value.abs() + self.error
 
     @property
@@ -49,7 +49,7 @@ class Rounded(NamedTuple):
 
 
 def exact(x: Tensor) -> Rounded:
-    """A number that is given."""
+    """An input: it has no error."""
     wide = x.double()
     return Rounded(wide, torch.zeros_like(wide), eps_of(x))
 
@@ -67,7 +67,7 @@ def add(x: Rounded, y: Rounded) -> Rounded:
 
 
 def product(x: Rounded, y: Rounded) -> Rounded:
-    """Matrices, the n terms of each sum along the last axis of x."""
+    """A product of matrices; the n terms of each sum lie along the last axis of x."""
     size = x.size @ y.size
     error = size - x.value.abs() @ y.value.abs() + x.value.shape[-1] / 2 * x.eps * size
     return Rounded(x.value @ y.value, error + FLOOR, x.eps)
@@ -96,7 +96,7 @@ def softmax(x: Rounded) -> Rounded:
 
 
 def gelu(x: Rounded, tanh: bool) -> Rounded:
-    """Its slope is nowhere above 1.13; the tanh form cancels below 0, the erf form does not."""
+    """Its slope is at most 1.13; below 0 the tanh form has cancellation, the erf form has none."""
     v = x.value
     if tanh:
         y = v / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
@@ -141,9 +141,9 @@ def layer_norm(x: Rounded, gain_D: Tensor, bias_D: Tensor, eps: float) -> Rounde
 def sensitivity(
     formula: Callable[..., Tensor], parts: Sequence[Tensor], eps: float, draws: int = 8
 ) -> Tensor:
-    """How far a sentence [S, D] of the result moves where each number that goes in moves by an eps.
+    """How far a sentence [S, D] of the result moves if each input number moves by one eps.
 
-    Its largest number stands for all of them, and the result itself is rounded.
+    Its largest move stands for all its numbers; the rounding of the result itself is added.
     """
     wide = [part.double() for part in parts]
     value = formula(*wide)

@@ -1,8 +1,8 @@
 """Laws of `search`: the penalty of a length, the memories of hypotheses, greedy and beam search.
 
 The model of most laws is a table of random log-probabilities, a row for every beginning of a text.
-Its memory holds the words themselves, as keys and again as values, so a memory that went to the
-wrong hypothesis reads the wrong row. Some laws search a real decoder, the smallest there is.
+Its memory holds the words themselves, as keys and again as values, so a hypothesis that gets the
+wrong memory reads the wrong row. Some laws search a real decoder, the smallest there is.
 """
 
 from collections.abc import Callable
@@ -196,7 +196,7 @@ def it_is_torchs_repeat_interleave(formula, case):
 
 @REPEATED.law
 def all_hypotheses_of_a_sentence_remember_it(formula, case):
-    """Cut into sentences, each of them holds its row alone."""
+    """Cut into sentences, each of which holds only its own row."""
     found, error = tensors_of(formula(*case)), 0.0
     for part, row in zip(found, tensors_of(case.memory), strict=True):
         rows = part.unflatten(0, (B, case.times))
@@ -233,7 +233,7 @@ def a_row_collects_the_gradients_of_its_hypotheses(formula, case):
     all_hypotheses_of_a_sentence_remember_it,
 )
 def the_whole_batch_again_and_again(memory, times):
-    """Hypotheses of other sentences stand side by side."""
+    """Hypotheses of different sentences stand side by side."""
     return memory_of(part.repeat(times, 1, 1, 1) for part in tensors_of(memory))
 
 
@@ -262,7 +262,7 @@ WIDTH = 4
 
 
 def going_case(draw: Draw) -> Going:
-    """Four hypotheses of each sentence, each going on from one of them; some from none."""
+    """Four hypotheses for each sentence, each continuing one of them; some are not continued."""
     origin = [b * WIDTH + draw.integer(0, WIDTH - 1) for b in range(B) for _ in range(WIDTH)]
     origin[:WIDTH] = [2, 0, 3, 3]
     return Going(some_memory(draw, B * WIDTH), torch.tensor(origin))
@@ -357,7 +357,7 @@ def only_keys_go_along(memory, origin):
     one_order_after_another_is_the_first_read_through_the_second,
 )
 def counted_within_the_sentence(memory, origin):
-    """The rows of the first sentence are taken for all."""
+    """The rows of the first sentence are used for all sentences."""
     return reordered(memory, origin % WIDTH)
 
 
@@ -396,7 +396,7 @@ def search_case(draw: Draw, scale: float = 2.0) -> Search:
 
 
 def place_of(words: Any, n_words: int) -> Any:
-    """The row of a beginning: shorter ones come first; of whole numbers or tensors of them."""
+    """The row of a beginning, shorter ones first; words are whole numbers or tensors of them."""
     place = 0
     for word in words:
         place = place * n_words + word + 1
@@ -404,14 +404,14 @@ def place_of(words: Any, n_words: int) -> Any:
 
 
 def empty_notebook(rows: int, first: int = 0) -> DecoderMemory:
-    """A memory that holds the number of its sentence, and no words."""
+    """A memory that holds the number of its sentence and no words yet."""
     number = torch.arange(first, first + rows).double().view(-1, 1, 1, 1)
     nothing = number[:, :, :0]
     return DecoderMemory(0 * number, (BlockMemory(nothing, nothing, number, number),))
 
 
 def step_of(table: Tensor) -> Step:
-    """A step that reads the table by what its memory holds; the first word is the start."""
+    """A step that looks up the table by the words in its memory; the first is the start."""
 
     def step(last: Tensor, memory: DecoderMemory) -> tuple[Tensor, DecoderMemory]:
         (b,) = memory.blocks
@@ -449,7 +449,7 @@ def model_of(case: Search, b: int) -> spec.Model:
 
 
 def as_texts(found: list[list[spec.Scored]], case: Search, width: int) -> Texts:
-    """The longest length for all; the end fills what is left, and -inf the places of no text."""
+    """All padded with the end to the longest length; a missing text has the score -inf."""
     nothing = (-torch.inf, ())
     rows = [[*row, *[nothing] * (width - len(row))] for row in found]
     ids = [
@@ -460,7 +460,7 @@ def as_texts(found: list[list[spec.Scored]], case: Search, width: int) -> Texts:
 
 
 def filled(found: Texts, case: Search) -> Texts:
-    """The same texts, as long as the longest: the end fills what is left."""
+    """The same texts, padded with the end to the longest length."""
     left = max(0, case.longest - found.ids_BWS.shape[2])
     ids = torch.nn.functional.pad(found.ids_BWS, (0, left), value=case.end_id)
     return found._replace(ids_BWS=ids)
@@ -482,7 +482,7 @@ def text_of(ids: list[int], end_id: int) -> tuple[int, ...]:
 
 
 def scores_of_texts(found: Texts, case: Search, alpha: float) -> Tensor:
-    """Each text read aloud to the model: Σ log p / lp(n), -inf where no text is."""
+    """Each text scored by the model: Σ log p / lp(n), or -inf where there is no text."""
     scores = []
     for b, row in enumerate(found.ids_BWS.tolist()):
         texts = [text_of(ids, case.end_id) for ids in row]
@@ -495,13 +495,13 @@ def scores_of_texts(found: Texts, case: Search, alpha: float) -> Tensor:
 
 
 def after_the_end(found: Texts, end_id: int) -> float:
-    """How many words behind an end are none."""
+    """How many words after an end are not the end."""
     ended = (found.ids_BWS == end_id).long().cumsum(-1)[..., :-1] > 0
     return float((ended & (found.ids_BWS[..., 1:] != end_id)).sum())
 
 
 def renumbered(case: Search) -> tuple[Step, Tensor]:
-    """A model that calls its words by other numbers, and the new number of each."""
+    """A model with its words renumbered, and the new number of each."""
     new = order_of(case.table.shape[-1], 5)
     old, step = new.argsort(), step_of(case.table)
 
@@ -525,7 +525,7 @@ class Writer(NamedTuple):
 
 
 def writer_case(draw: Draw) -> Writer:
-    """Three words, two layers; the search is one of the table of all that it can be asked."""
+    """Three words, two layers; the table of its search holds its answer to every beginning."""
     config = BertConfig(
         vocab_size=3,
         hidden_size=4,
@@ -568,7 +568,7 @@ def written(formula: Any, case: Writer, *what: Any) -> Texts:
 
 # --------------------------------------------------------------------------------- greedy_search
 
-NO_SEARCH = "torch has no search; that of transformers is compared in a test of its own"
+NO_SEARCH = "torch has no search; a separate test compares with that of transformers"
 GREEDY = Proof(greedy_search, search_case, without={"reference": NO_SEARCH}, cost=3)
 
 
@@ -636,7 +636,7 @@ def a_decoder_with_its_memory_writes_what_it_would_without(formula, case):
 
 
 def slope_of_scores(found: Callable[[Search], Texts], case: Search) -> tuple[Tensor, Tensor]:
-    """What reaches the table from all scores, and by hand: 1 / lp(n) for each word of a text."""
+    """The gradient at the table by autograd, and the upstream gradient of the scores."""
     scores = found(case).scores_BW
     upstream = normal(7, *scores.shape)
     upstream = torch.where(scores > -torch.inf, upstream, 0)
@@ -671,7 +671,7 @@ HARD_TABLES = {
 
 
 def score_error(found: Texts, case: Search, alpha: float) -> float:
-    """That of the texts that were found, each against its sum in float64, in units of its size."""
+    """The error of each score found, against its sum in float64, in units of its size."""
     exact = scores_of_texts(found, case._replace(table=case.table.double()), alpha)
     missing = exact == -torch.inf
     exact, scores = (x.masked_fill(missing, -1) for x in (exact, found.scores_BW.double()))
@@ -797,12 +797,12 @@ def it_follows_the_likeliest_beginnings(formula, case):
 
 
 def full(case: Search) -> Search:
-    """A beam as wide as there are texts, and wider."""
+    """A beam as wide as the number of texts, or wider."""
     return case._replace(longest=3, width=case.table.shape[-1] ** 3)
 
 
 def best_of_all(case: Search) -> Texts:
-    """Of all texts that torch can list; one that ends early is told apart once."""
+    """The best of all texts, as torch lists them; one that ends early counts once."""
     n_words, longest, found = case.table.shape[-1], case.longest, []
     products = torch.cartesian_prod(*[torch.arange(n_words)] * longest).tolist()
     texts = sorted({text_of(ids, case.end_id) for ids in products})
@@ -876,7 +876,7 @@ def after_the_end_comes_nothing_but_the_end(formula, case):
 
 @BEAM.law
 def no_text_is_longer_than_the_longest(formula, case):
-    """And at a length of one the texts are the likeliest words."""
+    """And if the longest is one word, the texts are the likeliest words."""
     shortest = case._replace(longest=1, width=min(case.width, case.table.shape[-1]))
     first = case.table[:, 0].topk(shortest.width)
     expected = Texts(first.indices[..., None], first.values)
@@ -955,13 +955,13 @@ def beam_by(
 ):
     """beam_search once more, in lists and sentence by sentence, with one step replaced.
 
-    `begin` is the score of all first beginnings but one, `candidates` how many are looked at for
-    each hypothesis, `closes` whether a sentence that is done takes no more texts, `rank` what
+    `begin` is the initial score of all hypotheses but one, `candidates` how many continuations are
+    considered per hypothesis, `closes` whether a finished sentence takes no more texts, `rank` what
     finished texts are sorted by, `fill` what follows an end, `more` how much longer a text may be.
     """
 
     def longer(begun: Any, log_p: Tensor, width: int) -> Any:
-        """Score, words and origin of the likeliest."""
+        """Score, words and origin of the likeliest continuations."""
         found = [
             (total + log_p[w, word], [*text, word], w)
             for w, (total, text) in enumerate(begun)

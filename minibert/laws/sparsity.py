@@ -1,7 +1,7 @@
-"""Laws of `sparsity`: which weights go, when, and what a head or a unit is worth.
+"""Laws of `sparsity`: which weights are pruned, when, and what a head or a unit is worth.
 
-That a network survives its pruning proves nothing: it learns around a wrong choice as well. These
-laws say of every choice how much goes, that nothing larger goes, and what of equals happens.
+That a network survives its pruning proves nothing: it adapts to a wrong choice as well. For every
+choice, these laws say how much goes, that nothing larger goes, and what happens to equals.
 """
 
 import math
@@ -59,7 +59,7 @@ from minibert.sparsity import (
 )
 
 A_CHOICE = {
-    "gradient": "a choice has the slope 0 wherever it has one",
+    "gradient": "the slope of a choice is 0 wherever it exists",
     "accuracy": "scores are compared and nothing is computed with them",
 }
 
@@ -67,7 +67,7 @@ A_CHOICE = {
 
 
 class Pace(NamedTuple):
-    """When zeros begin to come, when they all are there, and how many."""
+    """The steps at which pruning begins and ends, and the final and initial share of zeros."""
 
     begin: int
     end: int
@@ -76,14 +76,14 @@ class Pace(NamedTuple):
 
 
 def pace(draw: Draw) -> Pace:
-    """More and more zeros; half way and three quarters of it are whole steps."""
+    """A rising share of zeros; a quarter of the way is a whole number of steps."""
     begin, initial = draw.integer(1, 40), draw.real(0.05, 0.4)
     end = begin + 4 * draw.integer(1, 12)
     return Pace(begin, end, initial + draw.real(0.1, 0.6), initial)
 
 
 def any_pace(draw: Draw) -> Pace:
-    """Also from more zeros to fewer, and all at once."""
+    """Also a falling share of zeros, and a change all at once."""
     begin = draw.integer(0, 30)
     return Pace(begin, begin + draw.integer(0, 40), draw.real(0.0, 1.0), draw.real(0.0, 1.0))
 
@@ -113,7 +113,7 @@ def it_is_torchs_polynomial_of_power_three(formula, case):
 
 @CUBIC.law(cases=any_pace)
 def it_waits_for_the_begin_and_stays_at_the_end(formula, case):
-    """Bit for bit: a model that is to stay dense does."""
+    """Bit for bit: a model that is meant to stay dense does."""
     error = 0.0
     for ends in (case, case._replace(final=0.8, initial=0.1)):
         before = [t for t in (0, case.begin - 1, case.begin) if 0 <= t < case.end]
@@ -187,7 +187,7 @@ def progress(draw: Draw, begin: int, duration: int, gap: float = 0.9) -> Progres
 
 
 def exact_sparsity(case: Progress) -> tuple[Fraction, float]:
-    """And the share of the gap that is missing."""
+    """The sparsity as a fraction, and the share of the gap that is left."""
     t, begin, end, final, initial = case
     left = 1 - Fraction(min(max(t - begin, 0), end - begin), end - begin)
     if t >= end:
@@ -211,7 +211,7 @@ def a_cube_is_rounded_a_few_times(formula, case):
 
 
 def clamped(t: int, begin: int, end: int) -> float:
-    """The part of the way that lies behind."""
+    """The fraction of the way that is done, from 0 to 1."""
     return 1.0 if t >= end else max(0, t - begin) / (end - begin)
 
 
@@ -233,7 +233,7 @@ def a_square(t, begin, end, final, initial):
 
 @CUBIC.mistake(zeros_come_ever_more_slowly, what_is_missing_falls_with_the_cube_of_the_time_left)
 def a_cube_of_the_time_behind(t, begin, end, final, initial):
-    """Slow at first: most weights go at the very end, and nothing is left to adapt in."""
+    """Slow at first: most weights go at the very end, and no time is left to adapt."""
     return initial + (final - initial) * clamped(t, begin, end) ** 3
 
 
@@ -255,7 +255,7 @@ def it_does_not_wait(t, begin, end, final, initial):
 
 @CUBIC.mistake(it_waits_for_the_begin_and_stays_at_the_end)
 def rounded_at_the_begin(t, begin, end, final, initial):
-    """0.8 + (0.1 - 0.8) is no 0.1."""
+    """0.8 + (0.1 - 0.8) is not 0.1."""
     return final + (initial - final) * (1 - clamped(t, begin, end)) ** 3
 
 
@@ -282,7 +282,7 @@ def a_geometric_way(t, begin, end, final, initial):
     time_may_be_shifted_and_stretched, what_is_missing_falls_with_the_cube_of_the_time_left
 )
 def only_every_tenth_step(t, begin, end, final, initial):
-    """As pruning libraries do to save time; a formula of t does not know it."""
+    """As pruning libraries do to save time; the formula has no such interval."""
     return cubic_sparsity(t - t % 10 if t < end else t, begin, end, final, initial)
 
 
@@ -322,7 +322,7 @@ def any_scores(draw: Draw) -> Scored:
 
 
 def excess(score: Tensor, keep: Tensor) -> float:
-    """By how much the largest that goes is larger than the smallest that stays."""
+    """By how much the largest score that goes exceeds the smallest that stays."""
     gone, kept = score[~keep], score[keep]
     return max(0.0, float(gone.max() - kept.min())) if len(gone) and len(kept) else 0.0
 
@@ -427,7 +427,7 @@ def a_threshold_that_loses_all_equals(score, share):
 
 @KEEP_LARGEST.mistake(exactly_the_rounded_share_goes)
 def a_threshold_between_two_scores(score, share):
-    """A quantile lies between neighbours, and knows of n - 1 gaps and not of n weights."""
+    """A quantile lies between neighbours: it counts n - 1 gaps, not n weights."""
     return score > torch.quantile(score, share)
 
 
@@ -483,7 +483,7 @@ def by_the_size_of_a_score(score, share):
 
 @KEEP_LARGEST.mistake(it_is_torchs_pruning_by_size)
 def sizes_in_half_precision(score, share):
-    """Two sizes that become one: the first of them goes, and not the smaller."""
+    """Two sizes become equal: the first of them goes, not the smaller one."""
     return keep_largest((score * 4).round(), share)
 
 
@@ -553,7 +553,7 @@ def nothing_larger_goes_within_a_row(formula, case):
 
 @KEEP_ROWS.law
 def each_row_is_chosen_alone(formula, case):
-    """Not even one that is larger by a thousand matters."""
+    """Even a row a thousand times as large makes no difference."""
     row = rows_in(case.score)[:1]
     others = torch.cat((row, 1024 * row.flip(1), row.roll(1, 1) - 1024))
     return differing(formula(others, case.sparsity)[:1], formula(row, case.sparsity)), 0
@@ -583,7 +583,7 @@ def down_the_columns(score, share):
 
 @KEEP_ROWS.mistake(one_row_is_chosen_from_as_a_whole, every_row_loses_the_rounded_share)
 def a_share_of_the_rows(score, share):
-    """round(s O) for round(s I)."""
+    """round(s O) in place of round(s I)."""
     height, width = rows_in(score).shape
     return keep_largest_of_rows(score, min(width, round(share * height)) / width)
 
@@ -627,7 +627,7 @@ class Pattern(NamedTuple):
 
 
 def pattern(draw: Draw, equal: bool = False) -> Pattern:
-    """As many rows as a group has inputs, so that the other axis would fit as well, or three."""
+    """As many rows as a group has inputs, so that the other axis would fit too, or three rows."""
     m = draw.choice([2, 4, 5])
     shape = draw.choice([m, 3]), m * draw.choice([2, 3])
     score = integers(seed_of(draw), 3, *shape).double() if equal else normal(seed_of(draw), *shape)
@@ -725,7 +725,7 @@ def along_the_other_axis(score, n, m):
 
 @KEEP_N_OF_M.mistake(every_group_keeps_n, the_n_largest_of_m_neighbours_stay)
 def groups_that_are_spread_over_the_row(score, n, m):
-    """Every (I/m)-th input for m neighbours."""
+    """Every (I/m)-th input in place of m neighbours."""
     spread = score.unflatten(-1, (m, -1))
     return keep_n_of_m(spread.mT.flatten(1), n, m).unflatten(-1, (-1, m)).mT.flatten(1)
 
@@ -747,7 +747,7 @@ def the_share_of_a_whole_row(score, n, m):
 
 @KEEP_N_OF_M.mistake(all_or_none_of_m_stay, one_group_is_a_row)
 def half_of_them_whatever_is_asked(score, n, m):
-    """2 of 4 alone is what the hardware knows."""
+    """The hardware supports only 2 of 4."""
     return keep_n_of_m(score, m // 2, m)
 
 
@@ -806,7 +806,7 @@ def spec_of_soft_threshold(weight: Any, threshold: float) -> Any:
 
 
 def shrink_bound(case: Shrunk) -> Tensor:
-    """The threshold and the difference are rounded once each, and what is 0 is not."""
+    """The threshold and the difference are rounded once each; a result of 0 is exact."""
     exact = as_tensor(spec_of_soft_threshold(case.weight.double().tolist(), case.threshold))
     return torch.where(exact == 0, 0, eps_of(case.weight) / 2 * (exact.abs() + case.threshold))
 
@@ -880,7 +880,7 @@ def two_weights_never_move_apart(formula, case):
 
 @SOFT.law
 def what_it_takes_away_is_the_nearest_of_a_box(formula, case):
-    """Moreau: w is what stays and its projection onto -t … t."""
+    """Moreau: w is what stays plus the projection of w onto -t … t."""
     box = F.hardtanh(case.weight, -case.threshold, case.threshold)
     return distance(formula(*case) + box, case.weight), 8 * EPS
 
@@ -1047,7 +1047,7 @@ def a_score_falls_by_the_weight_times_its_gradient(formula, case):
 
 @MOVEMENT.reference
 def it_is_a_step_of_torchs_sgd_straight_through_the_choice(formula, case):
-    """L = Σ g w', w' = w ⊙ (keep + S - S), the last S without a slope."""
+    """L = Σ g w', w' = w ⊙ (keep + S - S), the last S detached."""
     score = case.score.clone().requires_grad_()
     keep = (case.score > 0).double()
     used = case.weight * (keep + score - score.detach())
@@ -1059,7 +1059,7 @@ def it_is_a_step_of_torchs_sgd_straight_through_the_choice(formula, case):
 
 @MOVEMENT.law
 def scores_are_sums_over_the_history(formula, case):
-    """-η Σ_t w_t g_t, from 0 on."""
+    """-η Σ_t w_t g_t, starting from 0."""
     score, total = torch.zeros_like(case.score), torch.zeros_like(case.score)
     for t in range(5):
         weight, gradient = case.weight.roll(t, -1), case.gradient.roll(-t, -1)
@@ -1071,7 +1071,7 @@ def scores_are_sums_over_the_history(formula, case):
 
 @MOVEMENT.law
 def what_moves_away_from_0_gains_and_what_moves_towards_it_loses(formula, case):
-    """By a step against the gradient that passes no 0."""
+    """By a step against the gradient that does not cross 0."""
     step = case.weight.abs() / 2 * case.gradient / case.gradient.abs().max()
     grows = (case.weight - step).abs() > case.weight.abs()
     gains = formula(torch.zeros_like(case.score), *case[1:]) > 0
@@ -1163,7 +1163,7 @@ def cancelling(case: Moved) -> Moved:
     the_opposite_gradient_moves_the_other_way,
 )
 def by_the_size_of_the_product(score, weight, gradient, rate):
-    """Sensitivity: what matters, whichever way it moves."""
+    """Sensitivity: how much a weight matters, whichever way it moves."""
     return score + rate * (weight * gradient).abs()
 
 
@@ -1196,7 +1196,7 @@ def by_the_size_of_the_weight(score, weight, gradient, rate):
     a_weight_that_was_left_out_comes_back, it_is_a_step_of_torchs_sgd_straight_through_the_choice
 )
 def of_the_weights_that_are_kept(score, weight, gradient, rate):
-    """The masked weight: what is left out has the slope 0, and never comes back."""
+    """The masked weight: one that is left out has the slope 0 and never comes back."""
     return movement_scores(score, weight * keep_largest(score, 1 / 3), gradient, rate)
 
 
@@ -1246,7 +1246,7 @@ class Gated(NamedTuple):
 
 
 def gated(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> Gated:
-    """Also as many outputs as inputs, so that the other axis would fit."""
+    """Sometimes as many outputs as inputs, so that the other axis would fit."""
     height, width, groups = draw.choice([(5, 6, 3), (6, 6, 2), (4, 4, 4), (3, 10, 5), (7, 12, 3)])
     weight, gradient = (
         normal(seed_of(draw), height, width, scale=scale, offset=offset) for _ in range(2)
@@ -1330,7 +1330,7 @@ def half_precision_gates_are_those_of_float32(formula, case):
 
 @GATES.law(cases=lambda draw: heads_case(draw))
 def for_a_linear_loss_it_is_what_is_lost_without_the_head(formula, case):
-    """L = Σ u y: L with all heads, less L without head n."""
+    """L = Σ u y: L with all heads minus L without head n."""
     upstream = normal(9, *case.hidden.shape)
     found = formula(*weight_and_gradient(case, upstream), case.n_heads)
     others = 1 - torch.eye(case.n_heads, dtype=torch.float64)
@@ -1403,7 +1403,7 @@ def a_gate_is_exact_up_to_the_size_of_its_terms(formula, case):
 
 
 def opposite(case: Gated) -> Gated:
-    """Every row twice, the second time against the first."""
+    """Every row twice, the second time with the opposite gradient."""
     weight = torch.cat((case.weight, case.weight * (1 + 1e-3)))
     return case._replace(weight=weight, gradient=torch.cat((case.gradient, -case.gradient)))
 
@@ -1418,7 +1418,7 @@ def sizes_before_the_sum(weight, gradient, groups):
 
 @GATES.mistake(the_opposite_gradient_has_opposite_gates)
 def the_size_of_the_sum(weight, gradient, groups):
-    """For the mean over texts; but that is taken of it later, and some want the sign."""
+    """As the mean over texts needs it; but sizes are taken later, and some uses need the sign."""
     return gate_gradients(weight, gradient, groups).abs()
 
 
@@ -1458,7 +1458,7 @@ def the_gradient_alone(weight, gradient, groups):
     a_factor_may_move_from_weights_to_gradients, the_opposite_gradient_has_opposite_gates
 )
 def the_weights_alone(weight, gradient, groups):
-    """Magnitude: it asks no loss."""
+    """Magnitude: no loss is involved."""
     return gate_gradients(weight, weight, groups)
 
 
@@ -1490,7 +1490,7 @@ def multiplied_in_half_precision(weight, gradient, groups):
 
 
 class HeadsCase(NamedTuple):
-    """N K need not be D: it no longer is where heads have gone before."""
+    """N K need not be D: it no longer is after heads were pruned."""
 
     hidden: Tensor
     memory: Tensor
@@ -1506,7 +1506,7 @@ def map_of(draw: Draw, out_width: int, in_width: int) -> LinearWeights:
 
 
 def heads_case(draw: Draw) -> HeadsCase:
-    """Two texts of 3 tokens that ask 4, the last of the second being padding."""
+    """Two texts of 3 queries and 4 keys; the last key of the second is padding."""
     n_heads, size = draw.choice([(2, 3), (3, 2), (4, 2)])
     joined = n_heads * size
     width = draw.choice([joined, 5])
@@ -1529,13 +1529,13 @@ def pruned_output(formula: Callable[..., Any], case: HeadsCase) -> Tensor:
 
 
 def context_of(case: HeadsCase) -> Tensor:
-    """What the heads have taken, side by side, before the output map."""
+    """The contexts of the heads, side by side, before the output map."""
     trace = multi_head_attention(case.hidden, case.memory, case.bias, case.weights, case.n_heads)
     return merge_heads(trace.probabilities_BNSR @ trace.value_BNRK)
 
 
 def gated_output(case: HeadsCase, gates: Tensor) -> Tensor:
-    """A number in front of each head's context."""
+    """The output with a gate in front of each head's context."""
     context = context_of(case)
     return linear(
         context * gates.repeat_interleave(context.shape[-1] // case.n_heads), *case.weights.output
@@ -1562,7 +1562,7 @@ def apart(found: Any, expected: Any) -> float:
 
 
 def spec_of_attention(case: HeadsCase, weights: Any, n_heads: int) -> Any:
-    """The structure has lists at its leaves."""
+    """`weights` has lists as leaves."""
     texts = zip(case.hidden.tolist(), case.memory.tolist(), case.bias[:, 0].tolist(), strict=True)
     return [
         forward_spec.multi_head_attention(x, m, bias * len(x), weights, n_heads)
@@ -1755,7 +1755,7 @@ def the_biases_of_the_first_heads(weights, heads, n_heads):
 
 @KEEP_HEADS.mistake(the_bias_of_the_output_stays, single_heads_add_up_to_all)
 def a_share_of_the_output_bias(weights, heads, n_heads):
-    """As if each head had brought its part of it."""
+    """As if each head contributed a part of it."""
     found = keep_heads(weights, heads, n_heads)
     share = len(heads) / n_heads
     return found._replace(output=found.output._replace(bias_O=share * found.output.bias_O))
@@ -1800,7 +1800,7 @@ def heads_counted_from_one(weights, heads, n_heads):
 
 @KEEP_HEADS.mistake(choosing_twice_is_choosing_once, all_heads_in_order_are_the_same_weights)
 def a_head_is_one_number_further(weights, heads, n_heads):
-    """n + k for n K + k."""
+    """n + k in place of n K + k."""
     size = len(weights.query.bias_O) // n_heads
     rows = (heads[:, None] + torch.arange(size)).flatten()
     return with_rows(weights, rows, rows)
@@ -1842,7 +1842,7 @@ def fed(formula: Callable[..., Any], case: UnitsCase) -> Tensor:
 
 
 def gated_units(case: UnitsCase, gates: Tensor) -> Tensor:
-    """A number in front of each unit."""
+    """The output with a gate in front of each unit."""
     inner = gelu_erf(linear(case.hidden, *case.weights.intermediate))
     return linear(inner * gates, *case.weights.output)
 
@@ -2004,7 +2004,7 @@ def as_many_of_the_first_units(weights, units):
 
 @KEEP_UNITS.mistake(the_rest_of_the_block_stays)
 def the_last_norm_scaled(weights, units):
-    """To make up for what is gone."""
+    """To make up for the units that are gone."""
     found = keep_units(weights, units)
     gain = found.output_norm.gain_D * len(weights.intermediate.bias_O) / len(units)
     return found._replace(output_norm=found.output_norm._replace(gain_D=gain))
@@ -2043,7 +2043,7 @@ FEWEST_BITS = Proof(
 
 
 def bits_bound(case: Counts) -> float:
-    """An error of a logarithm's argument counts with every weight, those of the rest with bits."""
+    """The error of a logarithm's argument counts once for each weight, the others for each bit."""
     return EPS * (case.weights + 2 * spec.fewest_bits(*case))
 
 
@@ -2096,7 +2096,7 @@ def each_zero_more_adds_less_than_the_last(formula, case):
 
 @FEWEST_BITS.law
 def two_tensors_with_unlike_shares_take_less_than_one(formula, case):
-    """And as much with shares that are alike."""
+    """With equal shares they take just as many."""
     n, z = case
     others = Counts(n, n - z)
     apart = formula(*case) + formula(*others)
@@ -2146,7 +2146,7 @@ def the_zeros_alone(n, z):
     it_is_the_number_of_patterns_up_to_the_logarithm_of_n,
 )
 def one_bit_a_weight_and_its_number(n, z):
-    """A mask as it lies in memory, and z beside it."""
+    """A mask as it lies in memory, plus z itself."""
     return n + math.log2(z + 1)
 
 
@@ -2160,7 +2160,7 @@ def a_parabola(n, z):
 
 @FEWEST_BITS.mistake(copies_cost_as_much_each, half_of_them_take_a_bit_each)
 def the_number_of_patterns(n, z):
-    """log₂ C(n, z): what it takes if z is known already."""
+    """log₂ C(n, z): the bits it takes if z is already known."""
     return math.log2(math.comb(n, z))
 
 
@@ -2171,7 +2171,7 @@ def for_one_weight(n, z):
 
 @FEWEST_BITS.mistake(zeros_and_others_may_change_places, it_is_scipys_entropy_times_the_number)
 def the_number_of_each_zero(n, z):
-    """z indices of so many bits as the largest of them has."""
+    """z indices, each of as many bits as the largest one has."""
     return float(z * max(1, n - 1).bit_length())
 
 

@@ -1,9 +1,9 @@
 """Every formula of the forward pass as loops over floats, in the notation of its paper.
 
 No tensors, nothing but `math`: a sentence is a list of vectors, a vector a list of floats. `fsum`
-adds without rounding in between, so a value of this file is right to a few units of the last place
-and can stand on the other side of an equation. Weights are the named structures of the package
-with lists in the place of tensors.
+adds without intermediate rounding, so a value of this file is right to a few units in the last
+place and can serve as the other side of an equation. Weights are the named structures of the
+package with lists in place of tensors.
 
 Letters: x vector · X sentence, a list of x · W, b linear map · g, b gain and bias of LayerNorm ·
 Q, K, V queries, keys, values · N heads.
@@ -97,7 +97,7 @@ def split_heads(X: Matrix, N: int) -> list[Matrix]:
 
 
 def merge_heads(H: list[Matrix]) -> Matrix:
-    """The parts of a token, one of each head, one after the other"""
+    """For each token, its slices from all heads, one after the other"""
     return [[x_i for head in H for x_i in head[s]] for s in range(len(H[0]))]
 
 
@@ -141,7 +141,7 @@ def keys_and_values(M: Matrix, w: Weights, N: int) -> tuple[list[Matrix], list[M
 def attend(
     X: Matrix, K: list[Matrix], V: list[Matrix], bias: Matrix, w: Weights, N: int
 ) -> Matrix:
-    """W_o concat_n(attention_n) of given K_n and V_n, only the queries being slices of a map"""
+    """W_o concat_n(attention_n) with K_n and V_n given; only the queries are slices of W_q X"""
     Q = split_heads([linear(x, *w.query) for x in X], N)
     taken = [attention(q, k, v, bias) for q, k, v in zip(Q, K, V, strict=True)]
     return [linear(row, *w.output) for row in merge_heads(taken)]
@@ -155,7 +155,7 @@ def hides_padding(keep: list[bool], n_queries: int) -> Matrix:
 
 
 def hides_future(n_queries: int, n_keys: int) -> Matrix:
-    """The queries are the last tokens: query s stands at r = s + R - S and sees up to itself."""
+    """The queries are the last tokens: query s stands at r = s + R - S and sees keys up to r."""
     last = [s + n_keys - n_queries for s in range(n_queries)]
     return [[0.0 if r <= here else -inf for r in range(n_keys)] for here in last]
 
@@ -270,7 +270,7 @@ def decoder_states(
 def quantized(x: Vector) -> tuple[list[int], float]:
     """q_i = the whole number nearest to x_i / s, halves to the even one;  s = max(|x|) / 127
 
-    But s is 2^-126 at least.
+    But s is at least 2^-126.
     """
     s = max(max(abs(x_i) for x_i in x) / 127, 2.0**-126)
     return [round(x_i / s) for x_i in x], s

@@ -1,6 +1,6 @@
-"""The metrics of the tasks as loops over floats, in the notation of a text-book.
+"""The metrics of the tasks as loops over floats, in textbook notation.
 
-Letters: y true values · z predicted ones · n how many. What is not defined is 0.
+Letters: y true values · z predicted ones · n their number. An undefined metric is 0.
 """
 
 from math import fsum, sqrt

@@ -1,9 +1,9 @@
 """Every search as loops over texts, in the notation of its paper.
 
-As in `spec`: no tensors, nothing but `math`. A text is a tuple of words, and a model a function of
-the words so far that gives the logarithm of the probability of each next word.
+As in `spec`: no tensors, nothing but `math`. A text is a tuple of words, and a model is a
+function of the words so far that gives the log-probability of each next word.
 
-Letters: α exponent · n words of a text, the end counted · W width of the beam.
+Letters: α exponent · n words of a text, including the end · W width of the beam.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def greedy_search(model: Model, end: int, longest: int) -> Scored:
 
 
 def beam_search(model: Model, end: int, longest: int, W: int, α: float) -> list[Scored]:
-    """The W likeliest beginnings at each length; those of the first W that end are finished."""
+    """The W likeliest beginnings at each length; those among the first W that end are finished."""
     begun: list[Text] = [()]
     finished: list[Scored] = []
     for n in range(1, longest + 1):

@@ -38,7 +38,7 @@ def smoothed_cross_entropy(Z: Matrix, y: list[int], ε: float) -> float:
 
 
 def mlm_loss(Z: list[Matrix], y: list[list[int]]) -> float:
-    """The same over the tokens of all sentences together"""
+    """`cross_entropy` over the tokens of all sentences together"""
     return cross_entropy([z for row in Z for z in row], [label for row in y for label in row])
 
 
@@ -85,7 +85,7 @@ def layer_map(M: int, N: int, rule: str) -> list[int]:
 
 
 def grouped_heads(B: list[Matrix], N: int) -> list[Matrix]:
-    """Head n of N is the mean of the n-th H/N of the teacher's H heads, number by number"""
+    """Head n of N is the element-wise mean of the n-th group of H/N of the teacher's H heads"""
     size = len(B) // N
     groups = [B[n * size : (n + 1) * size] for n in range(N)]
     return [
@@ -136,7 +136,7 @@ def relation_loss(
     """1/(heads n) Σ_a Σ_s KL(p_as ‖ q_as) over the n kept tokens s.
 
     Over the kept tokens r, p_as = softmax(u_as · v_ar / √K) and q_as = softmax(x_as · y_ar / √K),
-    each with the K of its own side; x_a is the a-th of as many slices as there are heads.
+    each with the K of its own side; x_a is the a-th of `heads` slices of x.
     """
     kept = [s for s, shown in enumerate(keep) if shown]
 
@@ -170,7 +170,7 @@ def cosine_loss(
 
 
 def patient_loss(H: Matrix, U: Matrix, projection: tuple[Matrix, Vector] | None) -> float:
-    """‖x/‖x‖ - u/‖u‖‖² for x = W h + b and u of the first token, a vector of 0 staying 0"""
+    """‖x/‖x‖ - u/‖u‖‖² for x = W h + b and u of the first token; a zero vector stays zero"""
     x, u = (linear(H[0], *projection) if projection else H[0]), U[0]
     a, b = hypot(*x) or 1.0, hypot(*u) or 1.0
     return fsum((x_i / a - u_i / b) ** 2 for x_i, u_i in zip(x, u, strict=True))
@@ -179,9 +179,9 @@ def patient_loss(H: Matrix, U: Matrix, projection: tuple[Matrix, Vector] | None)
 def prediction_loss(
     student: Vector, teacher: Vector, T: float, mode: str, squared: bool = False
 ) -> float:
-    """Soft cross-entropy, in mode tinybert divided by C, if squared times T².
+    """Soft cross-entropy, divided by C in mode tinybert, times T² if squared.
 
-    For one output a squared difference.
+    For one output, the squared difference.
     """
     if len(student) == 1:
         return (student[0] - teacher[0]) ** 2
@@ -190,7 +190,7 @@ def prediction_loss(
 
 
 def label_loss(z: Vector, y: float) -> float:
-    """-log softmax(z)[y], 0 for a label to be ignored; (z - y)² for one output"""
+    """-log softmax(z)[y], 0 for an ignored label; (z - y)² for one output"""
     if len(z) == 1:
         return (z[0] - y) ** 2
     return 0.0 if y == IGNORED else -log_softmax(z)[int(y)]
@@ -222,9 +222,9 @@ def last_layer_terms(
     heads: int,
     relation_heads: int,
 ) -> Vector:
-    """Cosine and patient term, and those of MiniLM's two papers.
+    """Cosine and patient terms, and the relation terms of MiniLM's two papers.
 
-    Either side gives h_0 … h_L, and by letter the queries, keys and values of layer L or g(L).
+    Either side gives h_0 … h_L, and under the letters Q, K, V those of layer L or g(L).
     """
     (H, own), (U, other) = student, teacher
     L = len(g)
@@ -341,13 +341,13 @@ def inverse_square_root_schedule(t: int, w: int, T: int) -> float:
 
 
 def cubic_sparsity(t: int, t_0: int, t_1: int, s_f: float, s_i: float) -> float:
-    """s_f + (s_i - s_f) (1 - x)³, x the part of the way from t_0 to t_1 that lies behind"""
+    """s_f + (s_i - s_f) (1 - x)³, x the fraction of the way from t_0 to t_1 that is done"""
     x = 1.0 if t >= t_1 else 0.0 if t <= t_0 else (t - t_0) / (t_1 - t_0)
     return s_f + (s_i - s_f) * (1 - x) ** 3
 
 
 def kept(x: Vector, s: float) -> list[bool]:
-    """All but the round(s n) smallest, of equal numbers the last ones"""
+    """All but the round(s n) smallest; of equal numbers the last are kept"""
     rising = sorted(range(len(x)), key=lambda i: (x[i], i))
     gone = rising[: round(s * len(x))]
     return [i not in gone for i in range(len(x))]
@@ -404,15 +404,15 @@ def keep_units(w: Weights, units: list[int]) -> Weights:
 
 
 def fewest_bits(n: int, z: int) -> float:
-    """- Σ n_k log₂(n_k / n) over the n_k ones and zeros"""
+    """- Σ n_k log₂(n_k / n) over the numbers n_k of zeros and of ones"""
     return -fsum(n_k * log(n_k / n) / log(2) for n_k in (z, n - z) if n_k)
 
 
-# training: rows of which each counts for something
+# training: rows, each with its count
 
 
 def mean_loss(losses: Vector, c: list[int], θ: Vector, λ: float) -> float:
-    """Σ_r c_r L_r / Σ_r c_r + λ ‖θ‖², 0 for the mean over nothing"""
+    """Σ_r c_r L_r / Σ_r c_r + λ ‖θ‖²; the mean over nothing is 0"""
     total = sum(c)
     mean = fsum(c_r * L_r for c_r, L_r in zip(c, losses, strict=True)) / total if total else 0.0
     return mean + l2_penalty(θ, λ)

@@ -1,6 +1,6 @@
-"""WordPiece once more: slow, by recursion and by lists of characters that are written out.
+"""WordPiece once more: slow, by recursion and with character lists written out.
 
-The classes are those of Unicode 8.0 in full, copied from its database and not from this Python's.
+The classes are those of Unicode 8.0 in full, copied from its own database, not from Python's.
 Decompositions and combining classes are looked up one character at a time in `unicodedata`; the
 algorithms that use them (Unicode Standard Annex 15) are stated here. A token is (piece, id, start,
 end).
@@ -89,7 +89,7 @@ PUNCTUATION = _characters(
 
 
 def kind(character: str) -> str:
-    """The class of a character in Unicode 8.0, if it is one that WordPiece asks for"""
+    """The class of a character in Unicode 8.0, or "" if WordPiece does not use it"""
     kinds = {
         "Mn": MARKS,
         "P": PUNCTUATION,
@@ -123,13 +123,13 @@ def _parts(character: str) -> str:
         lead, vowel, tail = syllable // 588, syllable // 28 % 21, syllable % 28
         return chr(0x1100 + lead) + chr(0x1161 + vowel) + (chr(0x11A7 + tail) if tail else "")
     entry = decomposition(character)
-    if not entry or entry[0] == "<":  # none, or one of compatibility
+    if not entry or entry[0] == "<":  # none, or a compatibility decomposition
         return character
     return "".join(_parts(chr(int(code, 16))) for code in entry.split())
 
 
 def decompose(text: str) -> list[tuple[str, bool]]:
-    """Parts of each character; neighbouring marks trade places until their classes rise"""
+    """Parts of each character; neighbouring marks are swapped until their combining classes rise"""
     parts = [(part, i == 0) for character in text for i, part in enumerate(_parts(character))]
     while True:
         for i in range(len(parts) - 1):
@@ -176,13 +176,13 @@ def _alone(character: str) -> bool:
 
 
 def longest_match(word: str, vocabulary: Collection[str]) -> list[str]:
-    """The greedy cut of at most 100 characters, or [UNK]"""
+    """The greedy cut of a word of at most 100 characters, or [UNK]"""
     cut = _greedy(word, vocabulary, "") if len(word) <= 100 else None
     return [UNKNOWN] if cut is None else cut
 
 
 def _greedy(word: str, vocabulary: Collection[str], prefix: str) -> list[str] | None:
-    """The pieces of a greedy cut, or None where it dies"""
+    """The pieces of a greedy cut, or None if it gets stuck"""
     if not word:
         return []
     sizes = [size for size in range(1, len(word) + 1) if prefix + word[:size] in vocabulary]
@@ -195,7 +195,7 @@ def _greedy(word: str, vocabulary: Collection[str], prefix: str) -> list[str] | 
 def split_specials(
     text: str, specials: Collection[str], start: int = 0
 ) -> list[tuple[int, str, bool]]:
-    """Up to the first special, of several there the longest; then the rest"""
+    """Up to the first special, the longest if several begin there; then the rest"""
     for place in range(len(text)):
         here = [special for special in specials if text.startswith(special, place)]
         if here:
@@ -225,7 +225,7 @@ def encode(
 
 
 def _spans(word: str, vocabulary: Collection[str]) -> list[tuple[str, int, int]]:
-    """The pieces of a word and where they stand in it; [UNK] stands everywhere"""
+    """The pieces of a word and where they stand in it; [UNK] spans all of it"""
     pieces = longest_match(word, vocabulary)
     if pieces == [UNKNOWN]:
         return [(UNKNOWN, 0, len(word))]
@@ -234,7 +234,7 @@ def _spans(word: str, vocabulary: Collection[str]) -> list[tuple[str, int, int]]
 
 
 def shorten(first: int, second: int, room: int) -> tuple[int, int]:
-    """The longer loses one; of equally long ones the text that was not longer at the start"""
+    """The longer loses a token; of equally long ones, the text that was not longer at the start"""
     a, b = first, second
     while a + b > room:
         if a > b or (a == b and first <= second):
@@ -260,7 +260,7 @@ def pair_score(n_ab: int, n_a: int, n_b: int, N: int) -> float:
 def train_wordpiece(
     word_counts: Mapping[str, int], size: int, specials: Sequence[str], least: int
 ) -> list[str]:
-    """Before each piece everything is counted anew"""
+    """Everything is recounted before each new piece"""
     words = [(_letters(word), n) for word, n in word_counts.items() if len(word) <= 100]
     found = [*specials, *sorted({letter for split, _ in words for letter in split})]
     while len(found) < size:
@@ -292,7 +292,7 @@ def _letters(word: str) -> list[str]:
 
 
 def _joined(split: list[str], pair: tuple[str, str]) -> list[str]:
-    """The pair in front joined, then the rest"""
+    """The pair joined if it stands in front, then the rest"""
     if len(split) < 2:
         return split
     if (split[0], split[1]) == pair:

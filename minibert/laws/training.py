@@ -1,7 +1,7 @@
-"""Laws of training: a batch in parts has the gradient of the whole, and a teacher only answers.
+"""Laws of training: a batch in parts has the gradient of the whole, and a teacher does not learn.
 
-Loop and objectives belong to the workshop and not to the book, but their usual mistakes are as
-silent as those of any formula: the loss falls all the same.
+The loop and the objectives belong to the workshop, not to the book, but their usual mistakes are
+as silent as those of any formula: the loss still falls.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ from minibert.training.trainable import Trainable
 
 
 class CountedRows:
-    """The smallest objective there is: c_r ‖W x_r + b‖², in the mean over what is counted.
+    """The smallest objective there is: c_r ‖W x_r + b‖², averaged over what is counted.
 
-    A count is what a row weighs: its masked words, or 1 where the mean is over rows.
+    A count is the weight of a row: its number of masked words, or 1 if the mean is over rows.
     """
 
     def __init__(self, x_RI: Tensor, counts: list[int]) -> None:
@@ -65,7 +65,7 @@ class CountedRows:
 
 
 class Batch(NamedTuple):
-    """A batch, the parts that it is cut into, and the price λ of large weights."""
+    """A batch, the number of parts that it is cut into, and the factor λ of the L2 penalty."""
 
     objective: CountedRows
     weights: LinearWeights
@@ -110,7 +110,7 @@ def found(
 
 
 def size_of(case: Batch) -> float:
-    """No number of a row's gradient 2 y xᵀ is larger, nor the loss of a row."""
+    """At least as large as any number of a row's gradient 2 y xᵀ and as the loss of a row."""
     x, (weight, bias) = case.objective.x_RI.abs(), case.weights
     y = x @ weight.abs().T + bias.abs()
     return 1 + 2 * float(y.max()) * max(1.0, float(x.max()), float(y.max()))
@@ -119,7 +119,7 @@ def size_of(case: Batch) -> float:
 ACCUMULATE = Proof(
     accumulate_gradient,
     batch_of,
-    without={"accuracy": "what it rounds is the gradient of its objective"},
+    without={"accuracy": "only the gradient of its objective is rounded"},
     cost=2,
 )
 
@@ -157,7 +157,7 @@ def the_terms_are_means_over_all_that_is_counted(formula, case):
 
 @ACCUMULATE.reference
 def it_is_one_backward_pass_of_torch_over_the_whole(formula, case):
-    """Over separate tensors, with the price as a part of the loss."""
+    """Over separate tensors, with the penalty as part of the loss."""
     leaves = {name: x.clone().requires_grad_() for name, x in named_tensors(case.weights)}
     weights = with_tensors(case.weights, leaves)
     loss = case.objective.terms(rows_of(case), weights)["loss"]
@@ -238,7 +238,7 @@ def it_is_the_slope_of_the_mean_loss(formula, case):
 
 
 def written_anew(**wrong: Callable[..., Any]) -> Callable[..., Any]:
-    """The loop with single pieces replaced: what each part's loss weighs, and what lies between."""
+    """The loop with single pieces replaced: the weight of each part, and what lies between."""
 
     def variant(objective, rows, trainable, options, generator):
         trainable.gradient_P.zero_()
@@ -357,7 +357,7 @@ def gradient_not_zeroed_before(objective, rows, trainable, options, generator):
 
 @ACCUMULATE.mistake(what_was_left_over_is_forgotten)
 def gradient_multiplied_by_zero_before(objective, rows, trainable, options, generator):
-    """0 times NaN is NaN: one bad step, and every later one is."""
+    """0 times NaN is NaN: after one bad step, every later one is bad."""
     before = 0 * trainable.gradient_P
     sums = accumulate_gradient(objective, rows, trainable, options, generator)
     trainable.gradient_P += before
@@ -379,7 +379,7 @@ def first_part_only(objective, rows, trainable, options, generator):
     source="https://github.com/harvardnlp/annotated-transformer/blob/0a91a254735c07532e23733dce8a693e504f3a08/the_annotated_transformer.py",
 )
 def rest_of_the_batch_left_out(objective, rows, trainable, options, generator):
-    """Parts of equal size, and what does not fill one is never stepped on."""
+    """Parts of equal size; rows that do not fill one are never used."""
     filled = max(1, len(rows) // options.accumulate) * options.accumulate
     return accumulate_gradient(objective, rows[:filled], trainable, options, generator)
 
@@ -397,7 +397,7 @@ def loss_of_the_last_part_reported(objective, rows, trainable, options, generato
 
 
 class Lesson(NamedTuple):
-    """A teacher and what it teaches with, the student's weights, and a seed of its draws."""
+    """An objective with its teacher, the student's weights, and a seed for the student's draws."""
 
     objective: IntermediateObjective
     weights: BertWeights
@@ -457,8 +457,8 @@ INTERMEDIATE = Proof(
     lesson,
     name="intermediate_objective",
     without={
-        "reference": "what it is made of is compared with torch where it is proven",
-        "accuracy": "what it rounds are two encoders and their losses",
+        "reference": "its parts are compared with torch in their own proofs",
+        "accuracy": "only the two encoders and their losses round",
     },
     cost=2,
 )
@@ -521,7 +521,7 @@ def spec_of_objective(case: Lesson, student: Any) -> float:
 
 @INTERMEDIATE.spec(cost=20)
 def it_is_the_mean_of_what_two_encoders_disagree_on(formula, case):
-    """The loss and each of its terms, in the mean over texts."""
+    """The loss and each of its terms, averaged over texts."""
     found = formula(case.objective, texts_of(case.objective), case.weights, None)
     student = wide_lists(case.weights)
     terms, loss = spec_of_terms(case, student), spec_of_objective(case, student)
@@ -532,7 +532,7 @@ def it_is_the_mean_of_what_two_encoders_disagree_on(formula, case):
 
 @INTERMEDIATE.law
 def the_teacher_answers_the_same_whatever_the_student_draws(formula, case):
-    """A student without dropout, a teacher with rates in its config: no generator matters."""
+    """A student without dropout, a teacher with rates in its config: no generator has an effect."""
     still = with_student(case, without_dropout(STUDENT))
     plain = loss_of(formula, still)
     losses = [loss_of(formula, still, fresh(case.seed + shift)) for shift in (0, 1)]
@@ -575,7 +575,7 @@ def a_student_like_the_teacher_has_nothing_to_learn(formula, case):
 
 @INTERMEDIATE.gradient
 def no_gradient_reaches_the_teacher(formula, case):
-    """Not to one of its weights, even where somebody asks for it; the student's words learn."""
+    """None to any of its weights, even if asked for; the student's word embeddings get one."""
     words, teacher = case.weights.embeddings, case.objective.teacher.weights
 
     def loss(word_VD, *parts):
@@ -590,7 +590,7 @@ def no_gradient_reaches_the_teacher(formula, case):
 
 @INTERMEDIATE.gradient
 def every_weight_of_the_student_learns(formula, case):
-    """The map to the teacher's width, too; the last block by its state."""
+    """Also the map to the teacher's width, and the last block, through its hidden state."""
     found = gradients(
         lambda *parts: loss_of(formula, case._replace(weights=with_parts(case.weights, parts))),
         parts_of(case.weights),
@@ -601,7 +601,7 @@ def every_weight_of_the_student_learns(formula, case):
 
 @INTERMEDIATE.gradient(cost=100)
 def its_slope_is_that_of_the_mean_over_texts(formula, case):
-    """To every weight of the student at once."""
+    """For all weights of the student at once."""
     return slopes(
         lambda *parts: loss_of(formula, case._replace(weights=with_parts(case.weights, parts))),
         lambda *parts: spec_of_objective(case, with_parts(case.weights, parts)),
@@ -611,7 +611,7 @@ def its_slope_is_that_of_the_mean_over_texts(formula, case):
 
 
 def evaluated_teacher(inputs, objective, generator):
-    """With a gradient, if somebody asks for one."""
+    """With a gradient, if one is asked for."""
     return encode_traced(*inputs, objective.teacher.weights, objective.teacher.config)
 
 

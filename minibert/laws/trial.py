@@ -10,7 +10,7 @@ from minibert.laws.law import Accuracy, Law, Mistake, Proof, RandomDraw, in_dtyp
 
 
 class Verdict(NamedTuple):
-    """How a law fared: the case that came nearest to its bound, or beyond it."""
+    """The result of a law: the case that came nearest to its bound, or exceeded it most."""
 
     proof: Proof
     law: Law
@@ -61,7 +61,7 @@ def verdict(
         worst = worst._replace(cases=worst.cases + 1)
         try:
             error, bound = law.check(formula or proof.formula, case)
-        except Exception as problem:  # a wrong formula may also fall over
+        except Exception as problem:  # a wrong formula may also raise
             first_line = str(problem).partition("\n")[0]
             return worst._replace(problem=f"{type(problem).__name__}: {first_line}")
         if worst.cases == 1 or share(error, bound) > share(worst.error, worst.bound):
@@ -79,7 +79,7 @@ def rejecting(proof: Proof, mistake: Mistake, count: int, seed: int = 0) -> list
 
 
 class Digits(NamedTuple):
-    """How many of the digits that a docstring promises are used up, in one precision."""
+    """How much of the error that a docstring allows is used up, in one precision."""
 
     proof: Proof
     law: Accuracy

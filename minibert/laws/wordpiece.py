@@ -1,7 +1,7 @@
-"""Laws of `wordpiece`: which characters are words, marks or nothing, and how words are cut.
+"""Laws of `wordpiece`: which characters form words, are marks or dropped, and how words are cut.
 
-A character is asked about together with some thousand others: all that are marks, punctuation,
-spaces or controls, today or in Unicode 8.0, and a sample of the rest. Texts are drawn from letters,
+Some thousand characters are checked at a time: all that are marks, punctuation, spaces or controls,
+today or in Unicode 8.0, and a sample of the rest. Texts are drawn from letters,
 accents, marks, ideographs, emoji, controls, punctuation and spaces of all kinds. The reference is
 the `tokenizers` library.
 """
@@ -50,7 +50,7 @@ TEXT = {
 
 # ------------------------------------------------------------------------ what texts are drawn from
 
-MARKS = (  # of many combining classes, also of those that are no Mn (093e, 0903, 20dd, 1d165)
+MARKS = (  # of many combining classes, some of them not Mn (093e, 0903, 20dd, 1d165)
     "\u0300\u0301\u0308\u030a\u0327\u0328\u031b\u0323\u0334\u0345\u0315\u035c\u0360\u0591\u05b0"
     "\u064b\u0670\u0711\u093c\u094d\u0e38\u0f71\u0f72\u0f74\u302a\u302e\u3099\u093e\u0903\u20dd"
     "\U0001d165"
@@ -67,7 +67,7 @@ POOLS: tuple[Sequence[str], ...] = (
     MARKS,
     "가각\u0344\u0f73\u0f75\u0f81\u1e69\u1ea5\U0001d15e\U000110ab\U0001134b\U0001d1c0",
     "\u08d4\u2e43\u1885\u166d\u1734",  # whose category changed after Unicode 8.0
-    ("ΑΣ", "ΟΔΟΣ", "ΑΣ ", "ΕΣ.", "İ", "ẞ"),  # where lower case is more than one to one
+    ("ΑΣ", "ΟΔΟΣ", "ΑΣ ", "ΕΣ.", "İ", "ẞ"),  # where lower-casing is not one to one
     ("abc", "ABcde", "de", "don't", "CAFÉ", "strasse", "a中b", "中文", "bcd"),
     ("abc", "ab", "abcd", "e", "de", ".", "中"),
 )
@@ -85,12 +85,12 @@ class Cased(NamedTuple):
 
 
 def cased_case(draw: Draw) -> Cased:
-    """Most texts end with what is often cut or lower-cased in another way."""
+    """Most texts end with something that is often cut or lower-cased differently."""
     last = draw.choice(["", "ΟΔΟΣ", "ÉﬁΣ", "[SEP]", "a中b?!"])
     return Cased(text_case(draw) + last, draw.choice([True, False]))
 
 
-# Dense in pieces, so that most short texts cut somewhere and a wrong normalisation changes an id.
+# Many pieces, so that most short texts can be cut and a wrong normalisation changes an id.
 STEMS = ["ab", "abc", "bcd", "de", "cafe", "café", "straße", "strasse", "ος", "οσ", "don", "a##"]
 SINGLE = [chr(code) for code in [*range(0x21, 0x250), *range(0x391, 0x3CA)]]
 KEPT = [c for pool in POOLS for c in pool if len(c) == 1 and ord(c) > 0x3CA]
@@ -107,7 +107,7 @@ CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code <= 0xD
 
 
 def general(character: str) -> str:
-    """The category that this Python knows."""
+    """The category in this Python's Unicode."""
     return unicodedata.category(character)
 
 
@@ -115,8 +115,8 @@ def general(character: str) -> str:
 def delicate_characters() -> list[str]:
     """All marks, punctuation, spaces, controls and formats, of this Python and of Unicode 8.0.
 
-    And whatever stands beside the first or last of a class. The tables of the book are not asked:
-    they would not miss what they lack.
+    And the neighbours of the first and the last of each run of a class. The tables of the book are
+    not used: an omission there would go unnoticed.
     """
     today = {c for c in CHARACTERS if general(c)[0] in "MPZC" and general(c) not in ("Cn", "Co")}
     classes = (today, spec.MARKS, spec.PUNCTUATION, spec.SPACES, spec.CONTROLS, spec.FORMATS)
@@ -300,7 +300,7 @@ def the_marks_are_those_that_the_library_strips(formula, case):
 
 @CATEGORY.law
 def what_is_old_and_never_changed_was_the_same_in_between(formula, case):
-    """Of Unicode 3.2, of 2002, and of this Python; which kind of letter or digit is not asked."""
+    """In Unicode 3.2, of 2002, and in this Python; letters and numbers are not told apart."""
 
     def asked(name):
         return "" if name[0] in "LN" else name
@@ -510,7 +510,7 @@ def the_library_puts_spaces_round_it(formula, case):
 
 @IS_CHINESE.law
 def its_name_is_that_of_an_ideograph(formula, case):
-    """Where it has a name: the blocks have room for more. Later blocks are not taken."""
+    """If it has a name: the blocks also have unassigned codes. Later blocks are not included."""
     names = ((c, unicodedata.name(c, "")) for c in case)
     return wrongly(
         formula(c) != name.startswith("CJK ")
@@ -790,7 +790,7 @@ def punctuation_and_ideographs_stand_alone(formula, text):
 
 @SPLIT_WORDS.law
 def words_are_as_long_as_they_can_be(formula, text):
-    """Between two that touch there is one that stands alone."""
+    """Of two that touch, one is a character that stands alone."""
     return wrongly(
         a[1] == b[0] and not any(is_punctuation(text[s]) or is_chinese(text[s]) for s, _ in (a, b))
         for a, b in pairwise(formula(text))
@@ -853,7 +853,7 @@ def word_case(draw: Draw) -> Word:
         return "".join(draw.choice("ab") for _ in range(draw.integer(least, most)))
 
     word, parts, start = letters(draw.choice([0, 4, 4]), 9), set(), 0
-    while start < len(word):  # one cut that there is, and longer pieces that may lead astray
+    while start < len(word):  # a cut that exists, and longer pieces that may lead astray
         prefix, end = "##" * (start > 0), start + draw.integer(1, 3)
         parts |= {prefix + word[start:end], prefix + word[start : end + 1]}
         start = end
@@ -971,7 +971,7 @@ def longest_match_from_the_back(word, vocabulary):
 
 @LONGEST_MATCH.mistake(it_is_a_recursion_over_the_rest)
 def fewest_pieces(word, vocabulary):
-    """The shortest cut that there is, found from the front."""
+    """The cut into the fewest pieces, searched from the front."""
     cuts = [[]] if len(word) <= 100 else []
     seen = {0}
     while cuts:
@@ -1263,7 +1263,7 @@ def a_text_of_strangers_holds_no_special(formula, text):
 
 @ENCODE.law
 def an_unknown_token_is_its_whole_word(formula, case):
-    """With a vocabulary of nothing, tokens are words."""
+    """With no other piece in the vocabulary, tokens are words."""
     tokens = formula(case.text, {UNKNOWN: 0}, case.lowercase, ())
     normal, origins = normalise(case.text, case.lowercase)
     words = [(0, origins[a], origins[b - 1] + 1) for a, b in split_words(normal)]
@@ -1283,7 +1283,7 @@ def composed(
     longest_match: Callable[..., Any] = longest_match,
     whole: bool = True,
 ) -> Callable[..., list[Token]]:
-    """`encode` of other steps; an unknown word has its whole span, or that of one character."""
+    """`encode` made of other steps; an unknown word spans the whole word, or one character."""
 
     def variant(text, vocabulary, lowercase=True, specials=SPECIALS):
         if not accepts(str.encode, text):
@@ -1367,7 +1367,7 @@ def spaces_stripped_first(text, vocabulary, lowercase=True, specials=SPECIALS):
     source="https://github.com/huggingface/tokenizers/issues/2412",
 )
 def ids_of_pieces_without_their_hashes(text, vocabulary, lowercase=True, specials=SPECIALS):
-    """The prefix is known to one half of the program only."""
+    """Only one half of the program knows the prefix."""
     return [
         token._replace(id=vocabulary[token.piece.removeprefix("##") or token.piece])
         for token in encode(text, vocabulary, lowercase, specials)

@@ -1,7 +1,7 @@
-"""Laws of `wordpiece_training`: which pair is joined next, and what vocabulary comes of it.
+"""Laws of `wordpiece_training`: which pair is joined next, and which vocabulary results.
 
 A corpus is a handful of words of three letters, so that pairs tie and overlap. The mistakes are
-made of a trainer that counts everything anew for each piece.
+variants of a trainer that recounts everything for each piece.
 """
 
 import math
@@ -49,12 +49,12 @@ PAIR_SCORE = Proof(
 
 
 def gain(n_pair: int, n_first: int, n_second: int, n_all: int) -> float:
-    """For mistakes: it takes counts that cannot be."""
+    """For mistakes: it accepts impossible counts."""
     return n_pair * math.log(n_pair * n_all / (n_first * n_second))
 
 
 def off(found: float, expected: float, n: int) -> tuple[float, float]:
-    """How far two gains of n places are apart, and a few roundings of logarithms."""
+    """How far apart two gains of n places are, and a bound of a few roundings of logarithms."""
     return abs(found - expected), 16 * EPS * (n + abs(found) + abs(expected))
 
 
@@ -130,7 +130,7 @@ def text_around_it_twice_as_long_adds_log_two_for_each_place(formula, case):
 
 @PAIR_SCORE.law
 def less_text_never_raises_it(formula, case):
-    """Whatever its sign: so that a queue may hold scores of earlier texts."""
+    """Whatever its sign, so that a queue may keep scores of earlier texts."""
     least = max(case.n_first, case.n_second)
     counts = sorted({least, least + 1, case.n_all - 1, case.n_all, 2 * case.n_all})
     scores = [formula(*case._replace(n_all=n)) for n in counts if n >= least]
@@ -256,7 +256,7 @@ def in_single_precision(n_pair, n_first, n_second, n_all):
 
 
 class Corpus(NamedTuple):
-    """Words with their counts, how many pieces there may be beside characters, and settings."""
+    """Words with their counts, how many pieces there may be besides characters, and settings."""
 
     words: dict[str, int]
     more: int
@@ -471,7 +471,7 @@ def a_pair_in_a_run_counts_in_every_place(formula, case):
 
 @TRAIN.law
 def a_pair_is_joined_in_every_place(formula, case):
-    """Else "!xy" would stand before "##x", and that pair come after it."""
+    """Otherwise "!xy" would stand before "##x", and that pair would be joined next."""
     found = new_in(formula, case._replace(words={"!xyxy": case.more}, more=3, min_count=1))
     return float(found != ["##xy", "!xy", "!xyxy"]), 0
 
@@ -501,7 +501,7 @@ def too_small_a_size_and_no_count_at_all_are_refused(formula, case):
     )
 
 
-# A trainer that counts everything anew, and can be wrong in as many ways as it has arguments.
+# A trainer that recounts everything, and can be wrong in as many ways as it has arguments.
 
 Pair = tuple[str, str]
 Split = tuple[list[str], int]
