@@ -1,11 +1,11 @@
 """The laws of every formula of the book, written once.
 
-One module per module of the book, in its order. They are used by the tests, with cases that
-Hypothesis looks for; by `minibert verify`, with cases from a generator; and by the docs.
+One module per module of the book, in its order. The laws are used by the tests, with cases that
+Hypothesis searches for; by `minibert verify`, with cases from a generator; and by the docs.
 
  law        what a law, a mistake and a proof are     measure   how errors are measured
  spec…      the formulas as loops over plain floats   rounding  what rounding may do, step by step
- trial      laws put to the test                      pages     the pages that follow from them
+ trial      laws put to the test                      pages     the pages made from them
  answers    a reader's answers to exercises, judged
  training, metrics   laws of the workshop: accumulated gradients, distillation, scores
 """

@@ -1,8 +1,8 @@
-"""Answers to the exercises, put to the laws: which fail, on which numbers, and whether it is known.
+"""Answers to exercises, tried on the laws: which fail, on what input, and is the mistake known.
 
-An answer takes the place of the book's function in the formula of each proof that speaks of it. A
-law that fails is shown by the case with the fewest numbers: what went in, what came out, and what
-the book makes of it where the law compares with a spec or a library.
+An answer replaces the book's function in the formula of each proof about that function. A law that
+fails is shown with the failing case of the fewest numbers: what went in, what came out and, where
+the law compares with a spec or a library, what the book's function returns.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from minibert.laws.law import Law, Proof
 from minibert.laws.trial import Verdict, rejecting, share
 
 Function = Callable[..., Any]
-MOST_NUMBERS, MOST_LETTERS = 24, 80  # of what is printed whole
-# How near the same mistake comes, written in two ways: its numbers, and the errors of a law.
+MOST_NUMBERS, MOST_LETTERS = 24, 80  # of what is printed in full
+# How close two versions of the same mistake come: in their numbers, and in the errors of a law.
 NEAR, NEAR_ERRORS = 1e-7, 1e-3
 EQUAL = 1e-13  # more than that is a difference
 RAISED = (Exception, SystemExit, KeyboardInterrupt)  # by an answer: Ctrl-C stops another process
@@ -35,8 +35,8 @@ RAISED = (Exception, SystemExit, KeyboardInterrupt)  # by an answer: Ctrl-C stop
 def judge(name: str, path: str, cases: int, seed: int) -> Iterator[tuple[str, Any]]:
     """Try every law, the cheap ones first.
 
-    What comes is ("doing", what is done next), ("law", a document) …, ("mistake", another or None);
-    nothing of the answer runs before the first.
+    Yields ("doing", what is done next), ("law", a document) …, ("mistake", a document or None);
+    none of the answer's code runs before the first.
 
     Raises
         AnswerError   the file does not load, or defines no such function.
@@ -68,12 +68,12 @@ def book_function(name: str) -> Function:
 
 
 def proofs_of(name: str) -> list[Proof]:
-    """The proofs that speak of a function, alone or with others."""
+    """The proofs about a function, alone or with others."""
     return [proof for proof in proofs() if book_function(name) in proof.of]
 
 
 def with_answer(formula: Function, book: Function, answer: Function) -> Function:
-    """A formula with an answer in the place of the book's function: itself, or what it calls."""
+    """A formula with an answer in place of the book's function, which it is or which it calls."""
     if formula is book:
         return answer
     assert isinstance(formula, FunctionType)
@@ -99,7 +99,7 @@ def answer_in(path: str, name: str) -> Function:
     """
     module = ModuleType("answer")
     module.__file__ = path
-    sys.modules["answer"] = module  # where a class that is defined there looks for its module
+    sys.modules["answer"] = module  # where a class that is defined there looks up its module
     try:
         exec(code_of(Path(path), name), vars(module))
     except AnswerError:
@@ -113,7 +113,7 @@ def answer_in(path: str, name: str) -> Function:
 
 
 def _said(error: BaseException) -> str:
-    """The exception in one line, which an answer may have made very long."""
+    """The exception in one line, cut short if an answer made it very long."""
     line = f"{type(error).__name__}: {error}".partition("\n")[0].removesuffix(": ")
     return line if len(line) <= 200 else f"{line[:199]}…"
 
@@ -136,7 +136,7 @@ class Call(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """A law on one case, once more: the calls of the formula, those of the function, the error."""
+    """A law tried again on one case: the calls of the formula, those of the function, the error."""
 
     of_formula: list[Call]
     of_function: list[Call]
@@ -154,11 +154,11 @@ class Trial(NamedTuple):
     seed: int
 
     def drawn(self, number: int) -> Any:
-        """A case, afresh: an answer may have changed the one that it was given."""
+        """A case, drawn afresh: an answer may have changed the one that it was given."""
         return self.proof.case(self.law, self.seed, number)
 
     def verdict(self, path: str) -> tuple[Verdict, int | None]:
-        """The law on the failing case with the fewest numbers, and which that is."""
+        """The verdict on the failing case with the fewest numbers, and the number of that case."""
         formula = with_answer(self.proof.formula, self.book, self.answer)
         worst, failing = Verdict(self.proof, self.law, self.cases, 0.0, 0.0), {}
         for number in range(self.cases):
@@ -178,7 +178,7 @@ class Trial(NamedTuple):
         return failing[fewest], fewest
 
     def replay(self, number: int, function: Function) -> Replay:
-        """The law on a case with the answer, the book's function, or a mistake for a formula."""
+        """The law on a case, with the answer, the book's function or a mistake as the formula."""
         of_formula: list[Call] = []
         of_function: list[Call] = []
         formula = function
@@ -192,14 +192,14 @@ class Trial(NamedTuple):
         return Replay(of_formula, of_function, error)
 
     def is_rounding(self) -> bool:
-        """Whether the law is about digits, or looks at half precision as well."""
+        """Whether the law is about rounding, or also looks at half precision."""
         if self.law.layer == "accuracy":
             return True
         calls = self.replay(0, self.answer).of_formula
         return any(map(has_half_precision, (call.arguments for call in calls)))
 
     def differing_call(self, number: int) -> tuple[Call, Call | None]:
-        """The first call of the answer that differs from the book's; else the first of all."""
+        """The answer's first call that differs from the book's; if none does, its first call."""
         calls = self.replay(number, self.answer).of_function
         for ours, theirs in zip(self.replay(number, self.book).of_function, calls, strict=False):
             if same(ours[:2], theirs[:2]) and not same(ours.result, theirs.result, EQUAL):
@@ -228,7 +228,7 @@ class Trial(NamedTuple):
 
 
 def recording(function: Function, calls: list[Call]) -> Function:
-    """The function, with every call of it kept."""
+    """The function, recording every call of it."""
 
     def recorded(*arguments: Any, **named: Any) -> Any:
         given = kept(arguments), kept(named)
@@ -244,11 +244,11 @@ def recording(function: Function, calls: list[Call]) -> Function:
 
 
 def known_mistake(failed: list[tuple[Trial, int]]) -> dict[str, Any] | None:
-    """The known mistake with the same numbers in every case that is shown; `exactly` if the same
-    laws reject it, else the one for which they differ least.
+    """The known mistake that gives the same numbers in every case shown; `exactly` if the same laws
+    reject it, else the one for which those laws differ least.
 
-    Laws about rounding are left out unless they alone fail: whoever makes a mistake in another way
-    than we did may still be right about half precision.
+    Laws about rounding are left out unless only they fail: an answer that codes the same mistake in
+    another way may still be right in half precision.
     """
     found = []
     for proof in dict.fromkeys(trial.proof for trial, _ in failed):
@@ -275,7 +275,7 @@ def known_mistake(failed: list[tuple[Trial, int]]) -> dict[str, Any] | None:
 
 
 def same_replay(ours: Replay, theirs: Replay) -> bool:
-    """Equal calls and results, and nearly equal errors, which tell of gradients as well."""
+    """Equal calls and results, and nearly equal errors, which depend on gradients as well."""
     near = math.isclose(ours.error, theirs.error, rel_tol=NEAR_ERRORS)
     unknown = math.isnan(ours.error) or math.isnan(theirs.error)
     return same(ours.of_formula, theirs.of_formula) and (near or unknown)
@@ -285,7 +285,7 @@ def same_replay(ours: Replay, theirs: Replay) -> bool:
 
 
 def kept(value: Any) -> Any:
-    """A copy of all tensors, so that nothing that happens later shows in them."""
+    """A copy of all tensors, so that later changes do not show in them."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
@@ -328,7 +328,7 @@ def has_half_precision(value: Any) -> bool:
 
 
 class Difference(NamedTuple):
-    """The first parts of two results that differ, the path to them, and the first such number."""
+    """The first differing parts of two results, their path, and where the numbers first differ."""
 
     ours: Any
     theirs: Any
@@ -342,7 +342,7 @@ def difference(a: Any, b: Any) -> Difference:
             return Difference(a, b)
         near = torch.isclose(a.double(), b.double(), rtol=EQUAL, atol=0.0, equal_nan=True)
         return Difference(a, b, "", int((~near).flatten().long().argmax()))
-    short = numbers_in(a) <= MOST_NUMBERS  # and is told whole
+    short = numbers_in(a) <= MOST_NUMBERS  # and is shown in full
     if short or type(a) is not type(b) or not isinstance(a, tuple | list) or len(a) != len(b):
         return Difference(a, b)
     for name, x, y in zip(getattr(a, "_fields", range(len(a))), a, b, strict=True):
@@ -368,7 +368,7 @@ def _at(found: Difference, part: Any, digits: int) -> str:
 
 
 def text_of(value: Any, digits: int = 4, start: int = 0) -> str:
-    """A value in one line; of many numbers some, from one on, or only how many there are."""
+    """A value in one line; of many numbers, only a few from `start` on, or only how many."""
     if isinstance(value, Tensor):
         return _text_of_tensor(value, digits, start)
     if isinstance(value, float):

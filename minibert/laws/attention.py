@@ -44,7 +44,7 @@ from minibert.parameters import AttentionWeights, LinearWeights, named_tensors, 
 B, N, S, R, K = 2, 3, 5, 7, 11
 NOTHING_ROUNDED = "it moves numbers and rounds none"
 NOTHING_COMPUTED = "it is 0 or -inf, which no precision rounds"
-NO_NUMBER_GOES_IN = "no real number goes in, so there is none to derive by"
+NO_NUMBER_GOES_IN = "no input is a real number, so there is no gradient"
 
 
 def parts_of(structure: Any) -> list[Tensor]:
@@ -53,7 +53,7 @@ def parts_of(structure: Any) -> list[Tensor]:
 
 
 def with_parts(structure: Any, parts: Sequence[Any]) -> Any:
-    """The structure with other tensors, or lists of floats, in its places."""
+    """The structure with its tensors replaced by others, or by lists of floats."""
     names = [name for name, _ in named_tensors(structure)]
     return with_tensors(structure, dict(zip(names, parts, strict=True)))
 
@@ -119,7 +119,7 @@ def one_head_is_everything(formula, case):
 
 
 def changed_one_by_one(x: Tensor) -> Tensor:
-    """An operation that looks at each number alone."""
+    """An elementwise operation."""
     return torch.where(x > 0, x * x, 3 - x)
 
 
@@ -150,7 +150,7 @@ def its_slope_is_that_of_the_parts(formula, case):
     source="https://github.com/reczoo/FuxiCTR/issues/30",
 )
 def heads_and_tokens_swapped(x, n_heads):
-    """A view to heads without moving the axis: a round trip of views does not notice."""
+    """A view as heads without moving the axis: viewing it back hides the mistake."""
     batch, tokens, width = x.shape
     return x.reshape(batch, n_heads, tokens, width // n_heads)
 
@@ -290,13 +290,13 @@ def last_head_not_trained(x):
 
 
 def random_keep(seed: int, rows: int, columns: int) -> Tensor:
-    """Some hidden, in every row at least one visible, and not the first one by rule."""
+    """Some hidden, at least one visible in every row, and not always the first."""
     draws = normal(seed, rows, columns)
     return (draws > 0) | (draws == draws.amax(-1, keepdim=True))
 
 
 def any_keep(draw: Draw) -> Tensor:
-    """bool [B, R], rows of padding alone and rows without any among them."""
+    """bool [B, R], among them rows of nothing but padding and rows without any."""
     rows, columns = draw.choice([(3, 7), (2, 5), (1, 1), (1, 3)])
     seed, kind = seed_of(draw), draw.choice(["some", "none", "all", "any"])
     keep = random_keep(seed, rows, columns)
@@ -327,7 +327,7 @@ def it_is_torchs_masked_fill(formula, keep):
 
 
 def hostile_scores(keep: Tensor) -> Tensor:
-    """What is hidden has a score of 1e4, what is kept one of -1e4; as many queries as keys."""
+    """Hidden keys have a score of 1e4, kept ones of -1e4; as many queries as keys."""
     return torch.where(keep, -1e4, 1e4)[:, None, None].expand(-1, N, keep.shape[1], -1)
 
 
@@ -361,7 +361,7 @@ def padding_alone_leaves_nothing_to_take(formula, keep):
 
 @PADDING_BIAS.law
 def all_heads_and_queries_see_the_same_keys(formula, keep):
-    """One row broadcasts to all of them: also to the queries that are padding themselves."""
+    """One row broadcasts to all of them, even to queries that are padding themselves."""
     batch, n_keys = keep.shape
     p = attention_probabilities(normal(3, batch, N, n_keys, n_keys), formula(keep))
     return differing(p > 0, keep[:, None, None].expand_as(p)), 0
@@ -409,7 +409,7 @@ def plus_infinity(keep, dtype=torch.float32):
     source="https://github.com/hyunwoongko/transformer/pull/40",
 )
 def on_the_side_of_the_queries(keep, dtype=torch.float32):
-    """[B, 1, R, 1]: with as many queries as keys it broadcasts without a word."""
+    """[B, 1, R, 1]: with as many queries as keys it broadcasts without an error."""
     return padding_bias(keep, dtype).mT
 
 
@@ -467,7 +467,7 @@ def each_query_sees_one_key_more_than_the_one_before(formula, case):
 
 @CAUSAL_BIAS.law
 def one_step_is_a_row_of_all_steps(formula, case):
-    """Query r of R, asked when there are r + 1 tokens, sees what it sees among all."""
+    """Query r of R, asked when there are r + 1 tokens, sees the same keys as among all."""
     whole = formula(case.n_keys, case.n_keys)[0, 0]
     steps = [formula(1, r + 1)[0, 0, 0] for r in range(case.n_keys)]
     return sum(differing(step, whole[r, : r + 1]) for r, step in enumerate(steps)), 0
@@ -522,7 +522,7 @@ class ScoreCase(NamedTuple):
 
 
 def score_case(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> ScoreCase:
-    """K = 11, and one feature alone."""
+    """Mostly K = 11; also two features, or a single one."""
     width = draw.choice([K, K, 2, 1])
     return ScoreCase(
         normal(seed_of(draw), B, N, S, width, scale=scale, offset=offset),
@@ -564,7 +564,7 @@ def it_is_torchs_einsum_over_the_root(formula, case):
 
 @ATTENTION_SCORES.law
 def zero_features_halve_the_scores(formula, case):
-    """3K zeros beside K features leave q · k and double √K."""
+    """3K zeros after K features keep q · k and double √K."""
     padded = formula(*(F.pad(part, (0, 3 * part.shape[-1])) for part in case))
     return distance(padded, formula(*case) / 2, score_bound(case)), 1
 
@@ -720,7 +720,7 @@ KINDS = ("padding", "causal", "any", "hidden")
 
 
 def mask_of(kind: str, seed: int) -> Tensor:
-    """An additive mask in float64; only with "hidden" there are queries that see no key."""
+    """An additive mask in float64; only "hidden" has queries that see no key."""
     if kind == "causal":
         return causal_bias(S, R, torch.float64)
     if kind == "any":
@@ -756,7 +756,7 @@ ATTENTION_PROBABILITIES = Proof(attention_probabilities, masked_case)
 
 
 def rows_of_bias(bias: Tensor) -> list[Any]:
-    """One mask a sentence, in full: [B][S][R]."""
+    """One full mask per sentence: [B][S][R]."""
     return bias[:, 0].expand(-1, S, R).expand(B, S, R).tolist()
 
 
@@ -808,7 +808,7 @@ def a_query_that_sees_nothing_takes_nothing(formula, case):
 
 @ATTENTION_PROBABILITIES.law
 def ratios_of_visible_keys_ignore_the_mask(formula, case):
-    """What is hidden goes to the others in proportion."""
+    """The share of hidden keys goes to the others in proportion."""
     seen, free = seen_of(case), formula(case.scores, torch.zeros_like(case.bias))
     left = torch.where(seen, free, 0)
     expected = left / left.sum(-1, keepdim=True).clamp(min=1e-300)
@@ -1117,7 +1117,7 @@ def adding_one_vector_to_all_keys_cancels(formula, case):
 
 @ATTENTION.law
 def zero_features_are_half_the_query(formula, case):
-    """3K zeros beside K features leave q · k and double √K: the same as half the query."""
+    """3K zeros after K features keep q · k and double √K: the same as half the query."""
     padded = Case(F.pad(case.query, (0, 3 * K)), F.pad(case.key, (0, 3 * K)), *case[2:])
     halved = case._replace(query=case.query / 2)
     return distance(formula(*padded), formula(*halved), attention_bound(halved)), 2
@@ -1357,7 +1357,7 @@ MAPS = [(15, 3, 5), (15, 2, 5), (7, 3, 2), (11, 1, 4)]  # D, N, K: N K is D in t
 def attention_weights(
     seed: int, width: int = WIDTH, scale: float = 1.0, joined: int = 0
 ) -> AttentionWeights:
-    """No bias is 0, so that forgetting one shows. `joined` is N K where that is not the width."""
+    """No bias is 0, so that forgetting one shows. `joined` is N K if it differs from the width."""
     joined = joined or width
     shapes = [(joined, width)] * 3 + [(width, joined)]
     maps = [
@@ -1426,7 +1426,7 @@ def they_are_torchs_linear_maps_in_chunks(formula, case):
 
 @KEYS_AND_VALUES.law
 def the_memory_may_come_in_parts(formula, case):
-    """Of two parts, and of one token after another: up to rounding, not bit for bit."""
+    """In two parts, and token by token: equal up to rounding, not bit for bit."""
     whole, error = formula(*case), 0.0
     for sizes in ([3, R - 3], [1] * R):
         parts = [formula(m, *case[1:]) for m in case.memory.split(sizes, 1)]
@@ -1436,7 +1436,7 @@ def the_memory_may_come_in_parts(formula, case):
 
 @KEYS_AND_VALUES.law
 def a_row_depends_on_its_own_token_alone(formula, case):
-    """Every other token is changed; no bit of this one's row is."""
+    """Every other token is changed; this one's row keeps every bit."""
     others = torch.arange(R) != 4
     changed = torch.where(others[:, None], 3 - 2 * case.memory, case.memory)
     found = formula(changed, *case[1:])[:, :, :, 4]
@@ -1491,7 +1491,7 @@ def rows_are_affine_in_tokens(formula, case):
 
 @KEYS_AND_VALUES.gradient
 def its_gradients_are_sums_of_products(formula, case):
-    """dW = Σ u mᵀ and db = Σ u for either map, dm = u_k W_k + u_v W_v; 0 to the other two maps."""
+    """dW = Σ u mᵀ and db = Σ u for either map, dm = u_k W_k + u_v W_v; 0 for the other two maps."""
     upstream = normal(8, *formula(*case).shape)
     to_memory, *to_parts = gradients(
         lambda m, *parts: formula(m, with_parts(case.weights, parts), case.n_heads),
@@ -1571,7 +1571,7 @@ def keys_by_the_map_of_queries(memory, weights, n_heads):
     the_memory_may_come_in_parts,
 )
 def kept_without_moving_the_axis(memory, w, n_heads):
-    """A view to [B, N, R, K]: it has the shape, and tokens of one head in another."""
+    """A view as [B, N, R, K]: the right shape, but tokens of one head land in another."""
     maps = [linear(memory, *map_) for map_ in (w.key, w.value)]
     return torch.stack([heads_and_tokens_swapped(x, n_heads) for x in maps])
 
@@ -1583,7 +1583,7 @@ def every_nth_number_of_a_row(memory, w, n_heads):
 
 @KEYS_AND_VALUES.mistake(they_are_slices_of_two_maps, its_slope_is_that_of_two_maps)
 def keys_over_the_root_already(memory, weights, n_heads):
-    """The scores divide by the root once more."""
+    """The scores are divided by the root once more."""
     key, value = kept(memory, weights, n_heads)
     return torch.stack((key / math.sqrt(key.shape[-1]), value))
 
@@ -1596,7 +1596,7 @@ def keys_of_length_one(memory, weights, n_heads):
 
 @KEYS_AND_VALUES.mistake(the_memory_may_come_in_parts, a_row_depends_on_its_own_token_alone)
 def keys_without_their_mean(memory, weights, n_heads):
-    """It changes no probability of one call, and every one where keys are kept for later ones."""
+    """It changes no probability in one call, but every one if keys are kept for later calls."""
     key, value = kept(memory, weights, n_heads)
     return torch.stack((key - key.mean(2, keepdim=True), value))
 
@@ -1619,7 +1619,7 @@ def memory_of_the_next_sentence(memory, weights, n_heads):
 
 @KEYS_AND_VALUES.mistake(its_gradients_are_sums_of_products, its_slope_is_that_of_two_maps)
 def what_is_kept_is_not_trained(memory, weights, n_heads):
-    """A cache that is detached: right in decoding, and wrong in training."""
+    """A detached cache: right in decoding, wrong in training."""
     key, value = kept(memory, weights, n_heads)
     return torch.stack((key.detach(), value))
 
@@ -1769,13 +1769,13 @@ def keeping_keys_and_values_changes_no_bit(formula, case):
 
 
 def in_order(case: HeadsCase) -> HeadsCase:
-    """The memory asks itself, and each word sees those up to itself."""
+    """Self-attention under a causal mask: each word sees the words up to itself."""
     return case._replace(hidden=case.memory, bias=causal_bias(R, R, torch.float64))
 
 
 @ATTEND.law(cases=heads_case)
 def word_after_word_is_all_at_once(formula, case):
-    """Each step appends one word's keys and values: up to rounding, not bit for bit."""
+    """Each step appends one word's keys and values: equal up to rounding, not bit for bit."""
     steps, pair = [], [torch.zeros(B, HEADS, 0, WIDTH // HEADS).double()] * 2
     for r in range(R):
         word = case.memory[:, r : r + 1]
@@ -1789,7 +1789,7 @@ def word_after_word_is_all_at_once(formula, case):
 
 @ATTEND.law(cases=heads_case)
 def words_may_come_in_parts(formula, case):
-    """The last words ask by themselves, with the keys and values of all."""
+    """Only the last words are queries, with the keys and values of all words."""
     whole, first = in_order(case), 3
     asking = from_memory(whole)
     last = asking._replace(
@@ -1851,7 +1851,7 @@ def answers_are_affine_in_values(formula, case):
 
 @ATTEND.law
 def each_head_asks_alone(formula, case):
-    """On its rows of the first map, and through its columns of the last: added up."""
+    """With its rows of the first map and its columns of the last, and the results added up."""
     w, size = case.weights, case.key.shape[-1]
     expected = w.output.bias_O.expand(case.hidden.shape)
     for n in range(case.n_heads):
@@ -1870,7 +1870,7 @@ def sentences_ask_their_own_memory(formula, case):
 
 @ATTEND.law
 def maps_of_keys_and_values_have_no_part(formula, case):
-    """They did their work when the keys and values were made."""
+    """They have been used already, when the keys and values were computed."""
     w = case.weights
     other = w._replace(key=twice(w.key), value=twice(w.value))
     return differing(formula(*case._replace(weights=other)), formula(*case)), 0
@@ -2066,7 +2066,7 @@ for words, laws, wrong in (
     source="https://github.com/Mikyx-1/TinyLLM/issues/17",
 )
 def no_mask_over_what_is_kept(hidden, key, value, bias, w, n_heads):
-    """Right for one new word, which may see everything; with several each sees the next ones."""
+    """Right for one new word, which may see everything; of several, each sees later ones too."""
     return asked(hidden, key, value, 0 * bias.clamp(min=-1), w, n_heads)
 
 
@@ -2134,7 +2134,7 @@ def it_is_torchs_multi_head_attention(formula, case):
 
 @MULTI_HEAD_ATTENTION.law
 def n_heads_are_n_single_attentions(formula, case):
-    """Each head alone, on its rows of three maps, then its columns of the fourth: added up."""
+    """Each head alone, with its rows of three maps and its columns of the fourth, then added up."""
     w, width = case.weights, WIDTH // HEADS
     expected = w.output.bias_O.expand(B, S, WIDTH)
     for n in range(HEADS):
@@ -2224,7 +2224,7 @@ def gradients_of_the_last_map_are_products(formula, case):
 
 @MULTI_HEAD_ATTENTION.gradient(cost=20)
 def its_slope_is_that_of_the_joined_heads(formula, case):
-    """To the two inputs and to all eight tensors of weights at once."""
+    """With respect to the two inputs and all eight weight tensors at once."""
     bias = [rows[:2] for rows in rows_of_bias(case.bias)]
     return slopes(
         lambda x, m, *parts: formula(x, m, case.bias[:1], with_parts(case.weights, parts), HEADS),
@@ -2349,13 +2349,13 @@ def mask_of_another_sentence(hidden, memory, bias, weights, n_heads):
     source="https://github.com/hyunwoongko/transformer/pull/40",
 )
 def mask_on_queries(hidden, memory, bias, weights, n_heads):
-    """Queries are masked as if they were keys: with a finite number nobody sees a NaN."""
+    """Queries are masked as if they were keys; the mask is finite, so no NaN gives it away."""
     return output_of(hidden, memory, bias[..., :S].mT.clamp(min=-1e4), weights, n_heads)
 
 
 @MULTI_HEAD_ATTENTION.mistake(a_query_that_sees_nothing_gives_the_last_bias)
 def mean_over_padding(hidden, memory, bias, weights, n_heads):
-    """With every key hidden a finite mask spreads over all of them."""
+    """With every key hidden, a finite mask spreads the weight over all of them."""
     return output_of(hidden, memory, bias.clamp(min=-1e9), weights, n_heads)
 
 
@@ -2381,7 +2381,7 @@ def last_map_not_trained(hidden, memory, bias, weights, n_heads):
     return output_of(hidden, memory, bias, weights._replace(output=still), n_heads)
 
 
-# The same in training, where part of the probabilities is dropped before they weigh the values.
+# The same in training, where some probabilities are dropped before they weight the values.
 
 
 class DroppingHeads(NamedTuple):
@@ -2403,13 +2403,13 @@ HEADS_WITH_DROPOUT = Proof(
 
 
 def in_training(formula: Any, case: DroppingHeads, shift: int = 0) -> Any:
-    """The trace with a new generator of the case's seed, or of another one."""
+    """The trace with a fresh generator, seeded with the case's seed plus `shift`."""
     return formula(*case.given, case.rate, fresh(case.seed + shift))
 
 
 @HEADS_WITH_DROPOUT.law
 def dropout_falls_on_the_probabilities_before_they_weigh_the_values(formula, case):
-    """Each probability has a draw of its own, in their order; what is left is divided by 1 - p."""
+    """Each probability has a draw of its own, in order; what is kept is divided by 1 - p."""
     given, plain = case.given, multi_head_attention(*case.given)
     draws = torch.rand(plain.probabilities_BNSR.shape, generator=fresh(case.seed))
     kept = torch.where(draws >= case.rate, plain.probabilities_BNSR, 0) / (1 - case.rate)
@@ -2421,7 +2421,7 @@ def dropout_falls_on_the_probabilities_before_they_weigh_the_values(formula, cas
 
 @HEADS_WITH_DROPOUT.law
 def the_trace_shows_the_probabilities_before_dropout(formula, case):
-    """And all that comes before them is as it is in evaluation."""
+    """And everything before them is as in evaluation."""
     seen, plain = in_training(formula, case), formula(*case.given)
     return sum(map(differing, seen[:5], plain[:5])), 0
 
@@ -2440,7 +2440,7 @@ def nothing_is_dropped_without_both_a_rate_and_a_generator(formula, case):
 
 @HEADS_WITH_DROPOUT.law
 def the_generator_decides_what_is_dropped(formula, case):
-    """Equal ones alike, others otherwise; torch's own source of numbers is left alone."""
+    """Equal seeds drop alike, other seeds do not; torch's global generator is left untouched."""
     before = torch.get_rng_state()
     first, again, other = (in_training(formula, case, shift).output_BSD for shift in (0, 0, 1))
     drawn = differing(torch.get_rng_state(), before)
@@ -2448,7 +2448,7 @@ def the_generator_decides_what_is_dropped(formula, case):
 
 
 def with_dropout(scores=None, probabilities=dropout, taken=None, output=None):
-    """multi_head_attention with dropout at other places, or of another kind."""
+    """multi_head_attention with dropout in other places, or of another kind."""
 
     def formula(hidden, memory, bias, w, n_heads, rate=0.0, generator=None):
         def drop(x, how):

@@ -1,8 +1,8 @@
-"""Laws of `checkpoint`: which key is which weight, and what must never load in silence.
+"""Laws of `checkpoint`: which key is which weight, and what must never load silently.
 
 Files are tables of small random tensors, so that no two weights are alike and one that lands in
-another's place shows. Their keys are written out by hand in the order of `transformers`; the table
-of the book is not asked. A refusal counts as a number: how many wrong files were accepted.
+another's place shows. Their keys are written out by hand in the order of `transformers`; the book's
+own table is not used. The error of a law about refusals is how many wrong files were accepted.
 """
 
 import json
@@ -102,7 +102,7 @@ def hand_written_keys(n_layers: int, parts: Iterable[str], prefix: str) -> list[
 
 
 class Model(NamedTuple):
-    """A model, its tensors under hand-written keys, and a number with which to pick one."""
+    """A model, its tensors under hand-written keys, and a number that picks one of them."""
 
     shapes: BertWeights
     weights: BertWeights
@@ -234,7 +234,7 @@ def leaves(tree: dict[str, Any], before: str = "") -> dict[str, str]:
 
 
 def old_name(key: str) -> str:
-    """As the first checkpoints called the two vectors of a norm."""
+    """The key with the names that the first checkpoints gave to the two vectors of a norm."""
     before, norm, last = key.rpartition(".LayerNorm.")
     return before + norm + {"weight": "gamma", "bias": "beta"}.get(last, last) if norm else key
 
@@ -343,14 +343,14 @@ def the_two_norms_of_a_layer_under_one_name(path, prefix="bert."):
 
 
 class Spelled(NamedTuple):
-    """Keys, and the path of each, None where it is no weight of a BERT."""
+    """Keys, and the path of each, None where a key is not a weight of a BERT."""
 
     keys: list[str]
     paths: list[str | None]
 
 
 def spelled_case(draw: Draw) -> Spelled:
-    """A handful of keys as they are, and others that are nearly right."""
+    """A handful of right keys, and others that are nearly right."""
     known = list(spellings(12).items())
     chosen = [draw.choice(known) for _ in range(6)]
     near = [
@@ -536,7 +536,7 @@ CHANGES = (drop, add, resize, copy_what_is_tied, add_what_is_harmless, rename, n
 
 
 def file_case(draw: Draw, changes: tuple[Callable[..., Tensors], ...] = CHANGES) -> File:
-    """A file of a model of one layer, with up to three things that are not as they should be."""
+    """A file of a one-layer model, with up to three changes."""
     parts = tuple(part for part in PARTS if draw.choice([True, True, False]))
     model = model_of(1, parts, draw.choice([True, False]), seed_of(draw))
     tensors = model.tensors
@@ -726,7 +726,7 @@ def only_the_number_of_keys_compared(stored, shapes):
 
 
 def as_wanted(stored, shapes, size_of):
-    """What is stored, each of the size that a rule makes of the wanted and its own."""
+    """What is stored, each with the size that a rule makes of its own and the wanted size."""
     wanted = {path: tuple(tensor.shape) for path, tensor in named_tensors(shapes)}
     return {
         key: part._replace(shape=size_of(part.shape, wanted[path]))
@@ -785,7 +785,7 @@ def read_to_be_measured(stored, shapes):
 # ---------------------------------------------------------------------------------- load_weights
 
 LOAD_WEIGHTS = Proof(
-    load_weights, model_case, without={"gradient": "a file is no input that has a gradient"}, cost=4
+    load_weights, model_case, without={"gradient": "a file has no gradient"}, cost=4
 )
 Loaded = tuple[BertWeights, LoadReport]
 
@@ -848,7 +848,7 @@ def a_key_that_is_nothing_is_refused(formula, case):
 
 @LOAD_WEIGHTS.law(cases=small_case, cost=5)
 def another_size_is_refused(formula, case):
-    """Also a transposed matrix, even a square one where its table would not tell."""
+    """Also a transposed matrix, unless it is square, where the size cannot tell."""
     wrong = []
     for key in (case.key, "bert.encoder.layer.0.intermediate.dense.weight"):
         tensor = case.tensors[key]
@@ -887,7 +887,7 @@ def one_weight_under_two_names_is_refused(formula, case):
 
 
 def with_copies(case: Model) -> Tensors:
-    """The file with what is tied stored twice."""
+    """The file with the tied weights stored twice."""
     return case.tensors | {
         f"{DECODER}weight": case.tensors["bert.embeddings.word_embeddings.weight"].clone(),
         f"{DECODER}bias": case.tensors["cls.predictions.bias"].clone(),
@@ -931,7 +931,7 @@ def positions_may_be_there_but_must_count_up(formula, case):
 
 @LOAD_WEIGHTS.law
 def the_loaded_weights_are_their_own(formula, case):
-    """They do not change when what was read does, nor do they need a gradient."""
+    """They do not change when the tensors that were read do, and they do not require a gradient."""
     tensors = {key: tensor.clone() for key, tensor in case.tensors.items()}
     weights = loaded(formula, tensors, case)
     for tensor in tensors.values():
@@ -1008,7 +1008,7 @@ def stored_as(tensor: Tensor) -> Stored:
 
 
 def sized(stored: dict[str, Stored], shapes: BertWeights, change: Callable[..., Tensor]) -> Any:
-    """What is stored, with a change of each weight that has another size than it should."""
+    """What is stored, with a change to each weight of the wrong size."""
     wanted = {path: tuple(tensor.shape) for path, tensor in named_tensors(shapes)}
     for key, part in stored.items():
         path = path_of(key)
@@ -1109,7 +1109,7 @@ def copies_not_compared(stored, shapes):
 @LOAD_WEIGHTS.mistake(a_copy_of_a_tied_weight_may_be_there_but_must_equal_it)
 @repaired
 def the_decoder_is_the_word_table(stored, shapes):
-    """A weight of its own in the file, whose numbers replace those that are tied to it."""
+    """The decoder's own weight in the file replaces the word table that is tied to it."""
     if f"{DECODER}weight" in stored:
         stored["bert.embeddings.word_embeddings.weight"] = stored[f"{DECODER}weight"]
     return stored
@@ -1269,7 +1269,7 @@ def typed_case(draw: Draw) -> Tensors:
 
 
 class Written:
-    """A file that is there for the length of a `with`."""
+    """A file that exists inside a `with` block."""
 
     def __init__(self, write: Callable[[Path], Any]) -> None:
         self.write = write
@@ -1296,7 +1296,7 @@ STORED_TENSORS = Proof(
     stored_tensors,
     typed_case,
     without={
-        "gradient": "a file is no input that has a gradient",
+        "gradient": "a file has no gradient",
         "accuracy": "bytes are read and none is rounded",
     },
 )
@@ -1405,7 +1405,7 @@ SAVE_WEIGHTS = Proof(
     save_weights,
     model_case,
     without={
-        "gradient": "a file is no output that has a gradient",
+        "gradient": "a file has no gradient",
         "accuracy": "bytes are written and none is rounded",
     },
     cost=5,
@@ -1421,7 +1421,7 @@ def has_head(weights: BertWeights) -> bool:
 
 
 def under_their_keys(case: Model) -> Tensors:
-    """The tensors of a case under the keys that a saved file has: bare without a head."""
+    """The tensors of a case under the keys of a saved file: without prefix if there is no head."""
     if has_head(case.weights):
         return case.tensors
     return {key.removeprefix("bert."): tensor for key, tensor in case.tensors.items()}
@@ -1457,7 +1457,7 @@ def what_was_saved_loads_again(formula, case):
 
 @SAVE_WEIGHTS.law
 def views_are_saved_like_any_other_and_alone(formula, case):
-    """Of one large tensor, turned round in memory, and learning: only their numbers are stored."""
+    """Of a larger tensor, transposed, requiring gradients: only their own numbers are stored."""
     views = {
         path: torch.stack((tensor.mT if tensor.ndim == 2 else tensor,) * 3)[1].requires_grad_()
         for path, tensor in named_tensors(case.weights)

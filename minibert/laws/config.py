@@ -1,7 +1,7 @@
 """Laws of `config`: what is read from a `config.json` is what is written to it, and no more.
 
-The formula is the class `BertConfig` itself; a mistake is a class that reads, writes or begins
-otherwise.
+The formula is the class `BertConfig` itself; a mistake is a class that reads, writes or starts
+differently.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ RATES = (0.0, 0.1, 0.33, 0.99)
 
 
 def pruned_or_not(draw: Draw, layers: int, heads: int, units: int) -> Pruned | None:
-    """Of each layer some heads, at least one, and some units."""
+    """Nothing, or some heads of each layer, at least one, and some units."""
     if draw.integer(0, 2):
         return None
     kept = [[n for n in range(heads) if draw.integer(0, 1)] for _ in range(layers)]
@@ -129,21 +129,21 @@ CONFIG = Proof(
     BertConfig,
     fields,
     without={
-        "reference": "the tests ask the config of transformers",
-        "gradient": "a record of sizes depends on nothing",
+        "reference": "a test compares it with the config of transformers",
+        "gradient": "a record of sizes has no gradient",
         "accuracy": "it reads and writes numbers and rounds none",
     },
 )
 
 
 def told_apart(a: Any, b: Any) -> bool:
-    """JSON that differs, 1 and 1.0 and true being three things."""
+    """Whether two values differ as JSON, where 1, 1.0 and true are three different things."""
     return json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True)
 
 
 @CONFIG.spec
 def every_default_is_that_of_bert_base_uncased(formula, case):
-    """The numbers of its config.json, and what `transformers` takes where that says nothing."""
+    """The values of its config.json, and the defaults of `transformers` for what it leaves out."""
     found = [config.to_dict() for config in (formula(), formula.from_dict({}))]
     wrong = sum(set(values) != set(DEFAULTS) for values in found)
     return wrong + sum(
@@ -153,9 +153,9 @@ def every_default_is_that_of_bert_base_uncased(formula, case):
 
 @CONFIG.spec
 def every_value_is_written_under_its_key(formula, case):
-    """The keys of `transformers`; labels both ways, their numbers as strings in one.
+    """The keys of `transformers`; labels in both directions, their numbers as strings in one.
 
-    Theirs has no word for what a layer lost, so this one key is ours, and only there if needed.
+    `transformers` has no key for what a layer lost, so this one is ours, and only there if needed.
     """
     values = dict(case)
     pruned = values.pop("pruned")
@@ -183,7 +183,7 @@ def what_is_written_is_read_back(formula, case):
 
 @CONFIG.law
 def unknown_keys_are_kept(formula, case):
-    """Whatever their values are; and they are read from beside ours, never from within."""
+    """Whatever their values are; they are read from beside our keys, never from within a value."""
     others = case["unknown"] | {"one more": {"deep": [1, None]}, "nothing": None}
     config = formula.from_dict(formula(**case).to_dict() | others)
     written = config.to_dict()
@@ -220,7 +220,7 @@ def with_labels_changes_labels_and_nothing_else(formula, case):
 
 @CONFIG.law
 def a_number_of_labels_makes_names(formula, case):
-    """LABEL_0, LABEL_1, …; names that are given go before it."""
+    """LABEL_0, LABEL_1, …; names that are given take precedence."""
     count, labels = len(case["id2label"]), case["id2label"]
     config = formula.from_dict({"num_labels": count})
     wrong = config.id2label != {index: f"LABEL_{index}" for index in range(count)}
@@ -230,7 +230,7 @@ def a_number_of_labels_makes_names(formula, case):
 
 @CONFIG.law
 def a_heads_own_dropout_goes_first(formula, case):
-    """0 is a rate like any other, and only None means that of the hidden states."""
+    """0 is a rate like any other; only None means the rate of the hidden states."""
     own, hidden = case["classifier_dropout"], case["hidden_dropout_prob"]
     return float(formula(**case).head_dropout != (hidden if own is None else own)), 0
 
@@ -265,7 +265,7 @@ def accepted(formula, several: list[dict[str, Any]]) -> int:
 
 @CONFIG.law
 def other_models_are_refused(formula, case):
-    """What would load and then compute something else."""
+    """Models that would load and then compute something else."""
     return accepted(formula, OTHER_MODELS), 0
 
 
@@ -290,7 +290,7 @@ def what_is_read_is_not_changed(formula, case):
 
 
 class Reading(BertConfig):
-    """What mistakes have in common: they see the keys before `from_dict` does."""
+    """What some mistakes have in common: they change the keys before `from_dict` sees them."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
@@ -308,7 +308,7 @@ class Reading(BertConfig):
 )
 @dataclass(frozen=True)
 class EpsOfPytorch(BertConfig):
-    """Where a config does not say, LayerNorm gets the library's 1e-5 for BERT's 1e-12."""
+    """If a config does not say, LayerNorm gets the library's 1e-5 instead of BERT's 1e-12."""
 
     layer_norm_eps: float = 1e-5
 
@@ -320,7 +320,7 @@ class EpsOfPytorch(BertConfig):
     name="eps_not_read",
 )
 class EpsNotRead(Reading):
-    """The config says it, and nobody looks."""
+    """The config says it, but it is not read."""
 
     @classmethod
     def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -333,7 +333,7 @@ class EpsNotRead(Reading):
 @CONFIG.mistake(every_default_is_that_of_bert_base_uncased, name="no_dropout")
 @dataclass(frozen=True)
 class NoDropout(BertConfig):
-    """Inference code begins with 0."""
+    """The default of inference code is 0."""
 
     hidden_dropout_prob: float = 0.0
 
@@ -358,7 +358,7 @@ class UnknownKeysNotWritten(BertConfig):
 
 @CONFIG.mistake(unknown_keys_are_kept, name="nulls_dropped")
 class NullsDropped(Reading):
-    """A key whose value is null was there all the same."""
+    """A key with the value null is dropped, though it was there."""
 
     @classmethod
     def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -367,7 +367,7 @@ class NullsDropped(Reading):
 
 @CONFIG.mistake(labels_keep_the_order_of_their_indices, name="labels_in_the_order_of_the_file")
 class LabelsInTheOrderOfTheFile(Reading):
-    """The n-th name that is met becomes class n."""
+    """The n-th name in the file becomes class n."""
 
     @classmethod
     def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -390,7 +390,7 @@ class LabelsSortedAsText(Reading):
 
 @CONFIG.mistake(what_is_written_is_read_back, name="labels_read_from_label2id")
 class LabelsReadFromLabel2id(Reading):
-    """Two classes of one name become one, or none at all."""
+    """Two classes of the same name become one; without `label2id` none is read."""
 
     @classmethod
     def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -409,7 +409,7 @@ class TwoLabelsAlways(Reading):
 
 @CONFIG.mistake(with_labels_changes_labels_and_nothing_else, name="labels_by_defaults")
 class LabelsByDefaults(BertConfig):
-    """A new config with these labels, and all else as it was in the beginning."""
+    """A new config with these labels and defaults for everything else."""
 
     def with_labels(self, names: tuple[str, ...], problem_type: str | None = None) -> Any:
         return type(self)(id2label=dict(enumerate(names)), problem_type=problem_type)
@@ -417,7 +417,7 @@ class LabelsByDefaults(BertConfig):
 
 @CONFIG.mistake(with_labels_changes_labels_and_nothing_else, name="labels_sorted")
 class LabelsSorted(BertConfig):
-    """So that class 0 is another one than the caller's."""
+    """So class 0 is not the caller's class 0."""
 
     def with_labels(self, names: tuple[str, ...], problem_type: str | None = None) -> Any:
         return super().with_labels(tuple(sorted(names)), problem_type)
@@ -425,7 +425,7 @@ class LabelsSorted(BertConfig):
 
 @CONFIG.mistake(a_heads_own_dropout_goes_first, name="zero_means_no_choice")
 class ZeroMeansNoChoice(BertConfig):
-    """`or` in the place of `is None`."""
+    """`or` instead of `is None`."""
 
     @property
     def head_dropout(self) -> float:
@@ -445,7 +445,7 @@ class HeadsOfSixtyFour(BertConfig):
     name="pruned_layers_not_written",
 )
 class PrunedLayersNotWritten(BertConfig):
-    """What is saved then asks for weights that are gone."""
+    """The saved config then asks for weights that are gone."""
 
     def to_dict(self) -> dict[str, Any]:
         return {key: value for key, value in super().to_dict().items() if key != "pruned"}
@@ -460,7 +460,7 @@ class LayersAllAlike(BertConfig):
 
 @CONFIG.mistake(each_layer_has_the_heads_and_units_that_are_left, name="heads_that_went_are_listed")
 class HeadsThatWentAreListed(BertConfig):
-    """As `pruned_heads` of older programs lists them."""
+    """The heads that are gone, as `pruned_heads` of older programs lists them."""
 
     @property
     def heads_and_units(self) -> tuple[tuple[int, int], ...]:
@@ -514,7 +514,7 @@ class NumbersConverted(Reading):
 
 @CONFIG.mistake(right_values_of_judged_keys_are_read, name="judged_keys_refused")
 class JudgedKeysRefused(Reading):
-    """Whatever they say."""
+    """Whatever their values are."""
 
     @classmethod
     def seen(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -525,7 +525,7 @@ class JudgedKeysRefused(Reading):
 
 @CONFIG.mistake(what_is_read_is_not_changed, name="keys_taken_out")
 class KeysTakenOut(BertConfig):
-    """`pop`, on what belongs to the caller."""
+    """`pop` on the caller's own dictionary."""
 
     @classmethod
     def from_dict(cls, values: Any) -> Any:

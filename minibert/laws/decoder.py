@@ -1,4 +1,4 @@
-"""Laws of `decoder`: its weights, what it remembers, one layer, and word after word."""
+"""Laws of `decoder`: its weights, its memory, one layer, and decoding word by word."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ CONFIG = BertConfig(
     max_position_embeddings=17,
     type_vocab_size=3,
 )
-SMALL = BertConfig(  # for differences of the spec
+SMALL = BertConfig(  # for finite differences of the spec
     vocab_size=7,
     hidden_size=4,
     num_hidden_layers=2,
@@ -107,7 +107,7 @@ def any_config(draw: Draw) -> BertConfig:
 
 
 NO_VALUES = {
-    "gradient": "a shape is no number that has a slope",
+    "gradient": "a shape has no gradient",
     "accuracy": "shapes are whole numbers and nothing is rounded",
 }
 DECODER_SHAPES = Proof(decoder_shapes, any_config, without=NO_VALUES, cost=2)
@@ -174,7 +174,7 @@ def shapes_with_storage(config):
 
 
 class Text(NamedTuple):
-    """What the encoder made of two sentences; where `keep` is False there is padding."""
+    """The encoder's states of two sentences; `keep` is False at padding."""
 
     encoded: Tensor
     keep: Tensor
@@ -258,7 +258,7 @@ def padding_is_hidden_and_nothing_else(formula, case):
 
 @EMPTY_MEMORY.law
 def layers_do_not_share_their_maps(formula, case):
-    """Layers in another order have their keys and values in another order."""
+    """Reordering the layers reorders their keys and values."""
     moved = case._replace(weights=case.weights._replace(cross=case.weights.cross[::-1]))
     return differing(pairs_of(formula(*moved)), pairs_of(formula(*case)).flip(0)), 0
 
@@ -388,7 +388,7 @@ def remembered_in_eight_bits(encoded, keep, w, config):
 
 
 class Layer(NamedTuple):
-    """All U words of two texts as they come into one layer, and what the encoder made of others."""
+    """All U words of two texts as they enter one layer, and the encoder's states of two others."""
 
     hidden: Tensor
     encoded: Tensor
@@ -427,7 +427,7 @@ def memory_of_layer(case: Layer) -> BlockMemory:
 
 
 def layer_in_parts(formula: Any, case: Layer, *sizes: int) -> Tensor:
-    """The states of all words, which come in parts, each with the memory of those before it."""
+    """The states of all words, given in parts, each with the memory of the parts before it."""
     memory, states = memory_of_layer(case), []
     bias = padding_bias(case.keep, case.hidden.dtype)
     for part in case.hidden.split(sizes or case.hidden.shape[1], 1):
@@ -458,7 +458,7 @@ DECODER_BLOCK = Proof(decoder_block, layer_case, cost=6)
 
 
 def spec_of_layer(case: Layer) -> list[Any]:
-    """Of a case with lists for tensors."""
+    """The spec of a case with lists for tensors."""
     config = case.config
     return [
         spec.decoder_block(
@@ -480,7 +480,7 @@ def it_is_two_attentions_and_a_feed_forward_each_added_and_normalised(formula, c
 
 
 def reference_layer(w: BlockWeights, c: CrossWeights, config: BertConfig) -> Any:
-    """The decoder layer of torch with these weights, post-norm as the paper has it."""
+    """torch's decoder layer with these weights, post-norm as in the paper."""
     layer = torch.nn.TransformerDecoderLayer(
         config.hidden_size,
         config.num_attention_heads,
@@ -534,7 +534,7 @@ def later_words_change_no_bit(formula, case):
 
 @DECODER_BLOCK.law
 def one_word_after_another_is_all_at_once(formula, case):
-    """Up to rounding: a product of one row may add up in another order than one of many."""
+    """Up to rounding: a product of one row may be summed in another order than one of many."""
     left = layer_in_parts(formula, case, *ONE_BY_ONE)
     return distance(left, layer_in_parts(formula, case), layer_bound(case)), 1
 
@@ -562,7 +562,7 @@ def more_hidden_places_change_nothing_but_rounding(formula, case):
 
 @DECODER_BLOCK.law
 def tokens_of_the_text_may_be_reordered(formula, case):
-    """A decoder finds their places in their states: there is no mask but that of padding."""
+    """The decoder knows their positions from their states alone: the only mask is for padding."""
     order = order_of(R)
     moved = case._replace(encoded=case.encoded[:, order], keep=case.keep[:, order])
     return distance(
@@ -580,7 +580,7 @@ def other_texts_change_no_bit_of_a_layer(formula, case):
 
 @DECODER_BLOCK.law
 def a_silent_cross_attention_leaves_the_encoders_block_under_a_causal_bias(formula, case):
-    """Its norm remains. A norm of what is normalised already is a gain and a bias, but for eps."""
+    """Its norm remains. Normalising a normalised state only applies gain and bias, but for eps."""
     config = dataclasses.replace(case.config, layer_norm_eps=1e-15)
     w, attention = case.weights, case.cross.attention
     attention = attention._replace(output=silent_map(attention.output))
@@ -596,7 +596,7 @@ def a_silent_cross_attention_leaves_the_encoders_block_under_a_causal_bias(formu
 
 
 def silent(case: Layer) -> Layer:
-    """Sub-layers that answer 0: what is left is three residual sums and their norms."""
+    """Sub-layers that return 0: what is left is three residual sums and their norms."""
     w, c = case.weights, case.cross
     attention, asked = (x._replace(output=silent_map(x.output)) for x in (w[0], c[0]))
     weights = w._replace(attention=attention, output=silent_map(w.output))
@@ -609,7 +609,7 @@ def normed(x: Tensor, norm: LayerNormWeights, config: BertConfig) -> Tensor:
 
 @DECODER_BLOCK.law
 def with_silent_sublayers_three_norms_remain(formula, case):
-    """At a standard deviation of 1e-6, too, where the eps of the norm counts."""
+    """Also at a standard deviation of 1e-6, where the eps of the norm counts."""
     error = 0.0
     for scale in (1.0, 1e-6):
         quiet = silent(case)._replace(hidden=scale * case.hidden)
@@ -645,7 +645,7 @@ def its_memory_grows_by_the_new_words_and_in_nothing_else(formula, case):
 
 @DECODER_BLOCK.law
 def its_state_follows_from_what_the_trace_shows(formula, case):
-    """Who sees whom, and bit for bit what both attentions gave and the state that they led to."""
+    """No weight on later words or padding; the state follows bit for bit from both attentions."""
     bias, w = padding_bias(case.keep, torch.float64), case.weights
     trace, _ = formula(case.hidden, memory_of_layer(case), bias, *case[3:])
     future = causal_bias(U, U) != 0
@@ -676,7 +676,7 @@ def gradients_of_its_last_norm_are_sums(formula, case):
 
 @DECODER_BLOCK.gradient
 def nothing_is_learnt_from_later_words_or_hidden_places(formula, case):
-    """Where only the first two words count, the others get a gradient of exactly 0."""
+    """If only the first two words count in the loss, the others get a gradient of exactly 0."""
     upstream = normal(8, B, U, D)
     upstream[:, 2:] = 0
     to_hidden, to_encoded = gradients(
@@ -689,7 +689,7 @@ def nothing_is_learnt_from_later_words_or_hidden_places(formula, case):
 
 @DECODER_BLOCK.gradient(cost=60)
 def its_slope_is_that_of_three_sublayers(formula, case):
-    """To the words, to the encoder's states, and to all tensors of weights at once."""
+    """With respect to the words, the encoder's states and all weight tensors at once."""
     one = case._replace(
         hidden=case.hidden[:1, :2] / 3, encoded=case.encoded[:1, :3], keep=case.keep[:1, :3] | True
     )
@@ -731,9 +731,9 @@ def layer_by(
 ):
     """decoder_block with one step replaced.
 
-    `past` is the mask of the words, `text` keys and values that cross-attention asks, `asks` who
-    asks and `stays` what its answer is added to, `grown` a memory with new words, `seen` the mask
-    of the text, `norm` that of cross-attention, `after` comes after it, `drops` is dropout.
+    `past` is the mask of the words, `text` the keys and values of cross-attention, `asks` its
+    queries and `stays` what its output is added to, `grown` a memory with new words, `seen` the
+    mask of the text, `norm` the norm of cross-attention, `after` what follows it, `drops` dropout.
     """
 
     def formula(hidden, memory, bias, w, c, config, generator=None):
@@ -780,12 +780,12 @@ def sees_itself_alone(n_queries, n_keys, dtype):
 
 
 def counted_from_the_first_word(n_queries, n_keys, dtype):
-    """Query s sees keys 0 to s, whatever is remembered."""
+    """Query s sees keys 0 to s, however many words are remembered."""
     return causal_bias(n_keys, n_keys, dtype)[..., :n_queries, :]
 
 
 def text_by_place(bias, words):
-    """The order of writing is laid on the text as well."""
+    """The causal mask is put on the text as well."""
     return bias + causal_bias(words.shape[1], bias.shape[-1], bias.dtype)
 
 
@@ -975,7 +975,7 @@ def last_gain_of_a_layer_not_trained(hidden, memory, bias, w, c, config):
 
 
 class Case(NamedTuple):
-    """Two texts of U words, and what the encoder made of others; `keep` is False at padding."""
+    """Two texts of U words, and the encoder's states of two others; `keep` is False at padding."""
 
     ids: Tensor
     encoded: Tensor
@@ -1012,7 +1012,7 @@ def beginning(case: Case) -> DecoderMemory:
 
 
 def logits_in_parts(formula: Any, case: Case, *sizes: int) -> Tensor:
-    """Of all words, which come in parts, each with the memory of those before it."""
+    """The logits of all words, given in parts, each with the memory of the parts before it."""
     memory, found = beginning(case), []
     for part in case.ids.split(sizes or case.ids.shape[1], 1):
         logits, memory = formula(part, memory, *case[3:])
@@ -1052,7 +1052,7 @@ def logits_bound(case: Case) -> Tensor:
 
 
 def spec_of_states(case: Case) -> list[Any]:
-    """Of a case with lists for tensors: [B][L][U][D]."""
+    """The spec of a case with lists for tensors: [B][L][U][D]."""
     config = case.config
     sizes = config.num_attention_heads, config.layer_norm_eps, config.hidden_act
     rows = zip(case.ids.tolist(), case.encoded, case.keep.tolist(), strict=True)
@@ -1083,7 +1083,7 @@ def exact_logits(case: Case) -> Tensor:
 
 
 def torchs_states(case: Case) -> Tensor:
-    """Made of torch's modules; `transformers` is compared in a test of its own."""
+    """Computed by torch's modules; a separate test compares with `transformers`."""
     w, config = case.weights.bert, case.config
     tables, length = w.embeddings, case.ids.shape[1]
     x = F.embedding(case.ids, tables.word_VD) + tables.position_PD[:length] + tables.type_TD[0]
@@ -1118,7 +1118,7 @@ def its_states_are_those_of_torchs_decoder_layers(formula, case):
 
 @DECODE_TRACED.law
 def each_layer_goes_on_from_the_one_before(formula, case):
-    """Bit for bit, with everything that a layer computes, and its memory; in two parts."""
+    """Bit for bit, with everything a layer computes and its memory; words come in two parts."""
     ids, _, _, w, config = case
     memory, error = beginning(case), 0.0
     for first, last in ((0, 2), (2, U)):
@@ -1138,7 +1138,7 @@ def each_layer_goes_on_from_the_one_before(formula, case):
 
 @DECODE_TRACED.law
 def its_memory_counts_the_words(formula, case):
-    """And what it was given keeps what it had."""
+    """And the memory that it was given stays as it was."""
     memory, error = beginning(case), 0.0
     for n in range(U):
         _, longer = formula(case.ids[:, n : n + 1], memory, *case[3:])
@@ -1166,7 +1166,7 @@ def the_slope_of_every_layer_is_that_of_the_spec(formula, case):
         lambda *parts: states_in_parts(formula, with_case_parts(case, *parts)).transpose(0, 1),
         lambda *parts: spec_of_states(with_case_parts(case, *parts)),
         [case.encoded, *parts_of(case.weights)],
-        tolerance=1e-10,  # of two layers and seven norms, which bend more than one
+        tolerance=1e-10,  # two layers and seven norms curve more than one
     )
 
 
@@ -1205,7 +1205,7 @@ def they_are_those_of_torchs_decoder_layers_and_a_head(formula, case):
 
 @DECODE.law
 def future_words_change_no_bit(formula, case):
-    """The scores of a word are the same bits whatever stands behind it."""
+    """The logits of a word are the same bits whatever follows it."""
     ids = torch.cat([case.ids[:, :2], (case.ids[:, 2:] + 1) % V], 1)
     left, right = (logits_in_parts(formula, each) for each in (case._replace(ids=ids), case))
     return differing(left[:, :2], right[:, :2]), 0
@@ -1213,7 +1213,7 @@ def future_words_change_no_bit(formula, case):
 
 @DECODE.law
 def a_shorter_text_has_the_same_scores(formula, case):
-    """Up to rounding: other lengths add up in another order."""
+    """Up to rounding: other lengths are summed in another order."""
     shorter = logits_in_parts(formula, case._replace(ids=case.ids[:, :2]))
     bound = logits_bound(case)[:, :2]
     return distance(shorter, logits_in_parts(formula, case)[:, :2], bound), 1
@@ -1233,7 +1233,7 @@ def words_come_in_parts_as_all_at_once(formula, case):
 
 @DECODE.law
 def the_next_word_stands_behind_those_remembered(formula, case):
-    """Only the row of its own place in the table of positions moves its scores."""
+    """Only its own row of the position table changes its logits."""
     memory = decode(case.ids[:, :2], beginning(case), *case[3:])[1]
     word, w = case.ids[:, 2:3], case.weights
     tables, plain, wrong = w.bert.embeddings, formula(word, memory, *case[3:])[0], 0
@@ -1282,7 +1282,7 @@ def other_texts_change_no_bit(formula, case):
 
 @DECODE.law
 def the_words_vectors_serve_at_both_ends(formula, case):
-    """Words may be renumbered in what goes in and in what comes out together."""
+    """Words may be renumbered if it is done in inputs and outputs alike."""
     order, bert = order_of(V, 3), case.weights.bert
     tables = bert.embeddings._replace(word_VD=bert.embeddings.word_VD[order])
     mlm = bert.mlm._replace(bias_V=bert.mlm.bias_V[order])
@@ -1294,7 +1294,7 @@ def the_words_vectors_serve_at_both_ends(formula, case):
 
 @DECODE.law
 def every_word_before_and_every_token_of_the_text_counts(formula, case):
-    """The last scores move with each of them."""
+    """Changing any of them changes the last logits."""
     case = case._replace(keep=torch.ones_like(case.keep))
     last, still = logits_in_parts(formula, case)[:, -1], 0
     for n in range(U):
@@ -1312,7 +1312,7 @@ def every_word_before_and_every_token_of_the_text_counts(formula, case):
 
 @DECODE.gradient
 def all_of_it_learns_but_key_biases(formula, case):
-    """Their influence the softmax cancels; the bias of a word collects what all its scores get."""
+    """The softmax cancels their influence; a word's bias sums the gradients of all its logits."""
     case = case._replace(keep=torch.ones_like(case.keep))
     upstream = normal(7, B, U, V)
     found = gradients(
@@ -1330,7 +1330,7 @@ def all_of_it_learns_but_key_biases(formula, case):
 
 @DECODE.gradient(cases=small_case, cost=60)
 def its_slope_is_that_of_layer_after_layer(formula, case):
-    """To the encoder's states and to every weight at once."""
+    """With respect to the encoder's states and every weight at once."""
     return slopes(
         lambda *parts: logits_in_parts(formula, with_case_parts(case, *parts)),
         lambda *parts: spec_of_logits(with_case_parts(case, *parts)),
@@ -1360,8 +1360,8 @@ def decoded_by(
 ):
     """decode_traced with one step replaced.
 
-    `layer` is the layer, `kept` the memory after it, `known` what is made of a memory; the last two
-    are the generators of dropout.
+    `layer` is the layer, `kept` the memory after it, `known` the memory as it is read; the last two
+    give the generators of dropout.
     """
 
     def formula(ids, memory, w, config, generator=None):
@@ -1382,7 +1382,7 @@ def decoded_by(
 
 
 def under_the_head(traced: Any):
-    """decode made of another decode_traced."""
+    """decode on top of another decode_traced."""
 
     def formula(ids, memory, w, config, generator=None):
         traces, grown = traced(ids, memory, w, config, generator)
@@ -1525,7 +1525,7 @@ for words, laws, wrong in (
 
 @DECODE.mistake(the_words_vectors_serve_at_both_ends)
 def scores_in_the_order_of_the_ids(ids, memory, w, config):
-    """The first word's scores for another one's."""
+    """Every word but the first gets the logits of another word."""
     logits, grown = decode(ids, memory, w, config)
     return torch.cat([logits[..., :1], logits[..., 2:], logits[..., 1:2]], -1), grown
 
@@ -1590,11 +1590,11 @@ for words, laws, wrong in (
 
 # --------------------------------------------------------------------------------- with dropout
 
-# What is given in evaluation, and a generator: it draws for the embeddings, then layer by layer.
+# The arguments of evaluation and a generator: it draws for the embeddings, then layer by layer.
 
 
 class Training(NamedTuple):
-    """What a formula is given in evaluation, rates of dropout in it, and a seed of its draws."""
+    """A formula's arguments in evaluation, with rates of dropout, and a seed of its draws."""
 
     given: Any
     seed: int
@@ -1629,7 +1629,7 @@ def arguments_of(given: Any) -> tuple[Any, ...]:
 
 
 def in_training(formula: Any, case: Training, shift: int = 0) -> Any:
-    """The result with a new generator of the case's seed, or of another one."""
+    """The result with a fresh generator, seeded with the case's seed plus `shift`."""
     return formula(*arguments_of(case.given), fresh(case.seed + shift))
 
 
@@ -1660,7 +1660,7 @@ def nothing_is_dropped_without_both_rates_and_a_generator(formula, case):
 @TRACED_WITH_DROPOUT.law
 @DECODE_WITH_DROPOUT.law
 def the_generator_decides_what_is_dropped(formula, case):
-    """Equal ones alike, others otherwise; torch's own source of numbers is left alone."""
+    """Equal seeds drop alike, other seeds do not; torch's global generator is left untouched."""
     before = torch.get_rng_state()
     first, again, other = (in_training(formula, case, shift) for shift in (0, 0, 1))
     drawn = differing(torch.get_rng_state(), before)
@@ -1743,7 +1743,7 @@ def layer_dropped_by_the_source_that_everyone_shares(*given):
 
 
 def traced_by_hand(case: Training) -> Any:
-    """What embeddings and layers compute if each draws where the one before has stopped."""
+    """What embeddings and layers compute if each draws on from where the one before stopped."""
     (ids, memory, w, config), generator = given_to_decoder(case.given), fresh(case.seed)
     state = embeddings(ids, 0 * ids, w.bert.embeddings, config, generator)
     traces = []
@@ -1780,7 +1780,7 @@ def always_one(generator):
 
 
 def rewound(generator):
-    """The generator as it was made."""
+    """The generator back at its initial seed."""
     return generator and fresh(generator.initial_seed())
 
 
@@ -1789,7 +1789,7 @@ def shared_by_all(generator):
 
 
 def other_generators(proof: Proof, in_order: Any, made: Any) -> None:
-    """The same mistakes for the states and for the scores that are made of them."""
+    """The same mistakes for the states and for the logits computed from them."""
     for words, laws, of_embeddings, of_layer in (
         ("embeddings_not_dropped", (in_order,), none_at_all, itself),
         ("layers_not_dropped", (in_order,), itself, none_at_all),

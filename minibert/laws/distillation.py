@@ -64,7 +64,7 @@ from minibert.matching import cosine_loss, hidden_loss, patient_loss, prediction
 from minibert.parameters import BertWeights, LinearWeights, initial_weights, weight_shapes
 
 LAYERS_ARE_COUNTED = {
-    "gradient": "it counts layers, and counting has no slope",
+    "gradient": "it counts layers, and a count has no gradient",
     "accuracy": "it counts layers and rounds no real number",
 }
 
@@ -90,7 +90,7 @@ LAYER_MAP = Proof(layer_map, depths, without=LAYERS_ARE_COUNTED)
 
 
 def unequal(a, b) -> float:
-    """How many places of two lists of layers differ."""
+    """In how many places two lists of layers differ."""
     return sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
 
 
@@ -152,7 +152,7 @@ def multiples_keep_the_step(formula, case):
 
 @LAYER_MAP.law
 def top_and_bottom_mirror_each_other(formula, case):
-    """Counted from the other end, the one is the other."""
+    """Counted from the other end, each is the other."""
     student, teacher = sorted(case)
     top, bottom = (formula(student, teacher, rule) for rule in ("top", "bottom"))
     return unequal([teacher + 1 - g for g in reversed(top)], bottom), 0
@@ -205,7 +205,7 @@ def from_the_top_down(student, teacher, rule="uniform"):
 def trace(
     seed: int, layers: int, heads: int, width: int, tokens: int = 5, head_width: int = 2
 ) -> EncoderTrace:
-    """Two sentences through an encoder that never was: states, scores, all parts are random."""
+    """Two sentences through a made-up encoder: states, scores and all other parts are random."""
     empty = torch.empty(0)
 
     def block(n: int) -> BlockTrace:
@@ -245,7 +245,7 @@ def pair_of(
 
 
 def seed_with_room(draw: Draw) -> int:
-    """A trace counts on from its seed."""
+    """A trace also uses the seeds above its own."""
     return draw.integer(0, 2**31)
 
 
@@ -295,7 +295,7 @@ def sum_of(parts: list[Tensor]) -> Tensor:
 
 
 def terms_bound(case: Pair, mode: str = "masked") -> Tensor:
-    """The sum of what each of the losses promises, for every sample and term."""
+    """The sum of the bounds that the losses promise, for every sample and term."""
     own, other = case.student.hiddens_LBSD, case.teacher.hiddens_LBSD
     pairs = [(own[m], other[g]) for m, g in enumerate((0, *case.layers))]
     embedding, *hidden = [
@@ -310,7 +310,7 @@ def terms_bound(case: Pair, mode: str = "masked") -> Tensor:
 
 
 def rebuilt(student: EncoderTrace, leaves: Sequence[Tensor]) -> tuple[EncoderTrace, LinearWeights]:
-    """The student's trace and projection with other tensors in the places that are learned."""
+    """The student's trace and projection with other tensors in place of the learned ones."""
     (embedded, weight, bias), parts = leaves[:3], leaves[3:]
     depth = len(student.blocks)
     blocks = tuple(
@@ -362,7 +362,7 @@ def official_distillation_loss(student, teacher, keep, projection):
 
 @INTERMEDIATE.reference(cases=pair_that_divides, cost=4)
 def it_is_the_official_first_stage(formula, case):
-    """As a whole: value, and the gradient of everything that the student has."""
+    """As a whole: its value, and the gradient of everything in the student."""
 
     def ours(*leaves):
         student, projection = rebuilt(case.student, leaves)
@@ -422,7 +422,7 @@ def the_embeddings_count_once(formula, case):
 
 @INTERMEDIATE.law(cost=4)
 def only_terms_with_a_weight_are_computed(formula, case):
-    """Each one alone is what it is among all; the others are None."""
+    """Each one alone equals the one among all; the others are None."""
     wrong = 0
     whole = formula(*case, TermWeights(*[1.0] * len(NONE)))
     for name in TermWeights._fields[:7]:
@@ -435,7 +435,7 @@ def only_terms_with_a_weight_are_computed(formula, case):
 
 @INTERMEDIATE.law
 def it_makes_no_prediction(formula, case):
-    """Whatever an answer weighs, a label's or the teacher's."""
+    """Whatever the weights of the label and prediction terms."""
     found = formula(*case, ALL._replace(label=1.0))
     return sum(term is not None for term in (found.prediction_B, found.label_B)), 0
 
@@ -486,7 +486,7 @@ def every_part_has_the_slope_of_its_own_loss(formula, case):
 
 
 def scaled(case: Pair, scale: float) -> Pair:
-    """All states, scores and weights larger or smaller."""
+    """All states and scores larger or smaller."""
 
     def larger(trace: EncoderTrace) -> EncoderTrace:
         blocks = tuple(
@@ -558,7 +558,7 @@ def embeddings_forgotten_in_the_list_of_states(student, teacher, keep, layers, *
 
 @INTERMEDIATE.mistake(a_copy_of_the_chosen_layers_costs_nothing)
 def states_indexed_like_attention(student, teacher, keep, layers, *rest):
-    """Attention layers are counted from 0, in a list of states that is the layer before."""
+    """Attention layers are counted from 0; in a list of states that index is the layer before."""
     before = EncoderTrace(teacher.embedded_BSD, tuple(
         block._replace(hidden_BSD=state)
         for block, state in zip(teacher.blocks, teacher.hiddens_LBSD, strict=False)
@@ -620,7 +620,7 @@ def terms_kept_in_half_precision(*arguments):
     return DistillationTerms(*(term.bfloat16() for term in found[:3]))
 
 
-# Directions and relations: what other papers compare of the same layers.
+# Directions and relations: what other papers compare in the same layers.
 
 OTHERS = NONE._replace(cosine=1.0, patient=1.0, minilm_v1=1.0, minilm_v2=1.0)
 
@@ -640,7 +640,7 @@ def last_pair(case: Pair) -> tuple[BlockTrace, BlockTrace]:
 
 
 def relation_cases(case: Pair, heads: int) -> dict[str, RelationCase]:
-    """By the letters of what is compared in the last pair of layers."""
+    """The relations of the last pair of layers, by the letters of what is compared."""
     own, other = (merged(block) for block in last_pair(case))
     return {
         x + y: RelationCase(own[x], own[y], other[x], other[y], case.keep, heads)
@@ -664,7 +664,7 @@ def spec_of_others(case: Pair, relation_heads: int) -> Tensor:
 
 
 def others_bound(case: Pair, relation_heads: int) -> Tensor:
-    """The sum of what each of the losses promises, for every sample and term."""
+    """The sum of the bounds that the losses promise, for every sample and term."""
     own, other = case.student.hiddens_LBSD, case.teacher.hiddens_LBSD
     pairs = [(own[m], other[g]) for m, g in enumerate(case.layers, 1)]
     first, second = (relation_cases(case, heads) for heads in (2, relation_heads))
@@ -688,7 +688,7 @@ OTHER_TERMS = Proof(
 
 @OTHER_TERMS.spec(cost=6)
 def they_are_of_the_last_layers_and_patience_of_the_others(formula, case):
-    """With the heads that both have, and with one relation head for all."""
+    """With the two heads that both models have, and with a single relation head."""
     error = 0.0
     for given, heads in ((None, 2), (1, 1)):
         found = four(formula(*case, OTHERS, "masked", given))
@@ -715,7 +715,7 @@ def they_are_torchs_cosines_and_divergences(formula, case):
 
 
 def mapped_pairs(case: Pair) -> tuple[list[Tensor], list[Tensor]]:
-    """The student's states of every layer at the teacher's width, and what they learn from."""
+    """The student's states mapped to the teacher's width, and the teacher's they learn from."""
     mapped = [F.linear(state, *case.projection) for state in case.student.hiddens_LBSD[1:]]
     return mapped, [case.teacher.hiddens_LBSD[g] for g in case.layers]
 
@@ -723,7 +723,7 @@ def mapped_pairs(case: Pair) -> tuple[list[Tensor], list[Tensor]]:
 def torchs_relation(
     own: AttentionTrace, other: AttentionTrace, pair: tuple[int, int], keep: Tensor
 ) -> Tensor:
-    """Of places in the trace: 0 for queries, 1 for keys, 2 for values."""
+    """The relation loss of two places in the trace: 0 for queries, 1 for keys, 2 for values."""
     i, j = pair
     bias = torch.where(keep, 0.0, -1e9)[:, None, None, :]
     log_q, log_p = (
@@ -743,7 +743,7 @@ def a_copy_of_the_chosen_layers_costs_nothing_of_them(formula, case):
 
 
 def with_other_blocks(case: Pair, last: bool) -> Pair:
-    """Other blocks in the place of the last pair, or of all that are not of it."""
+    """Other blocks in place of the last pair, or, without `last`, in place of all the rest."""
     own, other = trace(77, 3, 2, 5).blocks, trace(88, len(case.teacher.blocks), 2, 7).blocks
     g = case.layers[-1]
     student = [new if (m == 3) == last else old
@@ -789,7 +789,7 @@ def the_mode_is_not_for_them(formula, case):
 
 @OTHER_TERMS.law
 def heads_of_relations_are_the_most_that_divide_both(formula, case):
-    """Six heads and four have two in common."""
+    """For six heads and four heads, that is two."""
     wide = case._replace(
         student=trace(case.student.blocks[0].hidden_BSD.numel(), 1, 6, 5),
         teacher=trace(3, 1, 4, 7, head_width=3),
@@ -949,7 +949,7 @@ def other_terms_in_half_precision(*arguments):
     return DistillationTerms(*(None if t is None else t.bfloat16() for t in found))
 
 
-# The same through two encoders: what the terms are made of, not only how.
+# The same through two encoders: what goes into the terms, not only how they are computed.
 
 
 class Stage(NamedTuple):
@@ -969,7 +969,7 @@ def sizes(layers: int, heads: int, width: int, dropout: float) -> BertConfig:
     )
 
 
-STUDENT = sizes(2, 2, 6, 0.0)  # without dropout, so that all that can differ is the teacher
+STUDENT = sizes(2, 2, 6, 0.0)  # without dropout, so that only the teacher can differ
 TEACHER = sizes(4, 4, 8, 0.3)
 
 
@@ -989,7 +989,7 @@ def stage_case(draw: Draw) -> Stage:
 
 
 def first_stage(ids, keep, student, teacher, projection, seed):
-    """The student is trained, with a random source; the teacher only answers, without one."""
+    """The student is in training mode, with a generator; the teacher in evaluation, without one."""
     types = torch.zeros_like(ids)
     own = encode_traced(ids, keep, types, student, STUDENT, fresh(seed))
     other = encode_traced(ids, keep, types, teacher, TEACHER)
@@ -1007,7 +1007,7 @@ def words_of(weights: BertWeights, words: Tensor) -> BertWeights:
 
 @FIRST_STAGE.law(cost=4)
 def the_teacher_answers_the_same_twice(formula, case):
-    """Whatever the random source of the training says."""
+    """Whatever the seed of the training."""
     found = [three(formula(*case._replace(seed=case.seed + i))) for i in (0, 1)]
     return differing(*found), 0
 
@@ -1033,7 +1033,7 @@ def padding_changes_neither_value_nor_slope(formula, case):
 
 @FIRST_STAGE.gradient(cost=4)
 def only_the_student_learns(formula, case):
-    """The teacher's table of words has no slope at all, the student's has one."""
+    """The teacher's word table gets no gradient at all, the student's does."""
     tables = [side.embeddings.word_VD for side in (case.student, case.teacher)]
 
     def loss(own: Tensor, other: Tensor) -> Tensor:
@@ -1088,7 +1088,7 @@ def teacher_moves_towards_the_student(ids, keep, student, teacher, projection, s
 
 
 class AnswerCase(NamedTuple):
-    """What `prediction_terms` takes, in its order."""
+    """The arguments of `prediction_terms`, in order."""
 
     logits: Tensor
     teacher: Tensor
@@ -1105,7 +1105,7 @@ BOTH = NONE._replace(prediction=1.0, label=1.0)
 def answer_case(
     draw: Draw, classes: tuple[int, ...] = (1, 1, 2, 3, 7), scale: float = 3.0
 ) -> AnswerCase:
-    """Five samples; of classes every second has no label."""
+    """Five samples; with classes, every second sample has no label."""
     count = draw.choice(classes)
     logits, teacher = normal(seed_of(draw), 2, 5, count, scale=scale)
     labels = some_ignored(integers(seed_of(draw), count, 5))
@@ -1142,7 +1142,7 @@ def label_losses(case: AnswerCase) -> Tensor:
 
 
 def answers_bound(case: AnswerCase) -> Tensor:
-    """That of the prediction loss times what it is multiplied by, and that of one row's loss."""
+    """The bound of the prediction loss times its factor, and that of one row's label loss."""
     unit, classes = at_least_eps32(case.logits), case.logits.shape[1]
     loss = label_losses(case._replace(logits=case.logits.double(), labels=wide_labels(case)))
     own = 2 * loss if classes == 1 else 4 + classes / 2 + 2 * loss
@@ -1172,7 +1172,7 @@ def the_label_term_is_torchs_loss_of_each_sample(formula, case):
 
 @PREDICTION_TERMS.reference(cases=classified)
 def it_is_hintons_sum_of_soft_and_hard_targets(formula, case):
-    """T² kl_div and cross_entropy as everybody writes them: the same slope."""
+    """T² kl_div plus cross_entropy, as they are usually written, has the same gradient."""
     case = case._replace(mode="masked", squared=True)
     t = case.temperature
 
@@ -1204,7 +1204,7 @@ def the_mean_over_labels_is_the_cross_entropy(formula, case):
 
 @PREDICTION_TERMS.law(cases=classified)
 def a_sample_without_label_costs_nothing(formula, case):
-    """And has no slope; the others have one."""
+    """And gets no gradient; the others get one."""
     (slope,) = gradients(
         lambda x: formula(x, *case[1:]).label_B, [case.logits], torch.ones(5).double()
     )
@@ -1215,7 +1215,7 @@ def a_sample_without_label_costs_nothing(formula, case):
 
 @PREDICTION_TERMS.law
 def only_answers_with_a_weight_are_computed(formula, case):
-    """Each alone is what it is beside the other; without labels the teacher's is left."""
+    """Each alone is the same as with the other; without labels the teacher's remains."""
     whole, wrong = formula(*case), 0.0
     for name in ("prediction", "label"):
         found = formula(*case._replace(weights=NONE._replace(**{name: 0.5})))
@@ -1264,7 +1264,7 @@ def their_slope_is_that_of_both_answers(formula, case):
 
 @PREDICTION_TERMS.gradient
 def the_slope_of_a_label_is_q_minus_y(formula, case):
-    """At temperature 1, 2 (z - y) for one output, 0 without a label; no slope to the teacher."""
+    """At temperature 1; 2 (z - y) for one output, 0 without a label; none for the teacher."""
     upstream = normal(9, 5)
     to_logits, to_teacher = gradients(
         lambda z, u: formula(z, u, *case[2:]).label_B, case[:2], upstream
@@ -1383,7 +1383,7 @@ def terms_case(draw: Draw, scales: tuple[float, ...] = (1.0,)) -> TermsCase:
 
 
 def sum_bound(case: TermsCase) -> Tensor:
-    """A product and a sum of K = 9 at most."""
+    """Products, and a sum of K = 9 of them at most."""
     pairs = zip(case.weights, case.terms, strict=True)
     there = [(w, term) for w, term in pairs if term is not None]
     size = sum_of([abs(w) * term.double().abs() for w, term in there])
@@ -1441,7 +1441,7 @@ def samples_keep_their_own_loss(formula, case):
 
 @DISTILLATION.law
 def losses_of_two_stages_add_up(formula, case):
-    """The first stage and the answers apart are both together."""
+    """The losses of the first stage and of the answers sum to that of both together."""
     first = formula(case.terms._replace(prediction_B=None, label_B=None), case.weights)
     answers = DistillationTerms(*[None] * 7, *case.terms[7:])
     second = formula(answers, case.weights)
@@ -1450,7 +1450,7 @@ def losses_of_two_stages_add_up(formula, case):
 
 @DISTILLATION.gradient
 def each_slope_is_its_weight(formula, case):
-    """The slope to term k of sample i is weight k times the upstream gradient of sample i."""
+    """The gradient for term k of sample i is weight k times the upstream gradient of sample i."""
     upstream = normal(4, 3)
     found = gradients(
         lambda *parts: formula(DistillationTerms(*parts), case.weights), case.terms, upstream
@@ -1502,7 +1502,7 @@ def weights_normalised(terms, weights):
 
 @DISTILLATION.mistake(a_missing_term_weighs_nothing, losses_of_two_stages_add_up)
 def weights_shifted(terms, weights):
-    """By every term that is missing."""
+    """By one place for every term that is missing."""
     there = [term for term in terms if term is not None]
     return torch.stack([w * t for w, t in zip(weights, there, strict=False)]).sum(0)
 

@@ -1,4 +1,4 @@
-"""Laws of `encoder`: embeddings, feed-forward, the block, and the whole of it."""
+"""Laws of `encoder`: embeddings, feed-forward, the block, and the whole encoder."""
 
 import dataclasses
 import math
@@ -60,8 +60,8 @@ CONFIG = BertConfig(
     max_position_embeddings=13,
     type_vocab_size=3,
 )
-# The smallest that still has two heads, two blocks and no two sizes alike: for differences of the
-# spec, which runs through the encoder eight times.
+# The smallest that still has two heads, two blocks and no two sizes alike: for finite differences
+# of the spec, which run the encoder eight times.
 SMALL = BertConfig(
     vocab_size=7,
     hidden_size=4,
@@ -72,7 +72,7 @@ SMALL = BertConfig(
     type_vocab_size=3,
 )
 V, D, T = CONFIG.vocab_size, CONFIG.hidden_size, CONFIG.type_vocab_size
-TIMES = 16  # how much more than the rounding of its weights a formula of many steps may do
+TIMES = 16  # the error of many steps may be this many times that of rounding the weights
 
 
 def with_act(config: BertConfig, hidden_act: str) -> BertConfig:
@@ -96,7 +96,7 @@ def random_weights(
 
 
 def wide_lists(weights: Any) -> Any:
-    """The weights in float64 as a spec takes them."""
+    """The weights in float64, as the lists that a spec takes."""
     return as_lists(with_parts(weights, [part.double() for part in parts_of(weights)]))
 
 
@@ -210,7 +210,7 @@ def sentences_are_embedded_alone(formula, case):
 
 @EMBEDDINGS.law
 def one_word_differs_by_its_place(formula, case):
-    """Equal words of equal type at two places: equal only if there are no positions."""
+    """The same word with the same type at two places: equal only without position embeddings."""
     y = formula(torch.full_like(case.ids, 5), torch.zeros_like(case.types), *case[2:])
     return float(distance(y[:, 0], y[:, 1]) < 0.01), 0
 
@@ -223,7 +223,7 @@ def one_word_differs_by_its_sentence(formula, case):
 
 @EMBEDDINGS.law
 def the_last_place_has_the_last_row(formula, case):
-    """P tokens are no more than the table knows; the first one stands in row 0."""
+    """P tokens use the whole position table; the first one takes row 0."""
     places = len(case.weights.position_PD)
     zeros = torch.zeros(1, places, dtype=torch.int64)
     table = torch.zeros_like(case.weights.position_PD)
@@ -249,7 +249,7 @@ def every_vector_is_normalised(formula, case):
 
 
 def embeddings_of_tables(formula, case):
-    """As a function of the three tables."""
+    """The embeddings as a function of the three tables."""
     return lambda word, position, kind: formula(
         *with_table(case, word_VD=word, position_PD=position, type_TD=kind)
     )
@@ -257,7 +257,7 @@ def embeddings_of_tables(formula, case):
 
 @EMBEDDINGS.gradient
 def a_row_collects_the_gradients_of_its_tokens(formula, case):
-    """Those of the sum, which torch's own layer norm hands back; unused rows get exactly 0."""
+    """Those of the sum, which torch's own layer norm gives; unused rows get exactly 0."""
     w, upstream = case.weights, normal(7, B, S, D)
     summed = w.word_VD[case.ids] + w.position_PD[:S] + w.type_TD[case.types]
     eps = case.config.layer_norm_eps
@@ -410,7 +410,7 @@ def positions_not_trained(ids, types, w, config):
 
 @EMBEDDINGS.mistake(a_row_collects_the_gradients_of_its_tokens)
 def row_zero_not_trained(ids, types, w, config):
-    """As `padding_idx` does it; every other row is as it should be."""
+    """As `padding_idx` does it; every other row is right."""
     words = torch.cat((w.word_VD[:1].detach(), w.word_VD[1:]))
     return embeddings(ids, types, w._replace(word_VD=words), config)
 
@@ -527,7 +527,7 @@ def gradients_of_the_second_map_are_products(formula, case):
 
 @FEED_FORWARD.gradient(cost=6)
 def its_slope_is_that_of_two_maps(formula, case):
-    """To the input and to all four tensors of the two maps."""
+    """With respect to the input and all four tensors of the two maps."""
     w = case.weights
 
     def rebuilt(parts):
@@ -699,7 +699,7 @@ def it_is_attention_and_feed_forward_each_added_and_normalised(formula, case):
 
 
 def reference_layer(w: BlockWeights, config: BertConfig) -> torch.nn.TransformerEncoderLayer:
-    """The encoder layer of torch with these weights, post-norm as the paper has it."""
+    """torch's encoder layer with these weights, post-norm as in the paper."""
     layer = torch.nn.TransformerEncoderLayer(
         config.hidden_size,
         config.num_attention_heads,
@@ -741,7 +741,7 @@ def plain_norms(weights: BlockWeights) -> BlockWeights:
 
 
 def silent(weights: BlockWeights) -> BlockWeights:
-    """Sub-layers that answer 0: what is left is the two residual sums and their norms."""
+    """Sub-layers that return 0: what is left is the two residual sums and their norms."""
     attention = weights.attention
     output = LinearWeights(*(0 * part for part in attention.output))
     fed = LinearWeights(*(0 * part for part in weights.output))
@@ -759,7 +759,7 @@ def outputs_are_normalised(formula, case):
 
 @BLOCK.law
 def with_silent_sublayers_two_norms_remain(formula, case):
-    """At a standard deviation of 1e-6, too, where the eps of the norm counts."""
+    """Also at a standard deviation of 1e-6, where the eps of the norm counts."""
     w, eps, error = silent(case.weights), case.config.layer_norm_eps, 0.0
     for scale in (1.0, 1e-6):
         hidden = scale * case.hidden
@@ -771,7 +771,7 @@ def with_silent_sublayers_two_norms_remain(formula, case):
 
 @BLOCK.law
 def tokens_may_be_reordered(formula, case):
-    """A block knows no places: order enters through the position table alone."""
+    """A block knows no positions: order enters only through the position table."""
     order = order_of(S)
     moved = case._replace(hidden=case.hidden[:, order], bias=case.bias[..., order])
     return distance(formula(*moved), formula(*case)[:, order], block_bound(case)[:, order]), 2
@@ -810,7 +810,7 @@ def the_last_bias_is_added_last(formula, case):
 
 @BLOCK.law
 def a_head_that_is_gone_is_a_head_that_is_not_heard(formula, case):
-    """Without it the maps are smaller, and the same comes out as with 0 in its columns."""
+    """Without it the maps are smaller, and the output is the same as with 0 in its columns."""
     K, output = case.config.head_width, case.weights.attention.output
     deaf = output.weight_OI.clone()
     deaf[:, K : 2 * K] = 0
@@ -849,7 +849,7 @@ def gradients_of_the_last_norm_are_sums(formula, case):
 
 @BLOCK.gradient
 def gradients_pass_silent_sublayers_through_two_norms(formula, case):
-    """What is left is the residual path; torch's own layer norm hands its gradient back."""
+    """What is left is the residual path; torch's own layer norm gives its gradient."""
     w, eps, upstream = silent(case.weights), case.config.layer_norm_eps, normal(8, B, S, D)
 
     def two_norms(x):
@@ -862,13 +862,13 @@ def gradients_pass_silent_sublayers_through_two_norms(formula, case):
 
 
 def steady(case: BlockCase) -> BlockCase:
-    """Two tokens of one sentence, of size 1: nothing bends within a step of differences."""
+    """Two tokens of one sentence, of scale 1: nothing curves within a finite-difference step."""
     return case._replace(hidden=case.hidden[:1, :2] / 3, bias=case.bias[:1, :, :, :2])
 
 
 @BLOCK.gradient(cost=30)
 def its_slope_is_that_of_a_block(formula, case):
-    """To the input and to all sixteen tensors of weights at once."""
+    """With respect to the input and all sixteen weight tensors at once."""
     one = steady(case)
     bias = one.bias[:, 0].tolist()
     return slopes(
@@ -1005,7 +1005,7 @@ def mask_on_queries_instead_of_keys(hidden, bias, w, config):
 
 @BLOCK.mistake(a_head_that_is_gone_is_a_head_that_is_not_heard)
 def width_shared_among_the_heads_that_are_left(hidden, bias, w, config):
-    """Scores over √(D / A): a head is as wide as before, however many went."""
+    """Scores over √(D / A) for A heads left, though a head is as wide as before."""
     n_left = len(w.attention.query.bias_O) // config.head_width
     scale = math.sqrt(config.head_width * n_left / config.hidden_size)
     query = LinearWeights(*(scale * part for part in w.attention.query))
@@ -1046,7 +1046,7 @@ def residual_not_trained(hidden, bias, w, config):
     name="norm_made_anew_in_every_call",
 )
 def last_norm_not_trained(hidden, bias, w, config):
-    """Its weights are no parameters: no gradient reaches them."""
+    """Its weights are not parameters: no gradient reaches them."""
     still = LayerNormWeights(*(part.detach() for part in w.output_norm))
     return block_output(hidden, bias, w._replace(output_norm=still), config)
 
@@ -1114,7 +1114,7 @@ def erf_case(draw: Draw) -> Case:
 
 
 def reference_states(case: Case) -> list[Tensor]:
-    """Every state, made of torch's modules; `transformers` is compared in a test of its own."""
+    """Every state, computed by torch's modules; a separate test compares with `transformers`."""
     w, config = case.weights.embeddings, case.config
     summed = F.embedding(case.ids, w.word_VD) + w.position_PD[:S] + F.embedding(case.types, w[2])
     states = [F.layer_norm(summed, (D,), *w.norm, config.layer_norm_eps)]
@@ -1150,7 +1150,7 @@ def longer(case: Case, extra: int) -> Case:
 
 @ENCODE.law(cases=in_two_precisions)
 def more_padding_changes_nothing_but_rounding(formula, case):
-    """Other lengths add in another order."""
+    """Other lengths are summed in another order."""
     bound, plain, error = encode_bound(case)[case.keep], formula(*case)[case.keep], 0.0
     for extra in (1, 6):
         wider = formula(*longer(case, extra))[:, :S][case.keep]
@@ -1190,7 +1190,7 @@ def two_runs_give_the_same_bits(formula, case):
 
 @ENCODE.law
 def order_matters(formula, case):
-    """Exchanging two words moves more than the two outputs with them."""
+    """Swapping two words does more than swap their two outputs."""
     ids = torch.arange(S).repeat(B, 1)
     swapped = ids.clone()
     swapped[:, [0, 1]] = ids[:, [1, 0]]
@@ -1237,7 +1237,7 @@ def the_types_of_both_sentences_count(formula, case):
 
 @ENCODE.gradient
 def padding_trains_nothing(formula, case):
-    """Rows that only padding uses get exactly 0 where no loss asks for the padding itself."""
+    """Rows that only padding uses get exactly 0 if no loss uses the outputs at padding."""
     hidden = torch.where(case.keep, case.ids % (V - 1), V - 1)
     types = torch.where(case.keep, case.types % (T - 1), T - 1)
     case = case._replace(ids=hidden, types=types)
@@ -1278,12 +1278,12 @@ def small_case(draw: Draw) -> Case:
 
 @ENCODE.gradient(cases=small_case, cost=60)
 def its_slope_is_that_of_block_after_block(formula, case):
-    """Through the whole encoder, to every one of its weights at once."""
+    """Through the whole encoder, with respect to all of its weights at once."""
     return slopes(
         lambda *parts: formula(*case._replace(weights=with_parts(case.weights, parts))),
         lambda *parts: spec_of_encode(case, with_parts(case.weights, parts)),
         parts_of(case.weights),
-        tolerance=1e-10,  # of two blocks and five norms, which bend more than one
+        tolerance=1e-10,  # two blocks and five norms curve more than one
     )
 
 
@@ -1341,7 +1341,7 @@ def mask_forgotten(ids, keep, types, weights, config):
 
 @ENCODE.mistake(words_may_be_renumbered, it_is_embeddings_and_one_block_after_another)
 def padding_found_by_id_zero(ids, keep, types, weights, config):
-    """It hides a real token of that id, and shows padding of another one."""
+    """It hides a real token with that id, and shows padding with another id."""
     return encode(ids, ids != 0, types, weights, config)
 
 
@@ -1394,7 +1394,7 @@ def mask_of_the_first_sentence(ids, keep, types, weights, config):
 )
 def dropout_in_evaluation(ids, keep, types, weights, config):
     generator = torch.Generator()
-    generator.seed()  # from the clock or better: no two are alike
+    generator.seed()  # from the clock or a random device: no two are alike
     return encode(ids, keep, types, weights, config, generator)
 
 
@@ -1477,7 +1477,7 @@ def its_last_state_is_what_encode_returns(formula, case):
 
 @ENCODE_TRACED.law(cases=in_two_precisions)
 def each_state_follows_from_the_one_before(formula, case):
-    """Bit for bit, with everything that a block computes on its way."""
+    """Bit for bit, with everything that a block computes along the way."""
     trace, tables = formula(*case), case.weights.embeddings
     states = trace.hiddens_LBSD
     error = differing(states[0], embeddings(case.ids, case.types, tables, case.config))
@@ -1593,11 +1593,11 @@ def states_kept_in_eight_bits(*case):
 
 # --------------------------------------------------------------------------------- with dropout
 
-# Every formula once more as it is in training: what it is given in evaluation, and a generator.
+# Every formula again, as in training: with its arguments in evaluation and a generator.
 
 
 class Training(NamedTuple):
-    """What a formula is given in evaluation, rates of dropout in it, and a seed of its draws."""
+    """A formula's arguments in evaluation, with rates of dropout, and a seed of its draws."""
 
     given: Any
     seed: int
@@ -1620,7 +1620,7 @@ def training(cases: Any) -> Any:
 
 
 def in_training(formula: Any, case: Training, shift: int = 0) -> Any:
-    """The result with a new generator of the case's seed, or of another one."""
+    """The result with a fresh generator, seeded with the case's seed plus `shift`."""
     return formula(*case.given, fresh(case.seed + shift))
 
 
@@ -1658,7 +1658,7 @@ def nothing_is_dropped_without_both_rates_and_a_generator(formula, case):
 @ENCODE_WITH_DROPOUT.law
 @ENCODE_TRACED_WITH_DROPOUT.law
 def the_generator_decides_what_is_dropped(formula, case):
-    """Equal ones alike, others otherwise; torch's own source of numbers is left alone."""
+    """Equal seeds drop alike, other seeds do not; torch's global generator is left untouched."""
     before = torch.get_rng_state()
     first, again, other = (in_training(formula, case, shift) for shift in (0, 0, 1))
     drawn = differing(torch.get_rng_state(), before)
@@ -1670,7 +1670,7 @@ def the_generator_decides_what_is_dropped(formula, case):
 
 @EMBEDDINGS_WITH_DROPOUT.law
 def dropout_falls_on_what_is_normalised(formula, case):
-    """After the norm, at the rate of the hidden states, each number by a draw of its own."""
+    """After the norm, at the rate of the hidden states, with one draw for each number."""
     rate, plain = case.given.config.hidden_dropout_prob, embeddings(*case.given)
     draws = torch.rand(plain.shape, generator=fresh(case.seed))
     expected = torch.where(draws >= rate, plain, 0) / (1 - rate)
@@ -1778,7 +1778,7 @@ def dropped_and_added(x, output, rate, generator):
 
 
 def block_with_dropout(after_attention=dropped_and_added, after_feed=dropped_and_added, rates=None):
-    """The block with dropout at other places; `rates` are for attention and for hidden states."""
+    """block with dropout in other places; `rates` changes those of attention and hidden states."""
 
     def formula(hidden, bias, w, config, generator=None):
         own = config.attention_probs_dropout_prob, config.hidden_dropout_prob
@@ -1807,7 +1807,7 @@ def input_dropped_and_added(x, output, rate, generator):
 
 
 def rewound(generator, number=0):
-    """The generator as it was made."""
+    """The generator back at its initial seed."""
     return generator and fresh(generator.initial_seed())
 
 
@@ -1867,7 +1867,7 @@ def dropout_between_the_two_maps(hidden, bias, w, config, generator=None):
 
 @BLOCK_WITH_DROPOUT.mistake(what_attention_adds_is_dropped_before_the_sum)
 def hidden_draws_before_those_of_attention(hidden, bias, w, config, generator=None):
-    """Right in the mean, but a seed gives other numbers than it gave before."""
+    """Right on average, but a seed gives other numbers than before."""
     ones = dropout(torch.ones_like(hidden), config.hidden_dropout_prob, generator)
     return block_with_dropout(lambda x, output, *_: x + ones * output)(
         hidden, bias, w, config, generator
@@ -1895,7 +1895,7 @@ def attention_dropped_in_evaluation(hidden, bias, w, config, generator=None):
 
 
 def traced_by_hand(case: Case, generator: torch.Generator) -> EncoderTrace:
-    """What embeddings and blocks compute if each draws where the one before has stopped."""
+    """What embeddings and blocks compute if each draws on from where the one before stopped."""
     ids, keep, types, weights, config = case
     embedded = embeddings(ids, types, weights.embeddings, config, generator)
     bias, state, blocks = padding_bias(keep, embedded.dtype), embedded, []
@@ -1912,7 +1912,7 @@ def the_embeddings_draw_first_and_then_block_after_block(formula, case):
 
 
 def encode_with(of_embeddings, of_block):
-    """encode with other generators: that of the embeddings, and that of block number n."""
+    """encode with other generators for the embeddings and for block n."""
 
     def formula(ids, keep, types, weights, config, generator=None):
         first = of_embeddings(generator)
@@ -1965,7 +1965,7 @@ ENCODE_WITH_DROPOUT.mistake(
 
 @ENCODE_TRACED_WITH_DROPOUT.law
 def every_state_follows_by_the_draws_after_those_before_it(formula, case):
-    """Bit for bit, with everything that a block computes on its way."""
+    """Bit for bit, with everything that a block computes along the way."""
     expected = traced_by_hand(case.given, fresh(case.seed))
     return differing_parts(in_training(formula, case), expected), 0
 

@@ -1,4 +1,4 @@
-"""Laws of `functional`: the eight small functions that everything else is made of."""
+"""Laws of `functional`: the small functions that everything else is made of."""
 
 import math
 from typing import NamedTuple
@@ -51,14 +51,14 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def rounded_once(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """How far a result may move where it was computed in float32 and is handed out in less."""
+    """How far a result may move if it is computed in float32 and returned in a narrower type."""
     narrow = torch.finfo(dtype)
     share = narrow.eps / 2 if narrow.bits < 32 else 0.0
     return share * y.abs() + narrow.tiny
 
 
 def at_least_eps32(x: Tensor) -> float:
-    """The precision in which softmax and its kind compute."""
+    """The eps of the precision in which softmax and similar functions compute."""
     return min(eps_of(x), 2.0**-23)
 
 
@@ -132,7 +132,7 @@ def linear_case(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> LinearCa
 
 
 def linear_bound(case: LinearCase) -> Tensor:
-    """n roundings of a sum of n terms are n/2 eps of the sum of their sizes, on either side."""
+    """n roundings of a sum of n terms cost n/2 eps of the sum of their sizes, on either side."""
     terms, (x, weight, bias) = case.x.shape[-1] + 1, (part.double().abs() for part in case)
     return terms * eps_of(case.x) * (x @ weight.T + bias)
 
@@ -308,7 +308,7 @@ def two_classes_are_logistic(formula, x):
 
 @SOFTMAX.law
 def limits_are_exact(formula, x):
-    """Equal scores share equally; a gap of 1e4 leaves nothing; -inf is no choice."""
+    """Equal scores share equally; a score lower by 1e4, or of -inf, gets exactly 0."""
     equal, gap = torch.full_like(x, -3.7), torch.zeros_like(x)
     gap[..., 0] = 1e4
     hidden = torch.cat((x, torch.full_like(x[..., :1], -math.inf)), -1)
@@ -628,7 +628,7 @@ def it_is_x_times_the_normal_distribution_function(formula, x):
 
 @GELU_ERF.reference
 def it_is_torchs_gelu(formula, x):
-    """torch cancels below 0: 1 + erf keeps an absolute error, not a relative one."""
+    """torch loses digits below 0: 1 + erf keeps the absolute error small, not the relative one."""
     return distance(formula(x), F.gelu(x), 1 + x.abs()), 4 * EPS
 
 
@@ -883,7 +883,7 @@ def norm_case(
     scales: tuple[float, ...] = (1e-6, 1.0, 1e3),
     offsets: tuple[float, ...] = (0.0, 10.0),
 ) -> NormCase:
-    """At a standard deviation of 1e-6 BERT's eps of 1e-12 is as large as the variance."""
+    """At a standard deviation of 1e-6, BERT's eps of 1e-12 is as large as the variance."""
     shape = draw.choice([shape for shape in SHAPES if shape[-1] > 1])
     x = tensor(draw, shape, draw.choice(scales), draw.choice(offsets))
     gain, bias = normal(seed_of(draw), shape[-1], offset=1), normal(seed_of(draw), shape[-1])
@@ -895,7 +895,7 @@ def deviation(x: Tensor, eps: float) -> Tensor:
 
 
 def norm_bound(case: NormCase) -> Tensor:
-    """A sum of D numbers is D/2 eps of them off, and so are mean and variance of what is centred.
+    """A sum of D numbers is off by D/2 eps of them; so are mean and variance of centred numbers.
 
     The mean is subtracted twice, so an offset counts only with the square of eps.
     """
@@ -928,7 +928,7 @@ def it_is_the_deviation_from_the_mean_over_the_root(formula, case):
 
 @LAYER_NORM.reference
 def it_is_torchs_layer_norm(formula, case):
-    """Which loses digits to an offset: a mean of D numbers is D/2 eps |x| off."""
+    """torch's loses digits to an offset: a mean of D numbers is off by D/2 eps |x|."""
     expected = F.layer_norm(case.x, case.gain.shape, case.gain, case.bias, case.eps)
     lost = case.x.abs().amax(-1, keepdim=True) / deviation(case.x, case.eps)
     lost = case.x.shape[-1] * EPS * lost * case.gain.abs()
@@ -948,7 +948,7 @@ def output_has_mean_0_and_square_v_over_v_plus_eps(formula, case):
 
 @LAYER_NORM.law
 def a_shift_of_the_input_cancels(formula, case):
-    """On a grid of 2^-16 a shift of 1e7 is exact, so all that may differ is rounding inside."""
+    """On a grid of 2^-16 a shift of 1e7 is exact, so only rounding inside may differ."""
     x = torch.round(case.x * 2**16) / 2**16 + torch.arange(case.x.shape[-1])
     moved = case._replace(x=x + 1e7)
     return distance(formula(*moved), formula(x, *case[1:]), norm_bound(moved)), 2
@@ -1025,7 +1025,7 @@ def gradient_is_orthogonal_to_shift_and_scale(formula, case):
 
 
 def steep(case: NormCase) -> list[Tensor]:
-    """The three tensors, with a deviation far above the step of differences."""
+    """The three tensors, with a standard deviation far above the finite-difference step."""
     return [case.x + 10 * torch.arange(case.x.shape[-1]), case.gain, case.bias]
 
 
@@ -1047,7 +1047,7 @@ def its_gradients_have_a_closed_form(formula, case):
     along = normed * (scaled * normed).mean(-1, keepdim=True)
     closed = scaled - scaled.mean(-1, keepdim=True) - along
     dx, dgain, dbias = gradients(lambda *parts: formula(*parts, eps), case[:3], upstream)
-    lost = 1 + (x.abs().amax() / sigma).amax()  # of the closed form, which centres once
+    lost = 1 + (x.abs().amax() / sigma).amax()  # by the closed form, which centres once
     unit = norm_bound(case).amax() * (1 + upstream.abs()) * lost
     error = distance(dx * sigma, closed, unit)
     summed = rows_of(upstream * normed).sum(0), rows_of(upstream).sum(0)
@@ -1216,7 +1216,7 @@ def every_number_has_one_draw_and_stays_where_it_is_at_least_the_rate(formula, c
 
 @DROPOUT.reference
 def what_is_kept_is_scaled_as_torchs_dropout_does(formula, case):
-    """The two draw other numbers; what they do with a number is to keep and scale it, or not."""
+    """The two draw different numbers, but each keeps and scales a number or drops it."""
     generator_state = torch.get_rng_state()
     torch.manual_seed(case.seed)
     theirs = F.dropout(case.x, case.rate, True) / case.x
@@ -1240,7 +1240,7 @@ def kept_numbers_are_scaled(formula, case):
 
 @DROPOUT.law(cost=3)
 def the_rate_is_the_share_of_zeros(formula, case):
-    """A count of n draws has the deviation √(n p (1-p)); six of them are never exceeded."""
+    """A count of n draws has standard deviation √(n p (1-p)); six of these are never exceeded."""
     n, rate = 100_000, case.rate
     dropped = float((formula(torch.ones(n), rate, fresh(case.seed)) == 0).sum())
     return abs(dropped - n * rate), 6 * math.sqrt(n * rate * (1 - rate))
@@ -1253,7 +1253,7 @@ def neighbours_are_independent(formula, case):
     pairs, expected = 300 * 299, case.rate**2
     down = abs(float((zero[1:] & zero[:-1]).sum()) - pairs * expected)
     across = abs(float((zero[:, 1:] & zero[:, :-1]).sum()) - pairs * expected)
-    # a draw takes part in two pairs, so the count varies a little more than pairs alone would
+    # a draw is part of two pairs, so the count varies a little more than with independent pairs
     return max(down, across), 6 * math.sqrt(pairs * expected * (1 + 2 * case.rate))
 
 

@@ -73,7 +73,7 @@ def hard_inputs(cases: Any) -> dict[str, Any]:
 
 
 def map_bound(case: Any) -> Tensor:
-    """Of the linear map that most heads are."""
+    """The bound of the linear map that most heads are."""
     return rounding.linear(rounding.exact(case.x), *case.weights).error
 
 
@@ -278,7 +278,7 @@ def words_may_be_renumbered(formula, case):
 
 @MLM_LOGITS.law
 def they_are_linear_in_the_words(formula, case):
-    """Doubling the table doubles what a logit has above its bias; the bias is added once."""
+    """Doubling the table doubles each logit less its bias; the bias is added once."""
     doubled = case._replace(words=2 * case.words)
     left = formula(*doubled) - case.weights.bias_V
     return distance(left, 2 * (formula(*case) - case.weights.bias_V), mlm_bound(doubled)), 4
@@ -317,7 +317,7 @@ def unit_words_show_a_normalised_state(formula, case):
 
 @MLM_LOGITS.law
 def the_eps_of_the_config_counts(formula, case):
-    """W = 0 and b = ±1e-6: what is normalised has the variance of BERT's eps."""
+    """W = 0 and b = ±1e-6: the input of the norm has a variance as small as BERT's eps."""
     case = showing(case)
     bias = as_tensor([1e-6, -1e-6, 2e-6, -2e-6, 0])
     transform = LinearWeights(torch.zeros(D, D).double(), bias)
@@ -330,7 +330,7 @@ def the_eps_of_the_config_counts(formula, case):
 
 @MLM_LOGITS.law
 def the_name_chooses_the_gelu(formula, case):
-    """State 0 and a bias of 2.69892 and its opposite, where the two forms differ by 4.7e-4."""
+    """W = 0 and biases of 2.69892 and its negative, where the two forms differ by 4.7e-4."""
     a = 2.69892
     case = showing(case)
     transform = LinearWeights(torch.zeros(D, D).double(), as_tensor([a, -a, 0, 1, -1]))
@@ -350,14 +350,14 @@ def each_token_is_read_alone(formula, case):
 
 @MLM_LOGITS.law
 def chosen_tokens_have_the_logits_they_have_among_all(formula, case):
-    """[M, D] and [B, S, D] both go: only the masked tokens need a logit."""
+    """[M, D] and [B, S, D] both work: only the masked tokens need logits."""
     chosen = torch.tensor([[True] * 3 + [False] * 4, [False] * 6 + [True]])
     found = formula(*case._replace(hidden=case.hidden[chosen]))
     return distance(found, formula(*case)[chosen], mlm_bound(case)[chosen]), 2
 
 
 def away_from_0(case: MlmCase) -> MlmCase:
-    """With no deviation near 0, which would bend within a step of differences."""
+    """With no standard deviation near 0, where the norm curves within a finite-difference step."""
     transform = case.weights.transform
     transform = transform._replace(bias_O=transform.bias_O + 4 * torch.arange(D))
     weights = case.weights._replace(transform=transform)
@@ -366,7 +366,7 @@ def away_from_0(case: MlmCase) -> MlmCase:
 
 @MLM_LOGITS.gradient
 def the_word_table_and_its_bias_have_products_for_gradients(formula, case):
-    """dword = Σ u tᵀ, dbias = Σ u: the table is trained here too, for it is the decoder."""
+    """dword = Σ u tᵀ, dbias = Σ u: the table is trained here too, as it is the decoder."""
     upstream, w = normal(8, 2, S, V), case.weights
     _, to_words, to_bias = gradients(
         lambda h, words, bias: formula(h, w._replace(bias_V=bias), words, case.config),
@@ -383,7 +383,7 @@ def the_word_table_and_its_bias_have_products_for_gradients(formula, case):
 
 @MLM_LOGITS.gradient(cost=10)
 def its_slope_is_that_of_the_transformed_state_times_the_word(formula, case):
-    """To the state, the table and all five tensors of the head."""
+    """With respect to the state, the table and all five tensors of the head."""
     case = away_from_0(case)
     return slopes(
         lambda h, words, *w: formula(h, with_parts(case.weights, w), words, case.config),
@@ -574,7 +574,7 @@ def row_c_is_class_c(formula, case):
 @SEQUENCE_LOGITS.law
 @TOKEN_LOGITS.law
 def vectors_are_scored_alone(formula, case):
-    """The first one keeps its bits: of the batch, and of the sentence where there are tokens."""
+    """The first one keeps its bits when all others change, in its sentence too if it has one."""
     moved, first = -3 * case.x, (0,) * (case.x.ndim - 1)
     moved[first] = case.x[first]
     return differing(formula(moved, case.weights)[first], formula(*case)[first]), 0
@@ -591,7 +591,7 @@ def they_are_logits_and_no_probabilities(formula, case):
 
 @NSP_LOGITS.law
 def logit_0_says_that_it_follows(formula, case):
-    """A head that says so with row 0 and denies it with row 1: class 0 wins where row 0 is > 0."""
+    """A head whose row 1 is the negative of row 0: class 0 wins where logit 0 is > 0."""
     row, bias = case.weights.weight_OI[0], case.weights.bias_O[0]
     head = LinearWeights(torch.stack((row, -row)), torch.stack((bias, -bias)))
     wins = formula(case.x, head).argmax(-1) == 0
@@ -649,7 +649,7 @@ def regression_case(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> Head
 
 
 def choice_case(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> ChoiceCase:
-    """Two questions of three choices; or one, or a single choice each."""
+    """Two questions of three or four choices; or one question; or a single choice each."""
     texts, n_choices = draw.choice([(6, 3), (6, 3), (8, 4), (3, 3), (5, 1)])
     return ChoiceCase(*head_case(draw, (texts, D), 1, scale, offset), n_choices)
 
@@ -699,7 +699,7 @@ def a_vector_of_zeros_has_the_bias(formula, case):
 
 @REGRESSION_VALUES.law
 def each_value_meets_its_own_label_alone(formula, case):
-    """The mean square against labels [B] is that of the texts one at a time."""
+    """The mean squared error against labels [B] is that of the texts one at a time."""
     labels = normal(6, len(case.x))
     together = (formula(*case) - labels).square().mean()
     alone = [formula(case.x[i : i + 1], case.weights) - labels[i] for i in range(len(case.x))]
@@ -752,7 +752,7 @@ def it_is_torchs_linear_map_in_rows_of_choices(formula, case):
 
 @MULTIPLE_CHOICE_LOGITS.law
 def choices_of_a_question_follow_one_another(formula, case):
-    """Exchanging the last two choices of the last question moves these two alone."""
+    """Swapping the last two choices of the last question swaps their logits and no others."""
     if case.n_choices < 2:
         return 0, 0
     order = torch.arange(len(case.x))
@@ -924,7 +924,7 @@ def value_without_bias(x, weights, rate=0.0, generator=None):
 
 @REGRESSION_VALUES.mistake(each_value_meets_its_own_label_alone)
 def a_column_of_values(x, weights, rate=0.0, generator=None):
-    """[B, 1] for [B]: a loss against [B] then broadcasts to [B, B] without a word."""
+    """[B, 1] for [B]: a loss against [B] then broadcasts to [B, B] without an error."""
     return linear(x, *weights)
 
 
@@ -1065,7 +1065,7 @@ def tokens_are_scored_alone(formula, case):
 
 @SPAN_LOGITS.law
 def they_are_logits_of_every_token(formula, case):
-    """Doubling the head doubles them: no softmax over the tokens, nothing of them hidden."""
+    """Doubling the head doubles them: no softmax over the tokens, and no token hidden."""
     doubled = case._replace(weights=LinearWeights(*(2 * part for part in case.weights)))
     return differing(both_of(formula, doubled), 2 * both_of(formula, case)), 0
 
@@ -1128,7 +1128,7 @@ def log_probabilities(x, weights):
 
 @SPAN_LOGITS.mistake(starts_are_row_0_and_ends_are_row_1)
 def cut_along_the_tokens(x, weights):
-    """A view to [2, B, S] where the last axis should move to the front."""
+    """Cut into halves of the row where the last axis should move to the front."""
     y = linear(x, *weights).view(len(x), 2, -1)
     return y[:, 0], y[:, 1]
 

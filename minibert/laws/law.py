@@ -1,7 +1,7 @@
 """What a proof is made of: a formula, cases to try it on, laws that hold, mistakes that break them.
 
 A law is a function `law(formula, case) -> (error, bound)`. It holds where error <= bound; a NaN
-never does. The formula is an argument, so the same law is proven for ours and must fail for each
+never does. The formula is an argument, so the same law must hold for ours and fail for each
 known mistake: a law that no mistake can break proves nothing.
 
     SOFTMAX = Proof(softmax, rows)                  the formula, and how to draw a case
@@ -12,9 +12,9 @@ known mistake: a law that no mistake can break proves nothing.
     @SOFTMAX.mistake(rows_sum_to_one)
     def wrong_axis(x): ...                          the law rejects this one
 
-Five layers: `spec` compares with the formula as plain loops over floats, `reference` with torch,
-`law` states an algebraic fact, `gradient` compares autograd with the closed form and with
-differences of the spec, and `accuracy` holds the bound that a docstring promises.
+Laws have five layers: `spec` compares with the formula as plain loops over floats, `reference` with
+torch, `law` states an algebraic fact, `gradient` compares autograd with the closed form and with
+finite differences of the spec, and `accuracy` checks the bound that a docstring promises.
 """
 
 import inspect
@@ -39,7 +39,7 @@ class Draw(Protocol):
         """A whole number, both ends included."""
 
     def real(self, low: float, high: float) -> float:
-        """A number, both ends included, none of them subnormal."""
+        """A number, both ends included, and never subnormal."""
 
     def choice(self, values: Sequence[T]) -> T:
         """One of these."""
@@ -67,7 +67,7 @@ class RandomDraw:
 
 @dataclass(frozen=True)
 class Law:
-    """A statement that can be checked for one case; `cost` says how many times slower it is."""
+    """A statement that can be checked for one case; it is `cost` times slower than usual."""
 
     statement: Callable[[Any, Any], tuple[float, float]]
     layer: str
@@ -80,7 +80,7 @@ class Law:
 
     @property
     def words(self) -> str:
-        """The law as a sentence: its name is one."""
+        """The law as a sentence: its name with spaces."""
         return self.name.replace("_", " ")
 
     @property
@@ -98,7 +98,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Accuracy(Law):
-    """A law about rounding: inputs by the name of what makes them hard, in several precisions."""
+    """A law about rounding: inputs in families, by what makes them hard, in several precisions."""
 
     families: Mapping[str, Cases] = field(default_factory=dict)
     dtypes: tuple[torch.dtype, ...] = ()
@@ -109,8 +109,8 @@ class Accuracy(Law):
 class Mistake:
     """A wrong version of a formula, the laws that reject it, and where it was seen in public.
 
-    A law must reject it by a finite error: a wrong shape would be noticed without any law. Only
-    where a NaN or an infinity is the mistake itself, `nan` says so.
+    A law must reject it with a finite error: a wrong shape would be noticed without any law. `nan`
+    is set only where a NaN or an infinity is the mistake itself.
     """
 
     wrong: Callable[..., Any]
@@ -164,7 +164,7 @@ class Proof:
         return self._add("law", statement, cases, cost)
 
     def gradient(self, statement: Any = None, cases: Cases | None = None, cost: int = 0) -> Any:
-        """Autograd equals the closed form, or the differences of the spec."""
+        """Autograd equals the closed form, or finite differences of the spec."""
         return self._add("gradient", statement, cases, cost)
 
     def accuracy(
@@ -215,12 +215,12 @@ class Proof:
         return [law for law in self.laws.values() if isinstance(law, Accuracy)]
 
     def tried(self, law: Law, count: int, seed: int = 0) -> Iterator[Any]:
-        """Cases of a law from a generator: equal for equal seeds, other ones for every law."""
+        """Cases of a law from a generator: the same for the same seed, different for every law."""
         for number in range(max(1, count // law.cost)):
             yield self.case(law, seed, number)
 
     def case(self, law: Law, seed: int, number: int) -> Any:
-        """One of them, drawn afresh."""
+        """One of these cases, drawn afresh."""
         return law.cases(RandomDraw(self.name, law.name, seed, number))
 
 

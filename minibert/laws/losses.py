@@ -46,7 +46,7 @@ def some_ignored(labels: Tensor) -> Tensor:
 
 
 def smallest(x: Tensor) -> float:
-    """Below it digits run out."""
+    """The smallest normal number: below it, digits run out."""
     return torch.finfo(x.dtype).tiny
 
 
@@ -186,7 +186,7 @@ def slopes_of_a_row_cancel(formula, case):
 
 
 def impossible_classes(draw: Draw) -> HardCase:
-    """-inf for every class but the first two and the label."""
+    """-inf for every class above the label, but never for the first two."""
     logits, labels = hard_case(draw)
     ruled_out = torch.arange(logits.shape[1])[None] > labels[:, None].clamp(min=1)
     return HardCase(torch.where(ruled_out, -math.inf, logits), labels)
@@ -384,7 +384,7 @@ def it_is_torchs_label_smoothing(formula, case):
 
 @SMOOTHED.law(cases=lambda draw: SmoothedCase(*impossible_classes(draw), 0.0))
 def without_smoothing_it_is_cross_entropy(formula, case):
-    """Bit for bit, and where a class is impossible too: 0 times an infinity is no number."""
+    """Bit for bit, even where a class is impossible: 0 times infinity would be NaN."""
     return differing(formula(*case), cross_entropy(case.logits, case.labels)), 0
 
 
@@ -615,7 +615,7 @@ for words, laws, wrong in (
 
 @SMOOTHED.mistake(without_any_label_it_is_zero, rows_without_a_label_have_no_part)
 def padding_smoothed_all_the_same(logits, labels, smoothing):
-    """Its label is ignored, its share of the other classes is not."""
+    """The label of padding is ignored, but the share that smoothing gives its classes is not."""
     evenly = -F.log_softmax(logits, 1).mean(1).sum() / (labels != -100).sum().clamp(min=1)
     return (1 - smoothing) * cross_entropy(logits, labels) + smoothing * evenly
 
@@ -631,7 +631,7 @@ def logits_smoothed(logits, labels, smoothing):
     it_is_affine_in_the_smoothing, no_logits_cost_less_than_the_entropy_of_the_target
 )
 def divergence_from_the_target(logits, labels, smoothing):
-    """KL for cross-entropy: the same gradient, and a least value of 0."""
+    """KL instead of cross-entropy: the same gradient, but a minimum of 0."""
     classes = logits.shape[1]
     target = right_target((torch.arange(classes) == 0).to(logits), classes, smoothing)
     entropy = -torch.special.xlogy(target, target).sum() * bool((labels != -100).any())
@@ -689,7 +689,7 @@ def smoothed_in_half_precision(logits, labels, smoothing):
 
 
 def mlm_case(draw: Draw, scales: tuple[float, ...] = SCALES) -> HardCase:
-    """Three sentences of five tokens, eight of fifteen masked, unequally many in each."""
+    """Three sentences of five tokens, eight of fifteen masked, not equally many in each."""
     labels = some_ignored(integers(seed_of(draw), 7, 3, 5))
     return HardCase(normal(seed_of(draw), 3, 5, 7, scale=draw.choice(scales)), labels)
 
@@ -725,14 +725,14 @@ def tokens_beyond_cost_nothing(formula, case):
 
 @MLM.law
 def sentences_may_be_cut_anywhere(formula, case):
-    """It is a mean over masked tokens, so it does not matter whose they are."""
+    """It is a mean over masked tokens, so it does not matter which sentence they are in."""
     joined = formula(case.logits.view(1, 15, 7), case.labels.view(1, 15))
     return distance(joined, formula(*case)), 2 * hard_bound(case)
 
 
 @MLM.law
 def every_masked_token_weighs_the_same(formula, case):
-    """The slope to a logit that is 0 everywhere else is as large in a short sentence."""
+    """With all logits 0, the gradient is equally large at every masked token."""
     zeros = torch.zeros_like(case.logits)
     (slope,) = gradients(lambda x: formula(x, case.labels), [zeros], as_tensor(1.0))
     sizes = slope.abs().sum(-1)[case.labels != -100]
@@ -755,7 +755,7 @@ def its_slope_is_that_of_the_masked_words(formula, case):
 
 @MLM.gradient
 def unmasked_tokens_have_no_slope(formula, case):
-    """And a masked one u (p - y) / n."""
+    """And a masked one has u (p - y) / n."""
     upstream, masked = normal(11), case.labels != -100
     (slope,) = gradients(lambda x: formula(x, case.labels), [case.logits], upstream)
     one_hot = F.one_hot(case.labels.clamp(min=0), 7)
@@ -839,7 +839,7 @@ def it_is_the_mean_surprise_of_all_pairs(formula, case):
 
 @NSP.reference(cases=lambda draw: nsp_case(draw, SCALES))
 def it_is_torchs_logistic_unit(formula, case):
-    """Two classes are one logistic unit: the difference of the logits."""
+    """Two classes are one logistic unit, applied to the difference of the logits."""
     gap = case.logits[:, 1] - case.logits[:, 0]
     expected = F.binary_cross_entropy_with_logits(gap, case.labels.double())
     return distance(formula(*case), expected), 2 * hard_bound(case)
@@ -874,7 +874,7 @@ def its_slope_is_that_of_all_pairs(formula, case):
 
 @NSP.gradient
 def its_slope_is_the_chance_of_being_wrong(formula, case):
-    """u (σ(s_1 - s_0) - y) / B to the logit of "random", minus that to the other"""
+    """u (σ(s_1 - s_0) - y) / B for the logit of "random", its negative for the other"""
     upstream, (logits, labels) = normal(11), case
     (slope,) = gradients(lambda x: formula(x, labels), [logits], upstream)
     wrong = upstream * (torch.sigmoid(logits[:, 1] - logits[:, 0]) - labels) / len(labels)
@@ -982,7 +982,7 @@ def a_cut_answer_is_left_out(formula, case):
 
 @SPAN.law
 def tokens_may_be_reordered(formula, case):
-    """Loss and answer know nothing of neighbours."""
+    """The loss does not depend on which tokens are neighbours."""
     order = order_of(7)
     places = [
         torch.where(place < 0, place, torch.argsort(order)[place.clamp(min=0)])
@@ -1080,7 +1080,7 @@ def error_case(
 
 
 def square_bound(case: ErrorCase) -> float:
-    """Each difference and each square is right to its last digit, so the mean of B of them is."""
+    """B differences, their squares, and the mean of those: each right to its last digit."""
     loss = float((case.predicted.double() - case.target.double()).square().mean())
     unit, digits_end = at_least_eps32(case.target), smallest(case.target)
     return (2 + len(case.target) / 2) * unit * loss + digits_end
@@ -1138,7 +1138,7 @@ def its_slope_is_that_of_the_squared_difference(formula, case):
 
 @SQUARED_ERROR.gradient
 def its_slope_is_twice_the_difference_over_b(formula, case):
-    """And its opposite to the target."""
+    """And its negative for the target."""
     upstream = normal(7)
     found = gradients(formula, case, upstream)
     expected = upstream * 2 * (case.predicted - case.target) / len(case.target)
@@ -1229,9 +1229,9 @@ def soft_case(
 
 
 def soft_bound(case: SoftCase) -> Tensor:
-    """A logit over T is rounded, |z| eps of it; p turns that into a relative error of its own.
+    """Rounding a logit over T costs |z| eps, which becomes a relative error of p.
 
-    So does the rounding of log p, and either is multiplied by log p or log q; with two sums of C.
+    So does the rounding of log p; either is multiplied by log p or log q. Two sums have C terms.
     """
     pair = [x.double() / case.temperature for x in case[:2]]
     log_p, log_q = (F.log_softmax(z, -1) for z in pair)
@@ -1327,7 +1327,7 @@ def temperature_is_a_scale_of_both_logits(formula, case):
 @KL.law
 @SOFT.law
 def an_impossible_class_adds_nothing(formula, case):
-    """0 log 0 = 0: a class that the teacher rules out, whatever the student says of it."""
+    """0 log 0 = 0 for a class that the teacher rules out, whatever the student says."""
     teacher, student = (F.pad(x, (0, 1), value=-math.inf) for x in case[:2])
     found = formula(teacher, student, case.temperature)
     return distance(found, formula(*case), soft_bound(case)), 2
@@ -1445,7 +1445,7 @@ def kl_averaged_over_classes(teacher, student, t):
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.kl_div.html",
 )
 def kl_averaged_over_everything(teacher, student, t):
-    """F.kl_div by default, given to each sample."""
+    """F.kl_div with its default reduction, given to each sample."""
     log_q, p = F.log_softmax(student / t, 1), F.softmax(teacher.detach() / t, 1)
     return F.kl_div(log_q, p, reduction="none").mean().expand(len(teacher))
 
@@ -1580,7 +1580,7 @@ def hot_slopes_compare_centred_logits(formula, case):
 
 @SOFT.law
 def a_mixture_of_teachers_costs_the_mixture(formula, case):
-    """It is linear in the teacher's probabilities, so half of two teachers costs half of both."""
+    """It is linear in the teacher's probabilities, so two teachers averaged cost the average."""
     t, other = case.temperature, normal(6, *case.teacher.shape)
     log_p, log_r = F.log_softmax(case.teacher / t, 1), F.log_softmax(other / t, 1)
     mixed = t * (torch.logaddexp(log_p, log_r) - math.log(2))
@@ -1616,7 +1616,7 @@ def choices_are_exact_up_to_the_size_of_their_terms(formula, case):
     source="https://github.com/huawei-noah/Pretrained-Language-Model/issues/176",
 )
 def mean_over_batch_and_classes(teacher, student, t):
-    """The mean over everything, here given back to each sample."""
+    """The mean over everything, here written as a loss per sample."""
     return soft_cross_entropy(teacher, student, t) / teacher.shape[1]
 
 
@@ -1696,7 +1696,7 @@ def choices_in_the_type_of_the_model(teacher, student, t):
 
 
 def at_full_scale(teacher, student, t):
-    """With the factor T² of Hinton et al. 2015, for a sum with a loss of hard labels."""
+    """With the factor T² of Hinton et al. 2015, to be added to a loss on hard labels."""
     return t * t * soft_cross_entropy(teacher, student, t)
 
 
@@ -1707,7 +1707,7 @@ AT_FULL_SCALE = Proof(
 
 @AT_FULL_SCALE.law
 def heat_does_not_weaken_its_slope(formula, case):
-    """From T to 2T, both hot, the slope stays what it is."""
+    """From T to 2T, both hot, the slope stays the same."""
     hot = 1e6 * float(torch.stack(case[:2]).abs().max())
     upstream = normal(7, len(case.teacher))
     once, twice = (
@@ -1862,7 +1862,7 @@ def sparse_case(draw: Draw, scales: tuple[float, ...] = (1.0,)) -> SparseCase:
 
 
 def sparse_bound(case: SparseCase) -> float:
-    """Two sums of terms that are not negative, and the sum of both."""
+    """Two sums of non-negative terms, and the sum of both."""
     losses = float(case.losses.double().sum())
     total = losses + case.strength * float(case.parameters.double().square().sum())
     roundings = 3 + max(len(case.losses), len(case.parameters)) / 2
@@ -1906,7 +1906,7 @@ def without_samples_it_is_the_price(formula, case):
 
 @SPARSE.gradient
 def every_sample_weighs_one(formula, case):
-    """u to each sample, and u 2 λ θ to every weight."""
+    """u for each sample, and u 2 λ θ for every weight."""
     upstream = normal(3)
     found = gradients(lambda *parts: formula(*parts, case.strength), case[:2], upstream)
     expected = 2 * case.strength * upstream * case.parameters

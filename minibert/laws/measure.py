@@ -1,7 +1,7 @@
-"""How far two results are apart, in numbers that a law can compare with its bound.
+"""How far apart two results are, in numbers that a law can compare with its bound.
 
 Bounds are counted in EPS, the distance from 1 to the next float64; a computation of n roundings may
-be n EPS off, times the size of what was rounded. A bound of 0 means bit for bit.
+be off by n EPS times the size of what was rounded. A bound of 0 means equal bit for bit.
 """
 
 import math
@@ -49,7 +49,7 @@ def order_of(n: int, seed: int = 1) -> Tensor:
 
 
 def tensor(draw: Draw, shape: tuple[int, ...], scale: float = 1.0, offset: float = 0.0) -> Tensor:
-    """Normal numbers; every other time they do not lie in one piece in memory."""
+    """Normal numbers; half of these tensors are not contiguous in memory."""
     seed = seed_of(draw)
     x = normal(seed, *shape, scale=scale, offset=offset)
     return x.mT.contiguous().mT if seed % 2 and x.ndim > 1 else x
@@ -94,7 +94,7 @@ def over_rows(formula: Callable[..., Any], x: Any, *arguments: Any) -> Any:
 def gradients(
     formula: Callable[..., Tensor], inputs: Sequence[Tensor], upstream: Tensor
 ) -> tuple[Tensor, ...]:
-    """The gradient of Σ upstream · formula(inputs) to each input, by autograd; 0 where none is."""
+    """The gradient of Σ upstream · formula(inputs) for each input, by autograd, or 0 if none."""
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     return torch.autograd.grad(
         formula(*leaves), leaves, upstream, allow_unused=True, materialize_grads=True
@@ -108,9 +108,9 @@ def slope_of_spec(
     directions: Sequence[Tensor],
     step: float,
 ) -> float:
-    """How fast Σ upstream · spec grows along a direction, from differences of the spec alone.
+    """The slope of Σ upstream · spec along a direction, from finite differences of the spec alone.
 
-    (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h is right up to f⁽⁵⁾ h⁴ / 30, 3e-14 f⁽⁵⁾ at 1e-3.
+    (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h is off by f⁽⁵⁾ h⁴ / 30, or 3e-14 f⁽⁵⁾ at 1e-3.
     """
 
     def value(t: float) -> float:
@@ -128,21 +128,21 @@ def slopes(
     inputs: Sequence[Tensor],
     tolerance: float = 1e-11,
 ) -> tuple[float, float]:
-    """Autograd of the formula against differences of the spec, which shares no line with it.
+    """Autograd of the formula against finite differences of the spec, which shares no code with it.
 
-    Upstream gradient and direction are random: a wrong entry anywhere shows in the one number.
+    Upstream gradient and direction are random, so a wrong entry anywhere shows in this one number.
     The spec takes nested lists. Returns error and bound, as a law does.
     """
     output = formula(*inputs)
     upstream = normal(101, *output.shape)
     directions = [normal(102 + i, *x.shape) for i, x in enumerate(inputs)]
-    # one step through all inputs together has length 1: f⁽⁵⁾ must not grow with their number
+    # the direction has length 1 over all inputs together: f⁽⁵⁾ must not grow with their number
     length = math.sqrt(sum(float((d * d).sum()) for d in directions)) or 1.0
     directions = [d / length for d in directions]
     found = gradients(formula, inputs, upstream)
     slope = float(sum((g * d).sum() for g, d in zip(found, directions, strict=True)))
     size = 1 + float((upstream * output.detach()).abs().sum())
-    for step in (1e-3, 2e-4):  # the short one where the formula bends within the long one
+    for step in (1e-3, 2e-4):  # the short one if the formula curves within the long one
         expected = slope_of_spec(spec, inputs, upstream, directions, step)
         error, bound = abs(slope - expected), tolerance * (size + abs(expected))
         if error <= bound:

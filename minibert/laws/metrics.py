@@ -1,4 +1,4 @@
-"""Laws of the metrics: what scikit-learn and scipy are asked for is what a paper means by it."""
+"""Laws of the metrics: what scikit-learn and scipy compute is what papers mean by the name."""
 
 import dataclasses
 import math
@@ -19,9 +19,9 @@ from minibert.training.evaluation import measured
 
 Metric = Callable[[Tensor, Tensor], float]
 NOT_OURS = {
-    "reference": "the library's own function is what is called",
-    "gradient": "a count has no slope, and nothing is trained on a metric",
-    "accuracy": "it is a number for people, printed with four digits",
+    "reference": "it calls the library's own function",
+    "gradient": "a count has no gradient, and nothing is trained on a metric",
+    "accuracy": "it is a number to be read, printed with four digits",
 }
 
 
@@ -42,7 +42,7 @@ class Answers(NamedTuple):
 
 
 def classes(draw: Draw) -> Answers:
-    """Both classes on both sides, mostly agreeing."""
+    """Labels of both classes, and predictions that mostly agree with them."""
     n = draw.choice([4, 7, 50])
     true, wrong = integers(seed_of(draw), 2, n), integers(seed_of(draw), 4, n) == 0
     true[:2] = torch.tensor([0, 1])
@@ -234,7 +234,7 @@ def it_is_one_minus_half_the_squared_distance(formula, case):
 
 @PEARSON.law
 def one_outlier_decides(formula, case):
-    """Both constant but for the same one place: 1; for two different ones: -1 / (n - 1)."""
+    """Both constant except at the same place: 1; except at different places: -1 / (n - 1)."""
     n = len(case.true)
     first, second = (torch.eye(n, dtype=torch.float64)[i] for i in (0, 1))
     return abs(formula(first, first) - 1) + abs(formula(first, second) + 1 / (n - 1)), 1e-12
