@@ -2,18 +2,18 @@
 
     python benchmarks/end_to_end.py --model DIR --data DIR [--rows N] [--rounds N] [--threads N]
 
-Both sides are processes of their own and get the same model, sentences, batch size (32), greatest
+Each side is a process of its own and gets the same model, sentences, batch size (32), maximum
 length (128), learning rate (5e-5, linear, a tenth of it warm-up), AdamW, clipping at 1, dropout,
-bfloat16 and threads; the other side is `transformers_finetune.py`. They take turns, and who begins
-changes every round. The model needs a `config.json` without a classifier: both draw a new one.
+bfloat16 and threads; the other side is `transformers_finetune.py`. They take turns, and alternate
+in going first. The model's `config.json` must have no classifier: both sides draw a new one.
 
 "whole" is the time of the process: imports, loading, tokenizing, training, evaluation, and for
-minibert also saving the model and the state from which a run goes on. "loop" is training and
-evaluation alone, so that a short run with `--rows` is not a comparison of imports.
+minibert also saving the model and the state from which a run resumes. "loop" is training and
+evaluation alone, so that a short run with `--rows` does not just compare imports.
 
-The threads of a `minibert` command look for work 10,000 times before they sleep, those of torch by
-itself much longer. Where something else wants the cores, the other side then becomes many times
-slower, which is no result: measure on a quiet machine, or set OMP_WAIT_POLICY=PASSIVE for both.
+Idle threads of a `minibert` command check for work 10,000 times before they sleep, those of plain
+torch much longer. If another program wants the cores, the other side then becomes many times
+slower, which says nothing: measure on a quiet machine, or set OMP_WAIT_POLICY=PASSIVE for both.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RIVAL = Path(__file__).with_name("transformers_finetune.py")
 
 
 class Run(NamedTuple):
-    """What one side needed, in seconds, and what its model is worth on dev."""
+    """The seconds that one side took, and the accuracy of its model on dev."""
 
     whole: float
     loop: float
@@ -54,7 +54,7 @@ class Work(NamedTuple):
 
     @property
     def options(self) -> list[str]:
-        """The words that both commands understand."""
+        """The options that both commands understand."""
         return [f"--{name}={value}" for name, value in self._asdict().items()]
 
 
@@ -62,7 +62,7 @@ def output_of(command: list[str]) -> tuple[dict[str, Any], float]:
     """The JSON document that a command prints, and the seconds that it took.
 
     Raises
-        SystemExit  the command failed; what it said is repeated.
+        SystemExit  the command failed; its output is repeated.
     """
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
@@ -106,7 +106,7 @@ def first_rows(data: Path, rows: int | None, folder: Path) -> Path:
 
 
 def table(runs: dict[str, list[Run]]) -> str:
-    """Medians of each side, with the fastest and slowest run, and how many times faster we are."""
+    """Medians of each side, its fastest and slowest run, and how many times faster minibert is."""
     lines = [f"{'':14}{'whole, s':>20}{'loop, s':>20}  dev accuracy of each run"]
     medians: dict[str, list[float]] = {}
     for side, done in runs.items():

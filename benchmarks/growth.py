@@ -2,16 +2,16 @@
 
     python benchmarks/growth.py [--rounds N] [--threads N] [--dtype bfloat16] [--out DIR]
 
-One size at a time leaves the base point, in powers of two. Measured on minibert's kernels, at each
-point: a forward pass, and a training step (dropout, gradients, clipping, AdamW). All points are
+From a base point, one size at a time varies in powers of two. Measured at each point, on minibert's
+kernels: a forward pass, and a training step (dropout, gradients, clipping, AdamW). All points are
 timed in interleaved rounds; the median counts. A point's memory is the peak of a process of its
-own beyond what it held before the weights were there: weights, states, gradients, moments.
+own, above what it held before the weights existed: weights, states, gradients, moments.
 
 On logarithmic axes a cost that grows like a power is a straight line, and its slope is the power;
 the table has the slope of a least-squares line through all points, that of the last doubling,
-where what does not grow weighs least, and the same two of the operation count. Writes growth.json
+where constant costs weigh least, and the same two for the operation count. Writes growth.json
 and growth.svg, which `growth_chart.py` draws from it. The vocabulary has only 1,000 words, so that
-the table of words plays no part.
+the word embedding table plays no part.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from minibert.config import BertConfig
 HEAD_WIDTH = 64
 TURN = 0.1  # seconds that a point is repeated in each round, if one call is shorter
 ENGINE_OF = {"forward": "kernels", "step": "step"}
-# A training step needs two products, for the two gradients, where the forward pass needs one.
+# For each product of the forward pass, the backward pass needs two, for the two gradients.
 PASSES = {"forward": 1, "step": 3}
 
 
@@ -75,7 +75,7 @@ SWEEPS = {
 
 
 def points_of(axis: str) -> list[Point]:
-    """The base point with other values of one size."""
+    """The base point with each value of one size."""
     return [BASE._replace(**{axis: value}) for value in SWEEPS[axis]]
 
 
@@ -87,7 +87,7 @@ def work_at(point: Point, dtype: torch.dtype, threads: int) -> Work:
 
 
 def named(point: Point, name: str) -> str:
-    """One thing that is measured."""
+    """The key of one measurement."""
     return f"{name} at {point}"
 
 
@@ -112,7 +112,7 @@ def peak_of(point: Point, name: str, args: argparse.Namespace) -> int | None:
 
 
 def print_peak(request: str) -> None:
-    """What the process of its own does."""
+    """Measure one pass in this process, and print its peak."""
     sizes, name, dtype, threads = json.loads(request)
     torch.set_num_threads(threads)
     engine = ENGINES[ENGINE_OF[name]]
@@ -128,7 +128,7 @@ def print_peak(request: str) -> None:
 
 
 def slopes(values: Sequence[float], costs: Sequence[float]) -> dict[str, float]:
-    """The power with which a cost grows: over all values by least squares, and at their end.
+    """The power with which a cost grows: over all values by least squares, and over the last two.
 
     >>> slopes([1, 2, 4], [5.0, 20.0, 80.0])
     {'all': 2.0, 'end': 2.0}
@@ -163,7 +163,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     points = list(dict.fromkeys(point for axis in SWEEPS for point in points_of(axis)))
     times = times_of(points, args)
     pairs = [(point, name) for point in points for name in PASSES]
-    with ThreadPoolExecutor(args.threads) as pool:  # who else computes does not change a peak
+    with ThreadPoolExecutor(args.threads) as pool:  # a peak does not depend on other load
         found = pool.map(lambda pair: peak_of(pair[0], pair[1], args), pairs)
         peaks = {named(*pair): peak for pair, peak in zip(pairs, found, strict=True)}
     sweeps = {
@@ -175,7 +175,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The slopes; a pair is over all points, and of the last doubling."""
+    """The slopes, in pairs: over all points, and over the last doubling."""
     lines = [f"{'':17}{'time':>15}{'operations':>15}{'memory':>15}"]
     for axis, sweep in document["sweeps"].items():
         for name in PASSES:

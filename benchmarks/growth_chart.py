@@ -3,8 +3,8 @@
     python benchmarks/growth_chart.py growth.json growth.svg
 
 A column for each size that grows; time above, memory below. The thin dashed lines are the operation
-count, moved up or down so that it meets the measured time at the base point: where the time runs
-beside it, time is spent on operations.
+count, shifted so that it meets the measured time at the base point: where the time follows it,
+time is spent on operations.
 """
 
 import json
@@ -19,7 +19,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-# Blue and vermilion of Okabe and Ito's palette, told apart by the colour-blind; markers differ too.
+# Blue and vermilion of Okabe and Ito's palette, safe for colour-blind readers; markers differ too.
 STYLES = {"forward": ("#0072B2", "o", "forward pass"), "step": ("#D55E00", "s", "training step")}
 TITLES = {
     "length": "tokens in a sentence",
@@ -68,7 +68,7 @@ def draw_panel(axes: Axes, sweep: dict[str, Any], cost: str, base: int) -> None:
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Write the picture; the ending of the path says which format."""
+    """Write the picture; the suffix of the path decides the format."""
     sweeps, base = document["sweeps"], document["base"]
     figure, panels = pyplot.subplots(
         2, len(sweeps), figsize=(13, 7), sharey="row", sharex="col", layout="constrained"

@@ -1,11 +1,11 @@
-"""How long `minibert` takes until it has answered, in a process that has just begun.
+"""How long `minibert` takes to answer, in a fresh process.
 
     python benchmarks/startup.py [--model DIR]... [--rounds N]
 
-Without --model two models are drawn at random: a student of 4 layers, 128 wide, and BERT-base.
+Without --model, two models get random weights: a student of 4 layers, 128 wide, and BERT-base.
 Every round starts each command once, so that a busy moment of the machine hits them all; the first
-round, which fills the disk's cache, does not count. Whatever computes with torch has to import it,
-so the last column is what a command needs beyond that.
+round, which fills the disk cache, does not count. Anything that computes with torch has to import
+it, so the last column is what a command needs beyond that.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def named_models(folders: list[str]) -> Iterator[dict[str, Path]]:
 
 
 def seconds_of(command: list[str]) -> float:
-    """How long a command takes; its output is dropped, its failure is ours.
+    """How long a command takes; its output is dropped.
 
     Raises
         CalledProcessError  the command failed.

@@ -3,8 +3,8 @@
     python benchmarks/transformers_finetune.py --model DIR --data DIR [--seed N] [--threads N]
 
 It is the loop of a careful user: the fast tokenizer on all texts at once, batches of similar length
-by the order of `Trainer(group_by_length=True)`, padding to the longest of the batch, bfloat16 by
-autocast, fused AdamW with decay of the matrices alone, and a dev set sorted by length. It prints
+in the order of `Trainer(group_by_length=True)`, padding to the longest of the batch, bfloat16 by
+autocast, fused AdamW with decay for matrices only, and a dev set sorted by length. It prints
 one line of JSON: the accuracy on dev, and the seconds of training and evaluation.
 """
 
@@ -41,7 +41,7 @@ class Data(NamedTuple):
 
 
 def read(path: Path, tokenizer: PreTrainedTokenizerBase) -> Data:
-    """A file of sentences and labels with a tab between them, after a line of names."""
+    """Read a file of sentences and labels, separated by a tab, after a header line."""
     lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
     texts, labels = zip(*(line.rsplit("\t", 1) for line in lines), strict=True)
     encoded = tokenizer(list(texts), truncation=True, max_length=MAX_LENGTH)
@@ -102,7 +102,7 @@ def accuracy(model: BertForSequenceClassification, data: Data, pad_id: int) -> f
 
 
 def main() -> None:
-    """Read, train, evaluate, and print what came out."""
+    """Read, train, evaluate, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, type=Path, help="folder with train.tsv, dev.tsv")

@@ -1,23 +1,24 @@
-"""What zeros give in speed on a CPU, and what parts give that are removed.
+"""How much speed zeros gain on a CPU, and how much removed heads and units do.
 
     python benchmarks/zeros.py [--model MINILM --data SST2] [--rounds N] [--threads N] [--out DIR]
 
-Two models run over SST-2's dev set, or random sentences of such lengths, sorted by length in
-batches of 32 as minibert's commands do it: MiniLM's shape (6x384; its weights with --model), and
-a student's (4x128, random weights). Each as it is, and with
+Two models run over SST-2's dev set, or random sentences of similar lengths, sorted by length in
+batches of 32 as in minibert's commands: one of MiniLM's shape (6x384; with --model, its weights),
+and one of a student's (4x128, random weights). Each is timed as it is, and with
 
-- zeros anywhere in the maps of its blocks, the smallest weights of each map: with the same dense
-  kernels, and with the maps as torch's sparse matrices in rows (CSR), the other kernels as before;
-- heads, feed-forward units, or both removed, as many in every layer: smaller maps, dense kernels.
+- zeros anywhere in the linear maps of its blocks, the smallest weights of each: with the same dense
+  kernels, and with the maps as torch's CSR matrices, the other kernels as before;
+- heads, feed-forward units, or both removed, equally many in every layer: smaller maps, dense
+  kernels.
 
-Then one map alone, 384 to 1536: dense, and in the sparse forms CSR and COO, whose answer lies
-transposed in memory. The share from which a form wins is interpolated between those measured.
+Then a single map, 384 to 1536: dense, and in the sparse formats CSR and COO, whose result lies
+transposed in memory. The share from which a format wins is interpolated between those measured.
 
 Before anything is timed, its answer is compared with that of the book in float64, which computes
-with all weights and the zeros among them; one that is over its bound ends the run. What a table
-compares is timed in interleaved rounds; medians count. With --cpu-time the seconds are those in
-which a processor worked for this process, so that on a busy machine, with one thread, what others
-take is left out. Prints Markdown, writes zeros.json.
+with all weights, including the zeros; an error over its bound ends the run. The variants of a table
+are timed in interleaved rounds; medians count. With --cpu-time, seconds are CPU time of this
+process, so that on a busy machine, with one thread, other programs do not count. Prints Markdown
+and writes zeros.json.
 """
 
 import argparse
@@ -54,7 +55,7 @@ from minibert.sparsity import keep_largest, keep_n_of_m
 from minibert.training.sparse import is_pruned, zeros_of
 
 TURN = 0.1  # seconds that a call is repeated in each round, if it is shorter
-FEW = 2  # so many times the bound of `minibert bench`: the largest of few errors is left to chance
+FEW = 2  # times the bound of `minibert bench`: over few numbers, the largest error varies
 DEV = Sentences(872, 32, split="dev")
 CASES = (Case("6x384", "", MINILM, DEV, pretrained=True), Case("4x128", "", STUDENT, DEV))
 ZEROS = (0.5, 0.8, 0.95)
@@ -69,7 +70,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Variant(NamedTuple):
-    """What is timed, and the same model with all its zeros, which the book computes."""
+    """What is timed, and the same model with its zeros kept, for the book to compute."""
 
     work: Work
     model: Model
@@ -77,7 +78,7 @@ class Variant(NamedTuple):
 
 
 def with_zeros(work: Work, share: float) -> Work:
-    """This share of the weights of every map of a block is 0: the smallest."""
+    """Set this share of the weights of every map of a block to 0: the smallest."""
     maps = {name: x for name, x in named_tensors(work.weights) if is_pruned(name)}
     zeroed = {name: x * keep_largest(x.abs(), share) for name, x in maps.items()}
     tensors = dict(named_tensors(work.weights)) | zeroed
@@ -85,7 +86,7 @@ def with_zeros(work: Work, share: float) -> Work:
 
 
 def without_parts(work: Work, heads: float, units: float) -> Work:
-    """In every layer these shares of the heads and of the feed-forward units add nothing."""
+    """Make these shares of the heads and feed-forward units of every layer add nothing."""
     n_heads, n_units = work.config.num_attention_heads, work.config.intermediate_size
     blocks = []
     for block in work.weights.blocks:
@@ -97,14 +98,14 @@ def without_parts(work: Work, heads: float, units: float) -> Work:
 
 
 def closed(part: LinearWeights, n_groups: int, share: float) -> LinearWeights:
-    """A map without this share of its groups of inputs, those of the smallest weights."""
+    """A map with this share of its groups of inputs set to 0, those with the smallest weights."""
     parts_OGK = part.weight_OI.unflatten(1, (n_groups, -1))
     keep_G = keep_largest(parts_OGK.square().sum((0, 2)), share)
     return part._replace(weight_OI=(parts_OGK * keep_G[:, None]).flatten(1))
 
 
 def variants_of(work: Work) -> dict[str, Variant]:
-    """All that is compared; heads only where the share of them is a whole number."""
+    """All variants; heads only if the share of them is a whole number."""
     found = {"dense": Variant(work, kernels, work)}
     zeroed_by = {share: with_zeros(work, share) for share in ZEROS}
     for way, model in (("dense kernels", kernels), ("CSR", sparse_kernels)):
@@ -121,17 +122,17 @@ def variants_of(work: Work) -> dict[str, Variant]:
 
 
 def sparse_linear(x_TI: Tensor, weights: LinearWeights) -> Tensor:
-    """x Wᵀ + b, W sparse: torch's products of these want tokens in columns, and leave them so."""
+    """x Wᵀ + b with sparse W: torch's sparse products take and return tokens in columns."""
     return torch.addmm(weights.bias_O[:, None], weights.weight_OI, x_TI.T).T
 
 
 def stored_as(form: str, part: LinearWeights) -> LinearWeights:
-    """A map whose matrix is stored in a sparse form."""
+    """A map whose matrix is stored in a sparse format."""
     return part._replace(weight_OI=FORMS[form](part.weight_OI))
 
 
 def sparse_kernels(work: Work) -> tuple[Forward, str]:
-    """minibert's kernels with sparse products in the place of dense ones."""
+    """minibert's kernels with sparse products in place of dense ones."""
     weights = encoder_of(work.weights)
     blocks = [
         FusedBlock._make(
@@ -163,7 +164,7 @@ def sparse_block(x_TD: Tensor, packing: Packing, block: Any, work: Work) -> Tens
 
 
 def said_of_two_of_four() -> str:
-    """What torch says when it is asked for its own form of 2 zeros in every 4, on a CPU."""
+    """What torch answers on a CPU when asked for its own 2:4 format, 2 zeros in every 4."""
     weight_OI = torch.randn(64, 64)
     try:
         torch.sparse.to_sparse_semi_structured(weight_OI * keep_n_of_m(weight_OI.abs(), 2, 4))
@@ -183,7 +184,7 @@ def work_for(case: Case, args: argparse.Namespace) -> Work:
 
 
 def checked(name: str, variant: Variant, case: Case) -> float:
-    """The largest error on some sentences of batches short and long."""
+    """The largest error on some sentences of short and long batches."""
     rows = variant.work.rows[:: max(1, len(variant.work.rows) // 3)]
     batches = [tokens_of(variant.work.encodings, batch[::8]) for batch in rows]
     zeroed = variant.zeroed._replace(batches=batches)
@@ -194,7 +195,7 @@ def checked(name: str, variant: Variant, case: Case) -> float:
 
 
 def within(bound: float, error: float, name: str) -> float:
-    """The error, if it is not too large to go on; NaN is over every bound."""
+    """The error, if it is within its bound, which NaN never is; else end the run."""
     if not error <= bound:
         raise SystemExit(f"{name}: the error is {error:.1e}, but the bound {bound:.1e}")
     return error
@@ -214,7 +215,7 @@ def compared(
 
 
 def measured_model(case: Case, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Each variant: its error, what it leaves of the weights of maps, seconds and gain."""
+    """For each variant: share of the maps' weights left, error, seconds and speed-up."""
     variants = variants_of(work_for(case, args))
     errors = {name: checked(name, variant, case) for name, variant in variants.items()}
     counts = {name: zeros_of(variant.work.weights) for name, variant in variants.items()}
@@ -227,7 +228,7 @@ def measured_model(case: Case, args: argparse.Namespace) -> dict[str, dict[str, 
 
 
 def measured_map(tokens: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One map alone, dense and in both sparse forms at each share of zeros."""
+    """A single map, dense and in both sparse formats at each share of zeros."""
     generator = torch.Generator().manual_seed(0)
     x_TI = torch.randn(tokens, MAP[0], generator=generator)
     weight_OI = torch.randn(*MAP[::-1], generator=generator)
@@ -250,7 +251,7 @@ def measured_map(tokens: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def map_error(run: Callable[[], Tensor], x_TI: Tensor, weights: LinearWeights) -> float:
-    """The largest error of one map, if it keeps what the kernels promise."""
+    """The largest error of one map, if it is within the bound that the kernels promise."""
     x_TI, weight_OI, bias_O = x_TI.double(), weights.weight_OI.double(), weights.bias_O.double()
     size_TO = linear(x_TI.abs(), weight_OI.abs(), bias_O.abs())
     bound = (x_TI.shape[1] + 1) * torch.finfo(torch.float32).eps * float(size_TO.max())
@@ -259,9 +260,9 @@ def map_error(run: Callable[[], Tensor], x_TI: Tensor, weights: LinearWeights) -
 
 
 def wins_from(shares: Sequence[float], faster: Sequence[float]) -> float | None:
-    """The share of zeros from which on a form is faster than dense; None if it never is.
+    """The share of zeros from which a format is faster than dense; None if it never is.
 
-    Between two shares its time is taken as a straight line.
+    Between two shares its time is interpolated linearly.
 
     >>> wins_from([0.5, 1.0], [0.5, 2.0]), wins_from([0.5], [1.5]), wins_from([0.5], [0.9])
     (0.8333333333333334, 0.5, None)
@@ -289,7 +290,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def gain(row: Mapping[str, Any], dense: bool) -> str:
-    """How many times faster than dense; of dense itself the time."""
+    """How many times faster than dense; for dense itself, the time."""
     return f"{1000 * row['seconds']:.3g} ms" if dense else f"{row['faster']:.2f}"
 
 
@@ -311,7 +312,7 @@ def models_table(models: Mapping[str, Any]) -> list[str]:
 
 
 def map_table(maps: Mapping[str, Any]) -> list[str]:
-    """Speed of each form at each share of zeros, and from where on it wins."""
+    """Speed of each format at each share of zeros, and the share from which it wins."""
     columns = [(tokens, form) for tokens in maps for form in FORMS]
     rows = [["dense", *(gain(maps[tokens]["rows"]["dense"], True) for tokens, _ in columns)]]
     for share in MAP_ZEROS:

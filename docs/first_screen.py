@@ -4,8 +4,8 @@
     minibert explain "[MASK] but marta said that the plot was dull ." -o page.html
     python docs/first_screen.py build page.html         writes docs/pictures/first-screen.png
 
-Both parts are screenshots of what these commands have made: one function of the book, and the same
-step of one head with the sum of a number opened, laid where the book's page is blank. It needs
+Both parts are screenshots of what these commands made: one function of the book, and the same step
+of one head with the sum of a number open, placed where the book's page is blank. It needs
 `pip install 'minibert[docs,browser]'` and a Chromium, whose path `MINIBERT_CHROMIUM` may name.
 """
 
@@ -49,7 +49,7 @@ def book(browser: Browser, folder: Path) -> bytes:
 
 
 def explorer(browser: Browser, path: Path) -> bytes:
-    """The step softmax of a head: what the mask asks of the word after it, and how it is summed."""
+    """The softmax step of a head: the share that [MASK] gives the word after it, and its sum."""
     page = browser.new_page(viewport={"width": 880, "height": 632}, **WIDE)
     page.goto(path.resolve().as_uri())
     page.click("#stage-5")

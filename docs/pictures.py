@@ -1,11 +1,13 @@
-"""The pictures of the pages: of the chapters, drawn from what functions of the book compute, and
-of `plots.md`, drawn by the commands that stand there.
+"""Draw the pictures of the chapters and of `plots.md`.
+
+Those of the chapters show what functions of the book compute; those of `plots.md` are drawn by the
+commands on that page.
 
     python docs/pictures.py                 writes all SVG files that need no model to docs/pictures
     python docs/pictures.py --runs DIR      those of plots.md too; DIR/runs/distill is the demo
 
-They need `pip install 'minibert[docs]'` and 20 seconds. Each experiment is a function of its own,
-so that the chapters can ask for its numbers.
+This needs `pip install 'minibert[docs]'` and takes 20 seconds. Each experiment is a separate
+function, so that the chapters can use its numbers.
 """
 
 import math
@@ -63,7 +65,7 @@ def post_norm(x_BSD: Tensor, bias: Tensor, layer: BlockWeights, config: BertConf
 
 
 def pre_norm(x_BSD: Tensor, bias: Tensor, layer: BlockWeights, config: BertConfig) -> Tensor:
-    """The other order: normalise what goes into a part, and add what comes out as it is."""
+    """The other order: normalise the input of each sublayer, and add its output as it is."""
     heads, eps = config.num_attention_heads, config.layer_norm_eps
     y_BSD = layer_norm(x_BSD, *layer.attention_norm, eps)
     x_BSD = x_BSD + multi_head_attention(y_BSD, y_BSD, bias, layer.attention, heads).output_BSD
@@ -74,8 +76,9 @@ def pre_norm(x_BSD: Tensor, bias: Tensor, layer: BlockWeights, config: BertConfi
 def sizes_by_layer(one_block: Callable[..., Tensor]) -> tuple[list[float], list[float]]:
     """Twelve untrained layers: the size of each state, and of each layer's gradient.
 
-    A size of 1 is that of a normalised vector. The weights have a deviation of 0.88/√D, so that a
-    map nearly keeps the size of what it maps; the loss is a random direction of the last state.
+    A size of 1 is that of a normalised vector. The weights have a standard deviation of 0.88/√D, so
+    that a map nearly preserves the size of its input; the loss is the projection of the last state
+    onto a random direction.
     """
     config = BertConfig(vocab_size=1, hidden_size=64, num_attention_heads=4, intermediate_size=256)
     generator = torch.Generator().manual_seed(0)
@@ -89,23 +92,23 @@ def sizes_by_layer(one_block: Callable[..., Tensor]) -> tuple[list[float], list[
     for layer in weights.blocks:
         x_BSD = one_block(x_BSD, torch.zeros(1, 1, 1, 16), layer, config)
         sizes.append(x_BSD.detach().square().mean().sqrt().item())
-    last_BSD = layer_norm(x_BSD, one_D, zero_D, 1e-12)  # pre-norm ends with one; twice is once
+    last_BSD = layer_norm(x_BSD, one_D, zero_D, 1e-12)  # ends pre-norm; for post-norm a no-op
     (last_BSD * torch.randn(last_BSD.shape, generator=generator)).sum().backward()
     return sizes, [layer.output.weight_OI.grad.norm().item() for layer in weights.blocks]
 
 
 def normed_size(deviation: float, eps: float) -> float:
-    """The deviation of what LayerNorm makes of a vector of this deviation."""
+    """The standard deviation of LayerNorm's output for an input of this deviation."""
     x_D = torch.tensor([-deviation, deviation], dtype=torch.float64)
     return layer_norm(x_D, torch.ones(2), torch.zeros(2), eps)[1].item()
 
 
 @cache
 def agreement(n_texts: int, soft: bool, n_teachers: int = 3) -> float:
-    """How often a student, who saw n texts, chooses on unseen texts what its teacher chooses.
+    """How often a student that saw n texts makes its teacher's choice on unseen texts.
 
-    Texts are 20 random numbers, the teacher a random linear map to 4 classes, the student one that
-    begins with zeros. It learns the teacher's choice, or all of the teacher's probabilities.
+    A text is 20 random numbers, the teacher a random linear map to 4 classes, the student one that
+    starts from zeros. It learns the teacher's choice, or all of the teacher's probabilities.
     """
     shares = []
     for seed in range(n_teachers):
@@ -259,7 +262,7 @@ PLOTS = {"adam": adam, "schedules": schedules}  # those of `minibert plot` that 
 
 
 def svg_of(name: str) -> str:
-    """One picture as SVG, the same on every call; letters stay letters, nothing is referred to."""
+    """One picture as SVG, the same on every call; text stays text, no outside references."""
 
     def draw(figure) -> None:
         if name in PLOTS:

@@ -628,14 +628,14 @@ def test_a_click_hides_a_word_and_shows_it_again(opened):
     assert guesses == page.locator("#if-masked li code").all_text_contents()
     shares = page.locator("#as-read li").evaluate_all("l => l.map(e => e.lastChild.textContent)")
     three = ", ".join(piece + share for piece, share in zip(guesses[:3], shares, strict=False))
-    assert page.text_content("#live-says") == f"Place 2: {three}."
+    assert page.text_content("#live-says") == f"Position 2: {three}."
     assert page.get_attribute("#live-says", "role") == "status"
     typed(page, "the film was very bright and warm")
     assert live_tokens(page)[2] == "[MASK] film", "typing on leaves it hidden"
     page.focus("#live-5")
     page.keyboard.press("Enter")
     assert page.locator("#live-guesses h3").all_text_contents() == [
-        "[MASK] at place 2, where film stands", "[MASK] at place 5, where bright stands",
+        "[MASK] at position 2, in place of film", "[MASK] at position 5, in place of bright",
     ]  # fmt: skip
     page.click("#live-2")
     assert live_tokens(page)[2] == "film"

@@ -307,7 +307,7 @@ def test_what_cannot_be_read_is_said():
         "These are 21 tokens, but the model knows only 20 positions; shorten the text.",
         "Sentence B holds no word yet.",
         "Sentence A holds no word yet.",
-        "Half a character stands in the text; type it anew.",
+        "The text contains half a character; type it again.",
         None,
     ]
 
@@ -467,7 +467,7 @@ def test_a_model_that_cannot_go_live_says_why():
     other = dataclasses.replace(masked_model(), tokenizer=accents)
     for bert, why in (
         (wide, "its weights would take 3.3 MB, and a page keeps at most 1.5 MB of them"),
-        (other, "its tokenizer treats text in another way than the book's WordPiece"),
+        (other, "its tokenizer treats text differently from the book's WordPiece"),
     ):
         text, reading = explained(bert, "the film")
         assert reading.facts["live"] == {"why": why}

@@ -404,7 +404,7 @@ def test_what_is_not_finite_is_left_out_and_said():
     kinds = "".join(kind for kind, _, _ in drawn(pictures(text)["loss-0"])[0])
     assert kinds == "MLMM"  # 1 to 2, then a lone 3, then a lone 4
     nothing = page(RECORD, [rows[2]])
-    assert "No number was recorded that could be drawn." in sound(nothing).words
+    assert "No number that could be drawn was recorded." in sound(nothing).words
 
 
 # ------------------------------------------------------------------------------------ the pictures
@@ -824,7 +824,7 @@ def test_what_is_known_is_said_and_what_is_not_measured_is_not(tmp_path):
     assert "metrics" not in unknown
     assert "model-index" not in unknown
     bare = loaded(tmp_path, {})
-    assert "Its quality is known not at all" in bare.text
+    assert "Its quality is unknown" in bare.text
     assert "## Results" not in bare.text
 
 

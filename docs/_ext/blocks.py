@@ -1,4 +1,4 @@
-"""The source of the book, cut into blocks, and each line of it in the colours of a page."""
+"""The source of the book, cut into blocks, with every line highlighted for a page."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ BOOK = re.findall(r"^ ?\d+ (\w+)  ", (PACKAGE / "__init__.py").read_text("utf-8"
 
 
 class Block(NamedTuple):
-    """Some lines of a module, from `first` to `last`; a docstring among them goes beside them."""
+    """Lines of a module, from `first` to `last`; a docstring among them is shown beside them."""
 
     name: str
     doc: str
@@ -29,7 +29,7 @@ def source_of(module: str) -> str:
 
 
 def blocks_of(source: str) -> list[Block]:
-    """All lines in order: what the module says, each function, each class, each method."""
+    """All lines in order: the head of the module, each function, each class, each method."""
     blocks: list[Block] = []
 
     def add(name: str, node: ast.AST, doc: str, last: int) -> None:
@@ -61,7 +61,7 @@ NAMES = {f"{module}.{b.name}" for module in BOOK for b in BLOCKS[module] if b.na
 
 
 def named_by(code: str, here: str) -> str:
-    """The block that code in a docstring of module `here` names or calls: `linear(x)`; or ""."""
+    """The block that code such as `linear(x)` in the docstrings of `here` names or calls; or ""."""
     name = code.partition("(")[0]
     elsewhere = [f"{module}.{name}" for module in BOOK if here in BOOK]
     found = [full for full in (f"{here}.{name}", name, *elsewhere) if full in NAMES]
@@ -69,7 +69,7 @@ def named_by(code: str, here: str) -> str:
 
 
 def links_in(module: str, tree: ast.Module) -> dict[tuple[int, int], str]:
-    """Where a name of the book is used: (line, column) -> the block that it leads to."""
+    """Where a name of the book is used: (line, column) -> the block that it links to."""
     homes = {b.name: (module, b.name) for b in BLOCKS[module]}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minibert."):
@@ -88,7 +88,7 @@ def links_in(module: str, tree: ast.Module) -> dict[tuple[int, int], str]:
 
 
 def code_lines(module: str) -> list[str]:
-    """Every line of a module in the colours of the page, names of the book as links."""
+    """Every line of a module, highlighted, with names of the book as links."""
     source = source_of(module)
     links = links_in(module, ast.parse(source))
     lines, line, column = [""], 1, 0
@@ -106,7 +106,7 @@ def code_lines(module: str) -> list[str]:
 
 
 def code_html(block: Block, lines: list[str]) -> str:
-    """A block's lines with their numbers; its docstring is one line here, but keeps its anchors."""
+    """A block's lines with their numbers; its docstring is folded, but keeps its anchors."""
     numbers = list(range(block.first, block.last + 1))
     while re.fullmatch(r"(<[^>]*>|\s)*", lines[numbers[-1] - 1]):
         numbers.pop()

@@ -5,8 +5,8 @@
     `functional.softmax`                          a link to its block
     ![words](pictures/root-k.svg)                 drawn in the page, in the colours of its theme
 
-Formulas become MathML while the pages are built; nothing is fetched, and nothing of ours runs in
-the page. `sphinx-build -W -n -b html docs build` needs torch, as laws are asked for their names.
+Formulas become MathML when the pages are built; nothing is fetched, and no script of ours runs in
+the page. `sphinx-build -W -n -b html docs build` needs torch, to collect the names of the laws.
 """
 
 import inspect
@@ -50,13 +50,13 @@ def prose(text: str) -> list[nodes.Node]:
 
 
 def address(code: str, here: str, up: str) -> str:
-    """Where the block is that code names; or ""."""
+    """The address of the block that code names; or ""."""
     module, _, name = named_by(code, here).partition(".")
     return f"{up}book/{module}.html#{name}" if name else ""
 
 
 def prose_html(text: str, here: str) -> str:
-    """Text with `code` where nothing but it is marked: in tables and columns of a page."""
+    """Text for tables and columns of a page, where only `code` is marked up."""
 
     def shown(found: re.Match[str]) -> str:
         code = f'<code class="docutils literal notranslate">{found[1]}</code>'
@@ -84,7 +84,7 @@ def part(label: str, *content: nodes.Node) -> nodes.Node:
 
 
 def columns_html(text: str, here: str) -> str:
-    """Lines as they stand; one that is too long for the page goes on with an indent."""
+    """Lines as they are; one that is too long for the page continues with an indent."""
     lines = "".join(f"<div>{prose_html(line, here)}</div>" for line in text.split("\n"))
     return f'<div class="columns">{lines}</div>'
 
@@ -110,7 +110,7 @@ def raw(html: str) -> nodes.Node:
 
 
 def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
-    """The docstring of a block, where its proof is, and the chapter that says why."""
+    """The docstring of a block, with links to its proof and to the chapter that explains it."""
     name = f"{module}.{block.name}"
     yield from paragraphs(block.doc, module)
     for label, lines in sections_of(block.doc).items():
@@ -135,14 +135,14 @@ def words_of(module: str, block: Block) -> Iterator[nodes.Node]:
 
 
 def chapter_of(name: str) -> tuple[str, str, str]:
-    """The title of a chapter, and its picture: what it shows in words, and its address."""
+    """The title of a chapter, and the alt text and address of its picture."""
     text = (HERE.parent / "chapters" / f"{name}.md").read_text("utf-8")
     ((title, alt, picture),) = re.findall(r"# ([^\n]+).*!\[(.+)\]\((.+\.svg)\)", text, re.DOTALL)
     return title, alt, picture
 
 
 def links_of(name: str) -> Iterator[nodes.Node]:
-    """To the laws, what rounding does, where others differ, and the exercise, each after a dot."""
+    """Links to the laws, accuracy, differences and the exercise, each after a dot."""
     for proof in PROOFS:
         proved = {f"{f.__module__[9:]}.{f.__qualname__}" for f in proof.of}
         if name in proved or name.rpartition(".")[0] in proved:  # a method, by that of its class
@@ -232,14 +232,14 @@ def join(app: Sphinx, document: nodes.document) -> None:
         path = Path(app.srcdir, docname).parent / image["uri"]
         if path.suffix == ".svg":
             app.env.note_dependency(str(path))
-            svg = path.read_text("utf-8")  # may come twice, but each of its names only once
+            svg = path.read_text("utf-8")  # a picture may come twice, an id only once
             svg = re.sub(r'(\bid="|href="#|url\(#)(\w+)', rf"\1\2-{number}", svg)
             label = f'<svg role="img" aria-label="{escape(image["alt"])}"'
             picture = svg[svg.index("<svg") :].replace("<svg", label, 1)
             image.replace_self(raw(f'<div class="picture">{picture}</div>'))
 
 
-# The name of a function in MathML; then, if there is one, the bracket that it stands before.
+# The name of a function in MathML, then the opening bracket that follows it, if there is one.
 NAME = (r"<m[io]>([A-Za-z]{2,})</m[io]>"
         r"(?=((?:<mi>\w</mi></msub>)?(?:<mrow>)?<mo [^>]*>&#x00028;)?)")
 
@@ -261,7 +261,7 @@ def visit_math(self: nodes.NodeVisitor, node: nodes.Element) -> None:
 def in_its_language(
     _app: Sphinx, page: str, _template: str, context: dict[str, object], _doctree: object
 ) -> None:
-    """A page NAME.zh-CN says to browsers that it is Chinese, for its letters and its voice."""
+    """Mark a page NAME.zh-CN as Chinese, so that browsers choose the right font and voice."""
     if page.endswith(".zh-CN"):
         context["language"] = "zh-CN"
 

@@ -1,14 +1,14 @@
 """How far an answer may be from float64.
 
-Exact is the book in float64. The bound of a case is four times the error that the book itself
-makes in the precision of the case: its error is proven by `minibert verify`, and whoever rounds as
-often as the book but in another order stays well within four times of it, while a product in a
+The reference is the book in float64. The bound of a case is four times the book's own error in the
+precision of the case. That error is proven by `minibert verify`; an engine that rounds as often as
+the book, but in another order, stays well within four times of it, while one with products in a
 lower precision than the case's does not.
 
-int8 has a bound of its own. A number that is rounded to one of 255 steps, of which the largest
-takes the last, is wrong by up to 0.4 % of the largest, which is about 1 % of a typical number,
-twice in each of the products that follow each other (4 a layer); by random walk that is 10 % of a
-typical state after 12 layers, and the worst of a million states is 5 times as wrong: 0.5.
+int8 has a bound of its own. Rounding to one of 255 steps, the last of which is the largest number,
+errs by up to 0.4 % of the largest, which is about 1 % of a typical number, twice in each of the
+successive products (4 a layer). As a random walk, that is 10 % of a typical state after 12 layers,
+and the worst of a million states is 5 times as wrong: 0.5.
 """
 
 import torch
@@ -32,7 +32,7 @@ def book_answer(case: Case, work: Work, dtype: torch.dtype) -> Tensor:
 
 
 def error_of(answer: Tensor, exact: Tensor, kind: str) -> float:
-    """The largest difference; of gradients as a share of the largest of them."""
+    """The largest difference; for gradients, as a share of the largest gradient."""
     if answer.shape != exact.shape:
         raise ValueError(f"the answer has shape {list(answer.shape)}, not {list(exact.shape)}")
     error = (answer.double() - exact).abs().max()

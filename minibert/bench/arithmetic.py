@@ -18,7 +18,7 @@ PLAIN, INT8 = ("F.linear", "oneDNN"), ("torch._int_mm",)  # ways to multiply
 
 
 def operations(config: BertConfig, lengths: Iterable[int]) -> int:
-    """Multiplications and additions in the products of a forward pass, of tokens and no padding.
+    """Multiplications and additions in the products of a forward pass, over tokens without padding.
 
     Formula
         Σ over sentences:  L (2 S (4 D² + 2 D F) + 4 S² D)
@@ -35,8 +35,8 @@ def operations(config: BertConfig, lengths: Iterable[int]) -> int:
 def products(work: Work, int8: bool = False) -> tuple[dict[str, Callable[[], Any]], int]:
     """The two largest products of the model, D → F and F → D, in each way that torch offers.
 
-    They see as many tokens as a batch has on average. In `int8` the numbers are whole already, and
-    so are the sums, which nobody scales. Also returns their operations.
+    They get as many tokens as a batch has on average. With `int8`, the numbers are already
+    integers, and so are the sums, which are not scaled. Also returns the number of operations.
     """
     d, f = work.config.hidden_size, work.config.intermediate_size
     tokens = sum(sum(batch.lengths) for batch in work.batches) // len(work.batches)

@@ -1,4 +1,4 @@
-"""What is measured: the sizes of a model, its inputs, its precision, and who takes part."""
+"""What is measured: the sizes of a model, its inputs, its precision, and its engines."""
 
 import dataclasses
 from collections.abc import Callable
@@ -39,7 +39,7 @@ FORWARD = (
     "kernels", "book", "eager", "sdpa", "sdpa-medium", "torch", "torch-medium", "onnx", "openvino",
 )  # fmt: skip
 FORWARD_GPU = ("kernels", "book", "eager", "sdpa", "sdpa-compile", "torch")
-FORWARD_BF16 = ("kernels", "book", "eager", "sdpa", "torch", "openvino")  # medium is of float32
+FORWARD_BF16 = ("kernels", "book", "eager", "sdpa", "torch", "openvino")  # medium is for float32
 STEP, STEP_BF16 = ("step", "step-sdpa", "step-sdpa-medium"), ("step", "step-sdpa-autocast")
 STEP_GPU = (*STEP_BF16, "step-sdpa-autocast-compile")
 DEV = Sentences(872, 32, split="dev")
@@ -150,7 +150,7 @@ GPU_CASES = {  # 8 sentences are too few to keep a GPU busy
 
 
 class Choices(NamedTuple):
-    """What the user may choose of every case."""
+    """What the user may choose for every case."""
 
     threads: int = 1
     seed: int = 0
@@ -179,7 +179,7 @@ class Work(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """An engine with its work: one pass, what is compared with the exact, and its settings."""
+    """An engine ready to run: one pass, the answer to compare with the exact one, and settings."""
 
     run: Callable[[], Any]
     answer: Callable[[], Tensor]

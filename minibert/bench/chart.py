@@ -1,4 +1,4 @@
-"""The rows as a picture: a bar for each engine, a field for each case."""
+"""The rows as a picture: a bar for each engine, a panel for each case."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ from typing import Any
 from minibert.bench.compare import Row, Table
 from minibert.bench.report import duration, faster, hardware
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 OWN, BOOK, RIVAL = "#0072B2", "#56B4E9", "#B8B8B8"
 COLUMNS = 2
 
 
 def draw(tables: Sequence[Table], facts: dict[str, Any], path: Path) -> None:
-    """Write the chart; the ending of the path, .svg or .png, decides the format.
+    """Write the chart; the suffix of the path, .svg or .png, decides the format.
 
     Raises
         OSError  the file cannot be written.
@@ -42,7 +42,7 @@ def draw(tables: Sequence[Table], facts: dict[str, Any], path: Path) -> None:
         fontsize=8,
         color="#555555",
     )
-    with rc_context({"svg.fonttype": "none"}):  # letters as text, not as drawings of letters
+    with rc_context({"svg.fonttype": "none"}):  # text stays text, not outlines
         figure.savefig(path, dpi=120)
 
 

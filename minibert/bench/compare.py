@@ -28,9 +28,9 @@ MISSING = "not installed: pip install 'minibert[bench]'"
 
 
 class Row(NamedTuple):
-    """What became of one engine: status is measured, inaccurate, missing or failed.
+    """The result of one engine: `status` is measured, inaccurate, missing or failed.
 
-    `products` are the ways to multiply, with the model's sizes, that its rate is compared with.
+    `products` are the ways to multiply, at the model's sizes, that its rate is compared with.
     """
 
     engine: str
@@ -51,17 +51,17 @@ class Row(NamedTuple):
 
     @property
     def quartiles(self) -> tuple[float, float] | None:
-        """Between these lie the middle half of the rounds."""
+        """The middle half of the rounds lies between these."""
         return spread(self.times)[::2] if self.times else None
 
     @property
     def rate(self) -> float | None:
-        """Operations in a second."""
+        """Operations per second."""
         return self.operations / self.seconds if self.operations and self.seconds else None
 
 
 class Table(NamedTuple):
-    """A case and its rows; rates are operations in a second of the largest products alone."""
+    """A case and its rows; `rates` are operations per second of the largest products alone."""
 
     case: Case
     tokens: int
@@ -77,7 +77,7 @@ class Table(NamedTuple):
         return row.rate / best if row.rate and best else None
 
     def ratio(self, row: Row) -> float | None:
-        """How many times faster than this row the first one is, which is minibert's own."""
+        """How many times faster the first row, minibert's own, is than this one."""
         own = self.rows[0].seconds
         return row.seconds / own if row.seconds and own else None
 
@@ -102,7 +102,7 @@ def compared(
     seconds: float = 0.5,
     say: Callable[[str], None] = lambda text: None,
 ) -> Table:
-    """Every row of a case. `only` names engines that take part; minibert's own always does.
+    """Every row of a case. `only` restricts the engines; minibert's own always takes part.
 
     Raises
         CheckpointError, DataError  the user's model or data cannot be read.
@@ -189,7 +189,7 @@ def _checked(case: Case, entrant: Entrant) -> tuple[Row, Prepared | None]:
         return row._replace(status="inaccurate"), None
     if case.kind != "adam":
         lengths = [length for batch in work.batches for length in batch.lengths]
-        passes = 3 if case.kind == "step" else 1  # a gradient costs two products for each one
+        passes = 3 if case.kind == "step" else 1  # backward has two products for each one
         row = row._replace(operations=passes * operations(work.config, lengths))
     return row, prepared
 
@@ -205,7 +205,7 @@ def _finished(row: Row, times: dict[str, list[float]], failed: dict[str, Excepti
 
 
 def _finished_run(run: Callable[[], Any], device: str) -> Callable[[], Any]:
-    """A run that ends when its work is done: a GPU works on while Python goes ahead."""
+    """A run that waits until its work is done: Python does not wait for a GPU by itself."""
     if device == "cpu":
         return run
 
@@ -242,12 +242,12 @@ def _float64(case: Case, work: Work) -> float | None:
     try:
         known = case.kind == "forward" and ENGINES["eager"].installed
         return float64_difference(work) if known else None
-    except Exception:  # what is wrong with transformers then, its own rows say
+    except Exception:  # its own rows say what is wrong with transformers
         return None
 
 
 def versions() -> dict[str, str]:
-    """Of what takes part, where it is installed."""
+    """The versions of the packages that take part, or that one is not installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -258,7 +258,7 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: str) -> str:
-    """What a GPU calls itself; a processor tells its name elsewhere."""
+    """What a GPU calls itself; the name of a CPU comes from `processor`."""
     return torch.cuda.get_device_name() if device == "cuda" else device
 
 

@@ -1,9 +1,9 @@
 """minibert and its rivals, one function each, and the list of them all.
 
-A function here goes from a `Work` to a function that runs one batch, and a remark on settings.
+Each function takes a `Work` and returns a function that runs one batch, and a note on settings.
 
-Each gets what is best for it: inference mode, padding to the longest row of a batch and no mask
-where there is no padding, the attention and the matmul setting that are named, all threads.
+Each engine gets what is best for it: inference mode, padding to the longest row of a batch, no mask
+where there is no padding, the attention and matmul setting in its name, and all threads.
 """
 
 import functools
@@ -47,20 +47,20 @@ class Engine(NamedTuple):
 
     @property
     def installed(self) -> bool:
-        """Whether its package is here."""
+        """Whether its package is installed."""
         return importlib.util.find_spec(self.module.partition(".")[0]) is not None
 
 
 def passes(model: Model) -> Callable[[Work], Prepared]:
-    """From the function of one batch to a pass over all of them, and to the states of all tokens.
+    """Turn a function of one batch into a pass over all of them, and an answer to compare.
 
-    The answer [n, D] is of the kept tokens of the first batches, one after the other.
+    The answer [n, D] holds the states of the kept tokens of the first batches, one after the other.
     """
 
     @torch.inference_mode()
     def prepare(work: Work) -> Prepared:
         forward, settings = model(work)
-        batches = work.batches  # and not the work, whose weights may be dropped
+        batches = work.batches  # not the work, so that its weights can be freed
 
         @torch.inference_mode()
         def run() -> None:
@@ -78,7 +78,7 @@ def passes(model: Model) -> Callable[[Work], Prepared]:
 
 
 def _tensor(hidden: Any) -> Tensor:
-    return hidden if isinstance(hidden, Tensor) else torch.tensor(hidden)  # arrays are reused
+    return hidden if isinstance(hidden, Tensor) else torch.tensor(hidden)  # copies a reused array
 
 
 def in_dtype(weights: BertWeights, dtype: torch.dtype) -> BertWeights:
@@ -87,12 +87,12 @@ def in_dtype(weights: BertWeights, dtype: torch.dtype) -> BertWeights:
 
 
 def encoder_of(weights: BertWeights) -> BertWeights:
-    """The weights without what is put on top."""
+    """The weights without pooler and classifier."""
     return weights._replace(pooler=None, classifier=None)
 
 
 def book(work: Work) -> tuple[Forward, str]:
-    """`minibert.encoder`, plain arithmetic to be read."""
+    """`minibert.encoder`: plain arithmetic, written to be read."""
     weights, config = in_dtype(encoder_of(work.weights), work.dtype), work.config
 
     def forward(batch: Tokens) -> Tensor:
@@ -108,7 +108,7 @@ def kernels(work: Work) -> tuple[Forward, str]:
 
 
 def kernels_int8(work: Work) -> tuple[Forward, str]:
-    """The same with weights in int8 and activations rounded to int8 as they come."""
+    """The same with weights in int8 and activations rounded to int8 on the fly."""
     with products.arithmetic("int8"):
         return _fast(work), "tokens without padding, dynamic int8"
 
@@ -159,7 +159,7 @@ def transformers_with(
 
 
 def torch_encoder(work: Work) -> tuple[Forward, str]:
-    """`torch.nn.TransformerEncoder` on its fast path; nested tensors leave padding away."""
+    """`torch.nn.TransformerEncoder` on its fast path; nested tensors skip padding."""
     config, weights = work.config, in_dtype(encoder_of(work.weights), work.dtype)
     layer = nn.TransformerEncoderLayer(
         config.hidden_size,
@@ -169,7 +169,7 @@ def torch_encoder(work: Work) -> tuple[Forward, str]:
         layer_norm_eps=config.layer_norm_eps,
         batch_first=True,
     )
-    # Padding is at the end of every row, so there is no need to check that.
+    # Padding is always at the end of a row, so this need not be checked.
     model = nn.TransformerEncoder(layer, config.num_hidden_layers, mask_check=False)
     model = model.to(work.choices.device, work.dtype).eval()
     with torch.no_grad():
@@ -189,7 +189,7 @@ def torch_encoder(work: Work) -> tuple[Forward, str]:
 
 
 def _load_layer(module: Any, block: Any) -> None:
-    """Our weights of one block into torch's names."""
+    """Copy our weights of one block into torch's layer."""
     three = block.attention[:3]
     pairs = {
         module.self_attn.in_proj_weight: torch.cat([part.weight_OI for part in three]),
@@ -213,7 +213,7 @@ def onnx_runtime(work: Work) -> tuple[Forward, str]:
 
 
 def onnx_runtime_int8(work: Work) -> tuple[Forward, str]:
-    """ONNX Runtime with weights in int8 and activations rounded to int8 as they come."""
+    """ONNX Runtime with weights in int8 and activations rounded to int8 on the fly."""
     return graphs.onnx_runtime(work, graphs.exported(work, hugging_face), quantised=True)
 
 
@@ -263,7 +263,7 @@ ENGINES = {
 
 
 def cases_on(device: str) -> dict[str, Case]:
-    """The cases that minibert's own engine can run there, each with the engines that can."""
+    """The cases that minibert's own engine can run on a device, each with the engines that can."""
     found = {}
     for name, case in (cases.CASES | (cases.GPU_CASES if device == "cuda" else {})).items():
         engines = tuple(engine for engine in case.engines if device in ENGINES[engine].devices)

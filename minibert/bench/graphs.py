@@ -35,10 +35,10 @@ class _Graph(nn.Module):
 
 
 def exported(work: Work, model_of: Callable[[Work, str, torch.dtype], Any]) -> Path:
-    """The model's graph as an ONNX file with free sizes of batch and length.
+    """The model's graph as an ONNX file with dynamic batch size and length.
 
-    Exported is eager attention: sdpa's is no faster in either, and ONNX Runtime's optimiser does
-    not recognise it. Nothing is exported twice.
+    Eager attention is exported: sdpa is no faster in either rival, and ONNX Runtime's optimiser
+    does not recognise it. Nothing is exported twice.
     """
     c = work.config
     first_weights = work.weights.blocks[0].intermediate.weight_OI
@@ -47,7 +47,7 @@ def exported(work: Work, model_of: Callable[[Work, str, torch.dtype], Any]) -> P
     if path.exists():
         return path
     graph = _Graph(model_of(work, "eager", torch.float32)).eval()
-    # Two rows with padding, so that no path for batches without padding is written down.
+    # Two rows with padding, so that no path for batches without padding is traced.
     ids_BS = torch.ones(2, 7, dtype=torch.int64)
     mask_BS = torch.ones_like(ids_BS)
     mask_BS[1, 4:] = 0
@@ -73,7 +73,7 @@ def _feed(batch: Tokens) -> dict[str, Any]:
 
 
 def onnx_runtime(work: Work, plain: Path, quantised: bool) -> tuple[Callable[[Tokens], Any], str]:
-    """The faster of two sessions: of the graph, and of what ONNX Runtime's tool for BERT makes."""
+    """The faster of two sessions: on the graph, and on what ONNX Runtime's BERT tool makes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -111,7 +111,7 @@ def _optimised(work: Work, plain: Path) -> Path:
 
 
 def _quantised(path: Path) -> Path:
-    """A scale for each output of a map, as minibert's int8 has: as fast as one for all of them."""
+    """Quantise with a scale for each output, as minibert's int8 does: as fast as a single scale."""
     small = path.with_suffix(".int8.onnx")
     if not small.exists():
         from onnx import TensorProto
@@ -142,7 +142,7 @@ def _pass(session: Any, batches: list[Tokens]) -> Callable[[], None]:
 
 
 def openvino(work: Work, path: Path) -> tuple[Callable[[Tokens], Any], str]:
-    """OpenVINO for low latency; with the very shape of the inputs, where they have one."""
+    """OpenVINO for low latency; compiled for one fixed shape if all inputs have the same."""
     import openvino
 
     core = openvino.Core()

@@ -1,6 +1,6 @@
-"""What the models read: real sentences, or random ids of lengths like theirs.
+"""What the models read: real sentences, or random ids of similar lengths.
 
-B rows · S places, as many as the longest row of the batch has tokens.
+B rows · S positions, as many as the longest row of the batch has tokens.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from minibert.data.batches import collate, epoch_order
 from minibert.data.readers import find_split, read_dataset
 from minibert.data.tokenizer import Encoding, Tokenizer
 
-# The lengths of SST-2's sentences with the vocabulary of bert-base-uncased, [CLS] and [SEP]
-# counted: the smallest length that this percentage of the sentences does not exceed.
+# Percentiles of the lengths of SST-2's sentences, with the vocabulary of bert-base-uncased,
+# [CLS] and [SEP] included.
 PERCENT = (0, 5, 10, 25, 50, 75, 90, 95, 98, 99, 100)
 LENGTHS = {
     "dev": (4, 10, 12, 17, 24.5, 32, 40, 44, 48, 51.29, 55),  # mean 25.2
@@ -27,8 +27,8 @@ LENGTHS = {
 class Sentences(NamedTuple):
     """Which sentences a case reads: `number` of a split of SST-2, or of one length.
 
-    `trained` is the number of batches that training would begin with; 0 takes all sentences as they
-    come.
+    `trained` takes that many batches, those that training would begin with; 0 takes all sentences
+    in order.
     """
 
     number: int
@@ -39,9 +39,9 @@ class Sentences(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """A batch as each engine likes it: `keep` and `hide` as booleans, `mask` as 1 and 0.
+    """A batch in the forms that engines expect: `keep` and `hide` as booleans, `mask` as 1 and 0.
 
-    `full` says that there is no padding; who knows that may leave the mask away.
+    `full` says that there is no padding, so that the mask may be left out.
     """
 
     ids_BS: Tensor
@@ -63,7 +63,7 @@ class Tokens(NamedTuple):
 
 
 def random_lengths(split: str, count: int, seed: int) -> list[int]:
-    """Lengths like those of SST-2: a random percentage, and the length at it.
+    """Lengths like those of SST-2: a random percentile, and the length at it.
 
     In batches of 32 the dev set has 48 % padding and the training set 67 %; these lengths have
     47 to 49 % and 68 %.

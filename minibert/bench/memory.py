@@ -1,8 +1,8 @@
 """Peak memory of an engine, in a process of its own, as the operating system counts it.
 
 `python -m minibert.bench.memory` reads a request from standard input and prints what it measured.
-Linux alone tells the peak and forgets it when asked to; elsewhere nothing is measured. Of a GPU it
-is the memory of tensors, which torch counts itself.
+Only Linux reports the peak and resets it on request; elsewhere nothing is measured. On a GPU it is
+the memory of tensors, which torch counts itself.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Memory(NamedTuple):
-    """Bytes: with libraries, inputs and the weights in float32; and at most during one pass."""
+    """Bytes before a pass (libraries, inputs and weights in float32), and at its peak."""
 
     before: int
     peak: int
@@ -31,10 +31,10 @@ class Memory(NamedTuple):
 
 
 def peak_memory(case: str, engine: str, choices: dict[str, object], folder: Path) -> Memory | None:
-    """Run one pass of an engine elsewhere; None where the system does not tell.
+    """Run one pass of an engine in a new process; None if the system does not report its peak.
 
     Raises
-        RuntimeError  the pass has failed; with the last line of what it said.
+        RuntimeError  the pass failed; the message is the last line of its output.
     """
     if choices["device"] == "cpu" and not FORGET.exists():
         return None
@@ -52,7 +52,7 @@ def peak_memory(case: str, engine: str, choices: dict[str, object], folder: Path
 
 
 def main() -> None:
-    """The process of its own."""
+    """What the new process does."""
     import torch
 
     from minibert.bench.cases import Choices, work_of
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def give_back() -> None:
-    """Let go of what is free, so that it is not counted as used."""
+    """Return free memory to the system, so that it is not counted as used."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 

@@ -13,7 +13,7 @@ from minibert.bench.cases import Choices
 from minibert.bench.compare import Row, Table, device_name, processor, versions
 
 ABSENT = "–"
-ENVIRONMENT = (  # what changes how fast threads and products are
+ENVIRONMENT = (  # what affects the speed of threads and products
     "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",
 )  # fmt: skip
 
@@ -35,7 +35,7 @@ def machine(choices: Choices, rounds: int) -> dict[str, Any]:
 
 
 def document(table: Table) -> dict[str, Any]:
-    """One case in JSON; seconds and bytes, operations in a second, and ratios."""
+    """One case in JSON: seconds and bytes, operations per second, and ratios."""
     return {
         "case": table.case.name,
         "words": table.case.words,
@@ -70,7 +70,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
 
 
 def table_text(table: Table, width: int) -> str:
-    """The rows of a case; what is not measured says why."""
+    """The rows of a case; a row that was not measured says why."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as Grid
@@ -141,7 +141,7 @@ def _remarks(table: Table) -> list[str]:
 
 
 def settings_text(tables: Sequence[Table], facts: dict[str, Any]) -> str:
-    """What every engine was given, and the versions."""
+    """The settings of every engine, and the versions."""
     lines = dict.fromkeys(  # in another case an engine may have other settings
         f"{row.name}: {row.note}"
         for table in tables

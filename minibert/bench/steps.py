@@ -29,7 +29,7 @@ from minibert.parameters import (
 
 RATE, MAX_NORM = 2e-5, 1.0
 ADAM = adam_form("adamw")
-SAMPLE = 97  # of Adam's weights every 97th is compared
+SAMPLE = 97  # every 97th of Adam's weights is compared
 
 
 def labels_of(work: Work) -> Tensor:
@@ -67,7 +67,7 @@ def minibert_step(work: Work) -> Prepared:
     objective = LabelObjective(
         work.encodings, 32, 0, 0, torch.device(device), work.config, labels_of(work)
     )
-    batches = work.rows  # and not the work, whose weights may be dropped
+    batches = work.rows  # not the work, so that its weights can be freed
 
     def run() -> None:
         for rows in batches:
@@ -83,8 +83,8 @@ def minibert_step(work: Work) -> Prepared:
 
 
 def compiled_model(model: Any, work: Work) -> Any:
-    """The model compiled, for the very shape of its inputs where they have one."""
-    torch.compiler.reset()  # or all models of a process together might be compiled eight times
+    """The compiled model; for one fixed shape if all its inputs have the same."""
+    torch.compiler.reset()  # else all models of a process share torch's limit of eight compilations
     return torch.compile(model, dynamic=not work.one_shape)
 
 
@@ -182,7 +182,7 @@ def adam_kernel(work: Work) -> Prepared:
 
 
 def adam_book(work: Work) -> Prepared:
-    """`minibert.optim.adam_step`, which changes nothing and returns new tensors."""
+    """`minibert.optim.adam_step`, which changes nothing in place and returns new tensors."""
     flat_P, border = flatten(work.weights), decayed_length(flat_layout(work.weights))
     gradient_P = _gradient(len(flat_P), work.choices)
     parts = [slice(0, border), slice(border, None)]

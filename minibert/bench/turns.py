@@ -1,6 +1,6 @@
-"""Time in interleaved rounds: everyone once in each, and after another one every time.
+"""Timing in interleaved rounds: every engine once in each, after a different one each time.
 
-What else the machine does, how warm it is and what the one before has left then falls on all alike.
+Other load, the machine's temperature and what the previous engine left then affect all alike.
 """
 
 import statistics
@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-PAUSE = 0.02  # seconds in which the threads of the one before stop waiting in a loop
+PAUSE = 0.02  # seconds in which the previous engine's threads stop spinning
 
 
 def orders(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
-    """The order of each round, from a Latin square that is balanced.
+    """The order of each round, from a balanced Latin square.
 
-    The first order is 0, 1, -1, 2, -2, …, and the next ones count on from it. In as many rounds as
-    there are names each is at each place once, and after each other one once. Where the number of
-    names is odd that takes twice as many rounds, with every second order backwards, and happens
-    twice.
+    The first order is 0, 1, -1, 2, -2, …, and each next one adds 1. In as many rounds as there are
+    names, each name is at each place once, and right after each other name once. If the number of
+    names is odd, it takes twice as many rounds, every second order is reversed, and each of these
+    happens twice.
 
     Source
         E. J. Williams, Experimental designs balanced for the estimation of residual effects of
@@ -40,9 +40,9 @@ def timed(
     clock: Callable[[], float] = time.perf_counter,
     failed: dict[str, Exception] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of one call in each round, after one round that warms up and does not count.
+    """Seconds of one call in each round, after a warm-up round that does not count.
 
-    With a dictionary `failed`, one that raises is left out from then on, and it tells why.
+    With a dictionary `failed`, a run that raises is left out from then on, and `failed` holds why.
 
     Raises
         Exception  what a run raised, without `failed`.
@@ -70,7 +70,7 @@ def turn(run: Callable[[], Any], seconds: float, clock: Callable[[], float]) -> 
     """The median call of one turn.
 
     A call that fills a third of the turn is measured once. Shorter ones are repeated until the
-    turn is over, and the first, which finds the caches full of something else, does not count.
+    turn is over, and the first, which finds other data in the caches, does not count.
     """
     started = clock()
     run()

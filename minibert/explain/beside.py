@@ -1,6 +1,6 @@
-"""What stands beside a model: its teacher on the same text, and the curves of its training.
+"""What is shown beside a model: its teacher on the same text, and the curves of its training.
 
-N the student's heads · S asking tokens · R tokens asked · L the student's layers.
+N the student's heads · S query tokens · R key tokens · L the student's layers.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from minibert.matching import attention_loss, grouped_heads, hidden_loss
 from minibert.model import Bert
 from minibert.training.curves import Line, run_lines
 
-MOST_POINTS = 300  # of one phase, and the last; a curve shows no more
+MOST_POINTS = 300  # per phase, plus the last; a curve shows no more
 RULES = ("uniform", "top", "bottom")
 
 
@@ -26,12 +26,12 @@ def beside_teacher(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The losses of every layer against every layer of the teacher, head by head, and its maps.
 
-    Where the student has fewer heads each stands beside the mean of a group, as in distillation.
-    Losses are TinyBERT's of this text alone: of scores, and of states where the widths are equal.
+    If the student has fewer heads, each is compared with the mean of a group, as in distillation.
+    Losses are TinyBERT's on this text alone: of scores, and of states if the widths are equal.
 
     Raises
-        CheckpointError  the teacher reads other pieces, or has fewer layers, or its heads do not
-                         divide into the student's.
+        CheckpointError  the teacher has another vocabulary, or fewer layers, or its number of heads
+                         is not a multiple of the student's.
     """
     if teacher.tokenizer is None or student.tokenizer is None:
         raise CheckpointError("the teacher has no vocabulary, so it cannot be shown the same text")
@@ -100,7 +100,7 @@ def _by_head(scores_BNSR: Tensor, target_BNSR: Tensor, keep_BS: Tensor) -> list[
 
 
 def curves(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run, one for each number of each phase; none if it wrote none.
+    """The curves of a run, one for each number of each phase; none if it recorded none.
 
     Raises
         CheckpointError  a row of `metrics.jsonl` is damaged.
@@ -114,6 +114,6 @@ def curves(folder: Path) -> list[dict[str, Any]]:
 
 
 def _thinned(line: Line) -> Line:
-    """At most so many points of a line, evenly, and its last."""
+    """At most `MOST_POINTS` evenly spaced points of a line, and its last."""
     every = -(-len(line) // MOST_POINTS)
     return [*line[:-1:every], line[-1]]

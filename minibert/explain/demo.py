@@ -1,4 +1,4 @@
-"""A small model for the page: it learns to name masked words in the reviews of the demo.
+"""A small model for the page: it learns to predict masked words in the reviews of the demo.
 
 M masked tokens of a batch · S tokens · V words.
 """
@@ -26,18 +26,18 @@ from minibert.training.progress import Display
 from minibert.training.runs import finish_run
 from minibert.training.trainable import Trainable
 
-HELD_OUT = 400  # reviews that only measure
+HELD_OUT = 400  # reviews for evaluation only
 EPOCHS = 2
 
 
 @dataclass(frozen=True)
 class MaskedWords(Texts):
-    """Name the words that were masked; a mean over texts of batches of like length."""
+    """Predict the masked words; the loss is a mean over texts, in batches of similar length."""
 
     mask_id: int
 
     def masked(self, row: int, generator: torch.Generator) -> tuple[Encoding, Tensor]:
-        """A review with words hidden, and the labels that say which; never [CLS] and [SEP]."""
+        """A review with some words masked, never [CLS] or [SEP], and the labels that say which."""
         ids_S = torch.tensor(self.encodings[row].ids)
         groups_S = torch.arange(len(ids_S))
         groups_S[0] = groups_S[-1] = -1
@@ -49,7 +49,7 @@ class MaskedWords(Texts):
     def logits(
         self, rows: Sequence[int], weights: BertWeights, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """A score for every word at each masked place, and the words that were there."""
+        """The logits of every word at each masked position, and the words that were there."""
         masked = [self.masked(row, generator) for row in rows]
         hidden = dataclasses.replace(self, encodings=[one for one, _ in masked])
         batch = hidden.batch(range(len(rows)))
@@ -71,10 +71,10 @@ class MaskedWords(Texts):
 
 
 def train_demo(folder: Path, seed: int, display: Display, epochs: int = EPOCHS) -> Bert:
-    """Train the model, or go on where that was stopped, and save it to `folder`.
+    """Train the model, or resume its training, and save it to `folder`.
 
     Raises
-        Interrupted  Ctrl-C or SIGTERM; the state is saved, and the next call goes on.
+        Interrupted  Ctrl-C or SIGTERM; the state is saved, and the next call resumes.
     """
     tokenizer = Tokenizer.from_vocabulary(demo_vocabulary())
     config, _ = demo_models(len(tokenizer.pieces))

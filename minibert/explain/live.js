@@ -1,11 +1,11 @@
-/* BERT, from the numbers of the tokens to a score for every word: minibert/encoder.py and minibert/heads.py once more.
+/* BERT, from token ids to a logit for every word: minibert/encoder.py and minibert/heads.py once more.
  *
  * A vector is a Float32Array and a matrix the list of its rows, so x_SD[s][d] is number d of token s. Names end in
- * their shape, as in the book: S tokens that ask · R tokens asked (the same ones) · D width · N heads · K = D/N ·
- * F feed-forward units · V words of the vocabulary · L layers · I, O what goes into a map, what comes out.
- * One text is read at a time, so there is no batch and no padding; nobody learns, so there is no dropout.
- * Sums are added up in 64 bits, as JavaScript computes; what is kept has 32. With the same weights every state, share
- * and score is the book's, to a millionth of the largest: tests/test_explain_live.py.
+ * their shape, as in the book: S query tokens · R key tokens (the same ones) · D width · N heads · K = D/N ·
+ * F feed-forward units · V words of the vocabulary · L layers · I, O inputs and outputs of a map.
+ * One text is read at a time, so there is no batch and no padding; nothing is trained, so there is no dropout.
+ * Sums are computed in 64 bits, as always in JavaScript, and results kept in 32. With the same weights, every state,
+ * share and score is the book's, to a millionth of the largest: tests/test_explain_live.py.
  */
 "use strict";
 
@@ -130,7 +130,7 @@ function mlmLogits(hidden_D, { mlm, embeddings: { word_VD } }, config) {
 
 /**
  * The weights by the book's names, such as weights.blocks[0].attention.query.weight_OI, from tensors by their paths.
- * A table is kept as whole numbers of eight bits; beside it lies, for each row, what one step is worth.
+ * A matrix is stored as integers of eight bits, with a scale for each row.
  */
 function dequantized(tensors) {
   const weights = {};

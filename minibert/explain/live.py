@@ -29,10 +29,10 @@ def live(
     """What the page needs to read other texts: facts, and blocks; or in the facts `why` it cannot.
 
     `book_reads` says that the model's tokenizer is the book's WordPiece, the only one that the
-    page knows. The facts also hold how far the model with weights in eight bits is from the model.
+    page knows. The facts also say how far the model with 8-bit weights is from the original.
     """
     if not book_reads:
-        return {"why": "its tokenizer treats text in another way than the book's WordPiece"}, {}
+        return {"why": "its tokenizer treats text differently from the book's WordPiece"}, {}
     assert bert.tokenizer is not None
     weights = read_by_page(bert.weights)
     tensors = dict(named_tensors(weights))
@@ -74,19 +74,18 @@ def in_javascript(pattern: str) -> str:
 
 
 def read_by_page(weights: BertWeights) -> BertWeights:
-    """The encoder and the masked-word head; the page asks no other."""
+    """The encoder and the masked-word head; the page uses no other head."""
     return BertWeights(weights.embeddings, weights.blocks, mlm=weights.mlm)
 
 
 def size_in_page(tensors: Iterable[Tensor]) -> int:
-    """How many bytes the weights take there, nearly: a number is one and a third in base64."""
+    """Roughly how many bytes the weights take there: base64 makes one byte one and a third."""
     sizes = [x.numel() + 4 * x.shape[0] if x.ndim == 2 else 4 * x.numel() for x in tensors]
     return math.ceil(sum(sizes) / 3) * 4 + 150 * len(sizes)
 
 
 def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by their paths: tables as whole numbers with a scale for each row, vectors as they
-    are.
+    """Tensors by path: matrices as 8-bit integers with a scale for each row, vectors unchanged.
 
     >>> list(eight_bits({"weight_OI": torch.eye(2), "bias_O": torch.zeros(2)}))
     ['weight_OI', 'weight_OI.scale', 'bias_O']
@@ -115,8 +114,8 @@ def largest_differences(
 ) -> dict[str, float | None]:
     """How far a model with these weights is from `bert`, on the text of the trace.
 
-    Of states the largest difference and the largest number; of words the largest difference in
-    the share of a piece that `bert` finds the likeliest at its place.
+    For states, the largest difference and the largest number; for words, the largest difference in
+    the probability of the piece that `bert` finds likeliest at each position.
     """
     keep_BS = torch.ones_like(ids_BS) > 0
     theirs = encode_traced(ids_BS, keep_BS, types_BS, weights, bert.config)

@@ -27,10 +27,10 @@ def explained(
     command: str = "",
     budget: int = BUDGET,
 ) -> tuple[str, Reading]:
-    """The page, and what is in it. `run` is a folder that may hold curves of a training.
+    """The page, and what is in it. `run` is a folder that may hold training curves.
 
     Raises
-        CheckpointError  the model cannot be read so, or the teacher does not fit beside it.
+        CheckpointError  the model cannot be shown, or the teacher does not fit beside it.
         NotReadable      the text is empty or too long for the model, or there is no such layer.
         TooLarge         the page would be larger than `budget` bytes.
     """

@@ -115,7 +115,7 @@ function makeNumbers(facts, reading) {
   const whyLeftOut = (map) => "The page had no room for this map, even in eight bits"
     + (facts.alone.includes(map) ? `; a page of this layer alone has it: --layers ${map.split(".")[1]}`
     : reading.opened.length > 1 ? ", nor has one of this layer alone" : "")
-    + (facts.live && !facts.live.why ? "; of a sentence of your own it is here." : ".");
+    + (facts.live && !facts.live.why ? "; for a sentence of your own it is in the page." : ".");
 
   /** A part that can be asked further. @returns {Part} */
   const part = (label, cell) => ({ name: label, value: get[cell.kind](cell), cell });
@@ -130,7 +130,7 @@ function makeNumbers(facts, reading) {
       told.sum = sumOfProducts(told.rows);
       return told;
     };
-    /** What the page has is rounded, so a sum ends a little beside what the model had. */
+    /** Numbers in the page are rounded, so a sum differs a little from what the model had. */
     const rounded = (found, bits = 16) => reading.live ? "Computed in this page, from weights of eight bits."
       : `${bits === 8 ? "For want of room the weights of this map are kept in eight bits, with a scale for each row, "
         + "the other numbers in half precision; they" : "The numbers in this page are kept in half precision, and"} `
@@ -178,7 +178,7 @@ function makeNumbers(facts, reading) {
         if (!layer) return norm("summed", block("embedding.norm"), 0);
         if (reading.opened.includes(layer)) return norm("filled", block(`output_norm.${layer}`), layer);
         return tell({ formula: "LayerNorm(a + FeedForward(a)), a the state after the attention of that layer",
-            source: "norm", note: `Layer ${layer} is not open in this page, so what led to its state is not here; `
+            source: "norm", note: `Layer ${layer} is not open in this page, so the steps to its state are not in it; `
             + `--layers ${[layer, ...reading.opened]} opens it, too.` });
       case "query": case "key": case "value":
         told.name = `${kind} of ${name(s)}, number ${i} of head ${h + 1}`;

@@ -34,7 +34,7 @@ def shipped(name: str) -> str:
 
 
 def as_json(value: Any) -> str:
-    r"""JSON that no HTML parser takes for markup, in ASCII alone.
+    r"""JSON in pure ASCII, which no HTML parser takes for markup.
 
     >>> as_json("</script>\u2028&")
     '"\\u003c/script\\u003e\\u2028\\u0026"'
@@ -63,11 +63,11 @@ def as_block(name: str, x: Tensor) -> str:
 def page(reading: Reading, budget: int = BUDGET) -> str:
     """The whole page, at most `budget` bytes.
 
-    Weights are the largest part: they are put in while there is room, first the whole model in
+    Weights are the largest part: they are included while there is room, first the whole model in
     eight bits, then the linear maps of the layers, and the page says which are in it.
 
     Raises
-        TooLarge  there is no room even without linear maps; the sentence says what to leave out.
+        TooLarge  there is no room even without linear maps; the message says what to leave out.
     """
     style, scripts = shipped("viewer.css"), [shipped(name) for name in SCRIPTS]
     room = budget - len(_shell(style, scripts, "", "").encode())
@@ -76,7 +76,7 @@ def page(reading: Reading, budget: int = BUDGET) -> str:
     if left < 0:
         raise TooLarge(_advice(reading, budget - left, budget))
     wanting = {int(name.split(".")[1]) for name in reading.maps if name not in facts["mapped"]}
-    for layer in sorted(wanting):  # a page of one names a longer command
+    for layer in sorted(wanting):  # the command of such a page is longer
         facts["alone"] += _filled(reading, [layer], room - 100)[0]["mapped"]
     return _shell(style, scripts, as_json(facts), "\n".join(blocks))
 
@@ -86,13 +86,13 @@ def _filled(
 ) -> tuple[dict[str, Any], list[str], int]:
     """Facts and blocks of a page with these layers open, and the room that they leave, if any.
 
-    Linear maps are put in by their order until one has no room, each in eight bits; what room is
-    left then brings them to half precision, by the same order. `mapped` says the bits of each, and
-    `alone` is there to be filled.
+    Linear maps are added in order, each in eight bits, until one does not fit; the room that is
+    left then brings them to half precision, in the same order. `mapped` gives the bits of each, and
+    `alone` is left to be filled.
     """
     maps = {name: x for name, x in reading.maps.items() if int(name.split(".")[1]) in opened}
     facts = reading.facts | {"opened": opened, "mapped": dict.fromkeys(maps, 16)}
-    facts["alone"] = list(maps)  # as long as it may become
+    facts["alone"] = list(maps)  # the longest that it can become
     blocks = [as_block(name, x) for name, x in reading.blocks.items() if _needed(name, opened)]
     model = [as_block(f"live.{name}", x) for name, x in reading.model.items()]
     if model and room < len(as_json(facts)) + _size(blocks + model):
@@ -115,7 +115,7 @@ def _filled(
 
 
 def _eight_bits(blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same blocks with weights in whole numbers, and a scale for each row."""
+    """The same blocks with weights as 8-bit integers, and a scale for each row."""
     found = dict(blocks)
     for name in blocks:
         if ".weight." in name:
@@ -125,8 +125,10 @@ def _eight_bits(blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _needed(name: str, opened: Sequence[int]) -> bool:
-    """Whether a page in which these layers are open has need of a block: of the others it shows
-    shares alone, and the states that are handed on to one that is open."""
+    """Whether a page in which these layers are open needs a block.
+
+    Of the others it needs only the shares, and the states that are the input of an open layer.
+    """
     kind, _, layer = name.rpartition(".")
     if not layer.isdecimal() or kind in ("attention", "teacher") or name == "hidden.0":
         return True
@@ -174,7 +176,7 @@ def _shell(style: str, scripts: Sequence[str], facts: str, blocks: str) -> str:
 <style>{style}</style>
 </head>
 <body>
-<main id="page"><noscript>This page draws itself with JavaScript, which is off.</noscript></main>
+<main id="page"><noscript>This page needs JavaScript, which is turned off.</noscript></main>
 <script type="text/licence" id="licence">{shipped("vendor/LICENSE")}</script>
 <script type="application/json" id="facts">{facts}</script>
 {blocks}

@@ -1,11 +1,11 @@
-/* What a text makes of the model: a reading. Every panel is drawn from one, whoever made it: Python, when the page
- * was made, or live.js, of a text that was typed since. minibert/explain/reading.py says what is in it.
+/* A reading: what the model does with a text. Every panel is drawn from one, made either by Python, with the page,
+ * or by live.js, from a text typed since. minibert/explain/reading.py says what is in it.
  */
 "use strict";
 
 /**
- * The numbers of one name. As many places as it has axes give a number; of a live block, which is lists in lists,
- * fewer give the rows there, and none the whole.
+ * The numbers of one name. One index for each axis gives a number; for a live block, which is nested lists, fewer
+ * give the rows there, and none gives the whole.
  * @typedef {{at: (...place: number[]) => any}} Block
  */
 
@@ -20,7 +20,7 @@
 
 const MOST_SAID = 5;
 const MOST_COST = 2e8; // multiplications that take about a second
-const POINT = 300; // of them take as long as a point of a picture in the map
+const POINT = 300; // of them take as long as one point of a picture in the map
 
 /** Each result is made once. @param {(...place: number[]) => any} make */
 function remembered(make) {
@@ -33,7 +33,7 @@ function remembered(make) {
   };
 }
 
-/** The reading that Python laid into the page. @returns {Reading} */
+/** The reading that Python put into the page. @returns {Reading} */
 function pageReading(facts, block) {
   const { text, tokens, steps, layers, opened, mapped, words } = facts;
   return { live: false, text, tokens, steps, layers, opened, block, bits: (map) => mapped[map] ?? 0,
@@ -71,7 +71,7 @@ function assemble(steps) {
 
 /** The tokens of a text or a pair, or why it cannot be read, in a sentence. @param {string[]} text */
 function liveTokens(model, text) {
-  if (text.some((one) => /\p{Cs}/u.test(one))) return { why: "Half a character stands in the text; type it anew." };
+  if (text.some((one) => /\p{Cs}/u.test(one))) return { why: "The text contains half a character; type it again." };
   const steps = text.map(model.wordPiece.words), most = model.config.max_position_embeddings;
   const empty = steps.findIndex((words) => words.length === 0);
   if (empty >= 0) return { why: `${text.length > 1 ? `Sentence ${"AB"[empty]}` : "The text"} holds no word yet.` };
@@ -98,13 +98,13 @@ function likeliest(logits_V, pieces) {
   return best.map((id) => [pieces[id], shares_V[id]]);
 }
 
-/** Of a head the mean over the tokens: 0 looks at one token, log R at all alike. @param {Float32Array[]} p_SR */
+/** The mean entropy of a head: 0 looks at one token, log R at all alike. @param {Float32Array[]} p_SR */
 const entropy = (p_SR) => -p_SR.flatMap((p_R) => [...p_R].map((p) => (p > 0 ? p * Math.log(p) : 0)))
   .reduce((a, b) => a + b) / p_SR.length;
 
 /**
  * The numbers of a layer by the names that Python gives them in the page. The two maps of the feed-forward are
- * `inner` and `fed`, as what they give; the book calls them `intermediate` and `output`.
+ * `inner` and `fed`, named after their results; the book calls them `intermediate` and `output`.
  */
 function blocksOf({ attention, attended_SD, fed_S, hidden_SD }, weights) {
   const norm = ({ gain_D, bias_D }) => [gain_D, bias_D];

@@ -1,7 +1,7 @@
 """A model reads one text: everything that the page shows, as facts and as blocks of numbers.
 
-S tokens · D width · N heads · K = D/N · R keys. All is computed in float32 by the book as it is
-written; then shares become eight bits, and states half precision.
+S tokens · D width · N heads · K = D/N · R keys. Everything is computed in float32 by the book
+as it is written; then shares are stored in eight bits, and states in half precision.
 """
 
 import math
@@ -88,7 +88,7 @@ def traced(
     """
     encoding = checked_encoding(bert, first, second)
     ids_BS, types_BS = torch.tensor([encoding.ids]), torch.tensor([encoding.types])
-    types_BS = types_BS.clamp(max=bert.config.type_vocab_size - 1)  # some models know one alone
+    types_BS = types_BS.clamp(max=bert.config.type_vocab_size - 1)  # some models have only one
     keep_BS = torch.ones_like(ids_BS) > 0
     trace = encode_traced(ids_BS, keep_BS, types_BS, bert.weights, bert.config)
     return encoding, ids_BS, types_BS, trace
@@ -99,7 +99,7 @@ def read(
 ) -> tuple[Reading, EncoderTrace, Tensor, Tensor]:
     """What the model does with a text; `layers`, counted from 1, are those that can be opened.
 
-    Returns the reading, and what a teacher needs to stand beside it: trace, ids and types.
+    Returns the reading, and what a comparison with a teacher needs: trace, ids and types.
 
     Raises
         CheckpointError  no vocabulary, or a weight or state is not finite, or a state is too large
@@ -107,7 +107,7 @@ def read(
         NotReadable      as `checked_encoding`, or there is no such layer.
     """
     tokenizer, config, weights = bert.tokenizer, bert.config, bert.weights
-    for path, x in named_tensors(weights):  # of any row: the page may be asked for another text
+    for path, x in named_tensors(weights):  # all rows: other texts may be typed into the page
         if not x.isfinite().all():
             raise CheckpointError(
                 f"{path} holds a number that is not finite; the model is damaged, take another"
@@ -175,7 +175,7 @@ def half(name: str, x: Tensor) -> Tensor:
 
 
 def _entropies(attention: Any) -> list[float]:
-    """Of each head the mean over the tokens: 0 looks at one token, log R at all alike."""
+    """The mean entropy of each head over the tokens: 0 looks at one token, log R at all alike."""
     p_NSR = attention.probabilities_BNSR[0]
     terms_NSR = torch.where(p_NSR > 0, -p_NSR * torch.log(p_NSR.clamp(min=1e-30)), 0)
     entropies: list[float] = terms_NSR.sum(-1).mean(-1).tolist()
@@ -195,7 +195,7 @@ def _embedding_blocks(bert: Bert, ids_BS: Tensor, types_BS: Tensor) -> dict[str,
 
 
 def _state_blocks(trace: EncoderTrace, bert: Bert, opened: list[int]) -> dict[str, Tensor]:
-    """Shares of every layer; of those that are opened also states, queries, keys and values."""
+    """Shares of every layer; of opened layers also states, queries, keys and values."""
     states = {0: trace.embedded_BSD}
     blocks: dict[str, Tensor] = {}
     for layer, block in enumerate(trace.blocks, 1):
@@ -224,10 +224,10 @@ def _state_blocks(trace: EncoderTrace, bert: Bert, opened: list[int]) -> dict[st
 
 
 def _maps(trace: EncoderTrace, bert: Bert, opened: list[int]) -> dict[str, dict[str, Tensor]]:
-    """The linear maps of some layers, each a matrix and its bias, in the order of their worth.
+    """The linear maps of the opened layers, each a matrix and its bias, the most useful first.
 
-    Attention comes first, in every layer, as it is what the steps show. Of the feed-forward a
-    number is followed from the last map to the first, so the last comes first, with its units.
+    Attention comes first, for every layer, as it is what the steps show. In the feed-forward, a
+    number is traced from the last map back to the first, so the last comes first, with its units.
     """
     blocks = {layer: bert.weights.blocks[layer - 1] for layer in opened}
     maps: dict[str, LinearWeights] = {}

@@ -1,5 +1,4 @@
-"""Where in the book each step of the page stands: found when the page is made, never written down.
-"""
+"""Where the book computes each step of the page: found when the page is made, never hard-coded."""
 
 import inspect
 from collections.abc import Callable
@@ -7,7 +6,7 @@ from typing import Any
 
 from minibert import attention, encoder, functional, heads
 
-# Of each step its function, the beginning of the line that computes it, and the formula's proof.
+# For each step: its function, the beginning of the line that computes it, the formula's proof.
 STEPS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "embed": (encoder.embeddings, "summed_BSD =", "embeddings"),
     "norm": (functional.layer_norm, "return (", "layer_norm"),

@@ -153,7 +153,7 @@ function saveSvg(svg, name) {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** Lay parts into a body. One that is there already is not taken out meanwhile, as a slider may be held. */
+/** Put parts into a body. One that is already there is not removed meanwhile, as its slider may be held. */
 function lay(body, parts) {
   for (const part of [...body.childNodes]) if (!parts.includes(part)) part.remove();
   parts.forEach((part, i) => { if (body.childNodes[i] !== part) body.insertBefore(part, body.childNodes[i] ?? null); });
@@ -202,7 +202,7 @@ function start() {
   };
   const app = {
     facts, block, state, written, .../** @type {any} */ (shownOf(facts, written)),
-    /** Draw all anew from another reading; a choice of a token that is not there any more is given up. */
+    /** Redraw everything from another reading; a choice of a token that no longer exists is dropped. */
     show: (reading, changes = {}) => {
       Object.assign(app, shownOf(facts, reading));
       const top = (section) => section.getBoundingClientRect().top;
@@ -232,7 +232,7 @@ function start() {
     h("p", { class: "faint" }, `${facts.about.model}: ${facts.config.num_hidden_layers} layers, `,
       `${facts.config.hidden_size} wide, ${facts.config.num_attention_heads} heads of ${facts.layers[0].key_width}. `,
       "Keys ", h("kbd", {}, "["), " and ", h("kbd", {}, "]"), " change the layer, ", h("kbd", {}, ","), " and ",
-      h("kbd", {}, "."), " the head; every picture can be walked with Tab and the arrows."));
+      h("kbd", {}, "."), " the head; Tab and the arrow keys move through every picture."));
   Object.assign(app, storyTeller(app, main));
   /** @type {{watch: string[], draw: () => void}[]} */
   const drawn = [];
@@ -254,7 +254,7 @@ function start() {
     else if (event.key === ",") showHead(app, state.layer, (state.head + heads - 1) % heads);
     else if (event.key === ".") showHead(app, state.layer, (state.head + 1) % heads);
   });
-  for (const medium of ["(prefers-color-scheme: dark)", "print"]) // pictures have the colours of when they were drawn
+  for (const medium of ["(prefers-color-scheme: dark)", "print"]) // pictures keep the colours they were drawn in
     matchMedia(medium).addEventListener("change", () => drawn.forEach((panel) => panel.draw()));
 }
 
@@ -285,7 +285,7 @@ const tokenButtons = (app, id) => h("p", { class: "tokens" }, app.pieces.map((pi
       onclick: () => app.set({ token: i }) }, piece)));
 
 /**
- * The place where a number tells how it came about, down to the last sum.
+ * The panel that tells how a number came about, down to the last sum.
  * @param {any} app @param {HTMLElement} main
  */
 function storyTeller(app, main) {
@@ -331,7 +331,7 @@ function storyTeller(app, main) {
       told.then ? h("p", {}, told.then) : "",
       told.note ? h("p", { class: "faint" }, told.note) : "",
       source ? h("p", { class: "source" }, h("b", {}, `${source.file}:${source.line}`), h("code", {}, source.code),
-        h("span", { class: "faint" }, "held by ", h("code", {}, source.proof))) : "");
+        h("span", { class: "faint" }, "checked by ", h("code", {}, source.proof))) : "");
     if (focus) aside.focus();
   };
   const tell = (cell) => {
@@ -360,11 +360,12 @@ function tokensPanel(app) {
   });
   const words = reading.steps?.flat() ?? [], word = words[state.word];
   const steps = !word ? h("p", { class: "faint" },
-    "This tokenizer works in another way than the book's WordPiece, so its steps are not shown.") : [
+    "This tokenizer works differently from the book's WordPiece, so its steps are not shown.") : [
     h("p", { class: "tokens" }, "WordPiece, word by word: ", words.map((one, i) =>
       h("button", { id: `word-${i}`, class: "token", "aria-pressed": i === state.word,
           onclick: () => app.set({ word: i }) }, one.text))),
-    h("p", {}, h("code", {}, word.text), word.word === word.text ? "" : [" is read as ", h("code", {}, word.word)],
+    h("p", {}, h("code", {}, word.text), word.word === word.text ? ""
+      : [" is normalised to ", h("code", {}, word.word)],
       "; the longest piece that is in the vocabulary wins, then the rest of the word is looked up:"),
     h("ol", { class: "tries" }, word.tries.map((list, i) => h("li", {}, list.map((one, j) =>
       j === list.length - 1 && word.pieces[i] === one ? h("b", {}, one) : h("s", {}, one))))),
@@ -377,9 +378,9 @@ function tokensPanel(app) {
     matrix({ id, name, shape: `${to - from} × D = ${to - from} × ${D}`, rows: names.slice(from, to), cols: D,
         signed: true, value: (r, c) => numbers.get(at(from + r, c)), pick: pick(from) });
   return [texts, tokenButtons(app, "token"), h("p", {}, h("code", {}, token.piece),
-      ` id ${token.id} · place ${state.token} · sentence ${"AB"[token.type] ?? token.type}`,
+      ` id ${token.id} · position ${state.token} · sentence ${"AB"[token.type] ?? token.type}`,
     token.span && token.span[1] ? ` · characters ${token.span[0]} to ${token.span[1]}` : ""), steps,
-    h("h3", {}, `The embedding of ${token.piece}`), strip("m-embedding", "what, where and which sentence, added", 0,
+    h("h3", {}, `The embedding of ${token.piece}`), strip("m-embedding", "word, position and sentence, added", 0,
       4),
     strip("m-embedded", "the sum, normalised: what layer 1 reads", 4, 5)];
 }
@@ -437,9 +438,9 @@ function mapPanel(app) {
   };
   const sorts = [["order", "number"], ["entropy", "entropy, the sharpest first"],
     ...(facts.teacher ? [["teacher", "distance to the teacher"]] : [])];
-  return [h("p", {}, `Each picture is [S × R = ${n} × ${n}]: a row for each token that asks, a column for each that `,
-      "is asked. A click opens the head below. ", scaleBar(false, 1)),
-    h("p", { class: "bar" }, choice("heads in the order of their", sorts, state.sort, (sort) => app.set({ sort }),
+  return [h("p", {}, `Each picture is [S × R = ${n} × ${n}]: a row for each token that asks (query), a column for `,
+      "each that is asked (key). A click opens the head below. ", scaleBar(false, 1)),
+    h("p", { class: "bar" }, choice("sort heads by", sorts, state.sort, (sort) => app.set({ sort }),
         "map-sort"), saveButton(whole, "attention-map.svg")), grid];
 }
 
@@ -497,12 +498,12 @@ function headPanel(app) {
   svg.append("g").selectAll("text").data(range(n)).join("text").attr("class", "asked").attr("x", x2 + 8)
     .attr("y", (i) => y(i) + 4).attr("fill", css("--ink"));
   isolate(-1);
-  const only = (head) => { // of a head that is alone already: all again
+  const only = (head) => { // if it is the only one already, show all again
     const alone = chosen.length === 1 && chosen[0] === head;
     app.set({ head, heads: new Set(alone ? range(heads) : [head]) });
   };
   let waiting = 0;
-  const toggle = (head) => { // a double click begins with a click, so that waits
+  const toggle = (head) => { // a double click begins with a click, so a click waits
     clearTimeout(waiting);
     waiting = setTimeout(() => {
       const next = new Set(chosen);
@@ -521,17 +522,17 @@ function headPanel(app) {
   });
   const check = h("label", {}, h("input", { type: "checkbox", id: "specials", checked: !state.specials,
       onchange: (e) => app.set({ specials: !e.target.checked }) }), " hide [CLS] and [SEP]");
-  const slider = h("label", {}, "lines from ", h("input", { type: "range", id: "threshold", min: 0, max: 0.5,
+  const slider = h("label", {}, "shares of at least ", h("input", { type: "range", id: "threshold", min: 0, max: 0.5,
       step: 0.01, value: state.threshold, onchange: (e) => app.set({ threshold: +e.target.value }) }),
-    ` ${state.threshold.toFixed(2)} on`);
+    ` ${state.threshold.toFixed(2)}`);
   const pairs = reading.text.length > 1 ? choice("sentences", [["all", "all"], ["AA", "A → A"], ["AB", "A → B"],
       ["BA", "B → A"], ["BB", "B → B"]], state.pairs, (v) => app.set({ pairs: v }), "pairs") : "";
   return [h("p", { class: "bar" }, layerPicker(app, "head-layer"), "heads ", chips,
       h("button", { id: "all-heads", onclick: () => app.set({ heads: new Set(range(heads)) }) }, "all heads")),
     h("p", { class: "bar" }, check, slider, pairs, saveButton(() => svg.node(), `layer-${state.layer}.svg`)),
-    h("p", { class: "faint" }, "Left asks right; the stronger a line, the larger the share. ",
-      "Point at a token to see its lines alone, click it to keep them. ",
-      "Click a head to add or remove it; double-click it (or press o) to see it alone, and once more to see all."),
+    h("p", { class: "faint" }, "Tokens on the left ask those on the right; the stronger a line, the larger the share. ",
+      "Point at a token to see only its lines, click it to keep them. ",
+      "Click a head to add or remove it; double-click it (or press o) to see only it, and once more to see all."),
     chosen.length ? svg.node() : h("p", {}, "No head is chosen.")];
 }
 
@@ -539,16 +540,16 @@ function headPanel(app) {
 
 /** The stages: what is seen, in which kind of cell, of what size, and what it says. */
 const STAGES = [
-  ["x", ["hidden"], "D", "Each token comes in as a vector: the state that the layer before handed on."],
+  ["x", ["hidden"], "D", "Each token comes in as a vector: its hidden state from the layer before."],
   ["q, k, v", ["query", "key", "value"], "K",
-    "Three linear maps make of it what it asks for, what it offers to be found by, and what it hands out."],
-  ["q · k", ["dot"], "S", "Each query meets each key: the sum of the products of their numbers."],
-  ["/ √K", ["scaled"], "S", "A sum of K products grows with √K; dividing brings it back to the size of one."],
-  ["mask", ["masked"], "S", "Padding would get -∞ here, and so no share. One text alone has none."],
+    "Three linear maps turn it into what it asks for, what it can be found by, and what it hands out."],
+  ["q · k", ["dot"], "S", "The dot product of each query and each key: the sum of the products of their numbers."],
+  ["/ √K", ["scaled"], "S", "A sum of K products grows like √K; dividing brings it back to the size of one product."],
+  ["mask", ["masked"], "S", "Padding would get -∞ here, and so no share. A single text has no padding."],
   ["softmax", ["weight"], "S", "Each row of scores becomes shares that add up to 1."],
   ["weighted sum", ["taken"], "K", "Each token takes its shares of the values."],
-  ["output map", ["output"], "D", "All heads side by side, of which this is one, go through one more linear map."],
-  ["add", ["added"], "D", "What came in is added: the layer says what to change."],
+  ["output map", ["output"], "D", "All heads, this one among them, side by side, go through one more linear map."],
+  ["add", ["added"], "D", "The input x is added: the layer only says what to change."],
   ["norm", ["attended"], "D",
     "Every vector is brought to mean 0 and variance 1, then scaled and shifted. The feed-forward comes next."],
 ];
@@ -560,7 +561,7 @@ function stepsPanel(app) {
     .map((i) => [i, i + 1]), state.head, (v) => showHead(app, layer, +v), "steps-head")];
   if (!reading.opened.includes(layer)) {
     return [h("p", { class: "bar" }, pickers), h("p", {},
-      `Of layer ${layer} the page holds the shares alone. Layers that can be opened: ${reading.opened.join(", ")}.`)];
+      `Of layer ${layer} the page has only the shares. Layers that can be opened: ${reading.opened.join(", ")}.`)];
   }
   const [, kinds, axis, says] = /** @type {any[]} */ (STAGES[state.stage]), K = reading.layers[layer - 1].key_width;
   const cols = { D: facts.config.hidden_size, K, S: pieces.length }[/** @type {"D"} */ (axis)];
@@ -581,7 +582,7 @@ function stepsPanel(app) {
     go(app.state.stage === STAGES.length - 1 ? 0 : app.state.stage);
   };
   app.scrub ??= h("input", { type: "range", id: "step-scrub", min: 0, max: STAGES.length - 1, "aria-label": "step",
-    oninput: (e) => go(+e.target.value) }); // made once, as whoever drags it holds it while the panel is drawn
+    oninput: (e) => go(+e.target.value) }); // made once, as it may be held while the panel is drawn
   app.scrub.value = state.stage;
   return [h("p", { class: "bar" }, pickers,
       h("button", { id: "step-play", onclick: play }, playing ? "pause" : "play"),
@@ -603,7 +604,7 @@ let playing = 0;
 function wordsPanel(app) {
   const { facts, reading, state, pieces } = app;
   if (!reading.said) return [h("p", {},
-    `This model has the head "${facts.head}" and none that names words, so nobody can ask it for them. `,
+    `This model has the head "${facts.head}" and none that names words, so it cannot say what it expects. `,
     "A masked-word head comes from pre-training; minibert/training/masked_head.py trains one on raw text.")];
   const last = reading.layers.length;
   const guesses = (list) => h("ol", { class: "guesses" }, list.map(([piece, share]) => bar(piece, share)));
@@ -618,8 +619,8 @@ function wordsPanel(app) {
       h("div", { id: "if-masked" }, h("h3", {}, `${pieces[state.token]}, if it were [MASK]`),
         guesses(reading.ifMasked(state.token)))),
     h("h3", {}, "What each layer would say"), h("p", { class: "faint" },
-      "The head, made for the last layer, reads the states of every layer. ",
-      "Colour is the share of the likeliest piece. ", scaleBar(false, 1)),
+      "The head, trained on the last layer only, reads the states of every layer. ",
+      "The colour is the probability of the likeliest piece. ", scaleBar(false, 1)),
     h("div", { class: "wide", id: "lens" },
       h("table", {}, h("thead", {}, h("tr", {}, h("th"), pieces.map((p) => h("th", {}, p)))),
       h("tbody", {}, range(last + 1).reverse().map((l) => h("tr", {}, h("th", {}, l ? `layer ${l}` : "embeddings"),
@@ -661,13 +662,13 @@ function teacherPanel(app) {
   });
   const sum = mean(range(L).map((l) => mean(teacher.attention[l][state.map[l] - 1]))) * L;
   const own = "This panel stays with the page's own text: the teacher is not in the page.";
-  const grouped = `; each of the ${heads} heads here stands beside the mean of ${teacher.heads / heads} of them`;
+  const grouped = `; each of the ${heads} heads here is compared with the mean of ${teacher.heads / heads} of them`;
   return [h("p", {},
       `${facts.about.teacher}: ${teacher.layers} layers, ${teacher.width} wide, ${teacher.heads} heads`,
       teacher.heads > heads ? grouped : "", ". ", app.reading.live ? own : ""),
     h("p", { class: "bar" }, choice("layer map", rules, state.rule,
         (rule) => app.set({ rule, map: rule === "custom" ? state.map : [...teacher.maps[rule]] }), "rule"),
-      h("span", { id: "loss-sum" }, `attention loss of this text, all layers: ${shown(sum)}`),
+      h("span", { id: "loss-sum" }, `attention loss on this text, all layers: ${shown(sum)}`),
       saveButton(() => svg.node(), "layer-map.svg")), svg.node(),
     h("p", { class: "faint" },
       `Pictures are of head ${head + 1}, [S × R = ${n} × ${n}]: shares of student and teacher `, scaleBar(false, 1),
@@ -685,7 +686,7 @@ function teacherPanel(app) {
 function trainingPanel(app) {
   const groups = d3.groups(app.facts.curves, (c) => `${c.kind === "lr" ? "learning rate" : `${c.kind}: ${c.name}`}`);
   const phases = [...new Set(app.facts.curves.map((c) => c.phase))];
-  const own = "The model learned so, whatever it reads: these are the rows that its training wrote.";
+  const own = "These curves were recorded in training; they do not depend on the text.";
   return [h("p", { class: "faint" }, own), h("div", { class: "columns" }, groups.map(([title, lines]) => {
     const points = lines.flatMap((l) => l.points), values = points.map((p) => p[1]);
     const low = Math.min(...values), high = Math.max(...values), log = low > 0 && high / low > 30;
@@ -719,7 +720,7 @@ function trainingPanel(app) {
 
 // ---------------------------------------------------------------------------- 8. what this page is
 
-/** The maps of the layers that are open whose weights are kept in so many bits. @param {Reading} written */
+/** The maps of the open layers whose weights are kept in this many bits. @param {Reading} written */
 const mapsIn = (written, bits) => written.opened.map((layer) => [layer, MAPS.filter((map) =>
   written.bits(`${map}.${layer}`) === bits)]).filter(([, maps]) => maps.length)
   .map(([layer, maps]) => `layer ${layer} (${maps.length < MAPS.length ? maps.join(", ") : "all"})`).join(", ");
@@ -728,16 +729,16 @@ const mapsIn = (written, bits) => written.opened.map((layer) => [layer, MAPS.fil
 function aboutPanel(app) {
   const { facts } = app, rows = { ...facts.about, text: facts.text.join(" · "), ...facts.config };
   const live = app.facts.live && !app.facts.live.why ? [h("p", {},
-      "Of a sentence of your own all numbers are computed in this page, in 32 bits, by a model whose weights are ",
-      "whole numbers of eight bits, with a scale for each row: ", differenceWords(facts.live.differences))] : [];
+      "For a sentence of your own, all numbers are computed in this page, in 32 bits, by a model whose weights ",
+      "are integers of eight bits, with a scale for each row: ", differenceWords(facts.live.differences))] : [];
   return [h("p", {}, h("b", {}, "Attention is not explanation."),
       " A share says how much of a value was taken, not why the model answered as it did. ",
       "Other shares can give the same answer (Jain and Wallace 2019, arXiv:1902.10186); whether shares explain ",
       "anything depends on what is asked of an explanation (Wiegreffe and Pinter 2019, arXiv:1908.04626). ",
       "Values may be small where shares are large, as those of [SEP] often are (Kobayashi et al. 2020, ",
-      "arXiv:2004.10102); the residual and the feed-forward pass all shares by."),
-    h("p", {}, "Of the text that the page was made with, shares in the map and the head view are kept in eight ",
-      "bits, so they are right to 0.002; states, queries, keys and values in half precision, three digits. ",
+      "arXiv:2004.10102); the residual connections and the feed-forward bypass all shares."),
+    h("p", {}, "For the text that the page was made with, shares in the map and the head view are kept in eight ",
+      "bits, accurate to 0.002; states, queries, keys and values in half precision, three digits. ",
       "Weights of linear maps are in the page while there is room: ", [[16, "in half precision"],
         [8, "in eight bits, with a scale for each row"], [0, "not at all"]].map(([bits, how]) =>
         [how, mapsIn(app.written, bits)]).filter(([, maps]) => maps)
@@ -760,7 +761,7 @@ const PANELS = [
   ["words", "Which words it expects", null, ["reading", "token"], wordsPanel],
   ["teacher", "Beside its teacher", "teacher", ["reading", "map", "rule", "head", "layer"], teacherPanel],
   ["training", "How it was trained", "curves", [], trainingPanel],
-  ["about", "What this page shows, and what not", null, [], aboutPanel],
+  ["about", "What this page shows, and what it does not", null, [], aboutPanel],
 ];
 
 if (typeof document !== "undefined") start(); // in Node the tests call the functions alone

@@ -25,15 +25,15 @@ from minibert.wordpiece import (
 )
 
 TOP = 5
-LONGEST = 100  # characters of a word that `longest_match` looks up at all
-AT_ONCE = 16  # sentences with one masked word that are read together
+LONGEST = 100  # characters of the longest word that `longest_match` looks up
+AT_ONCE = 16  # sentences with one masked word in a batch
 
 
 def tries(word: str, vocabulary: Collection[str]) -> list[list[str]]:
-    """For each piece of a word what was looked up: the longest first, the last one is found.
+    """For each piece of a word, what was looked up: the longest first; the last one is found.
 
-    Of a word that becomes [UNK] the last list ends without a find; one of over `LONGEST` characters
-    is never looked up.
+    For a word that becomes [UNK], the last list ends without a match; a word of over `LONGEST`
+    characters is never looked up.
 
     >>> tries("unfit", {"un", "##fit"})
     [['unfit', 'unfi', 'unf', 'un'], ['##fit']]
@@ -54,7 +54,7 @@ def tries(word: str, vocabulary: Collection[str]) -> list[list[str]]:
 
 
 def word_steps(text: str, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Each word of a text as it stands there, as it was normalised, its tries and its pieces."""
+    """Each word of a text as written and as normalised, with its tries and its pieces."""
     vocabulary, steps = tokenizer.vocabulary, []
     for offset, part, special in split_specials(text, SPECIALS):
         if special:
@@ -78,9 +78,9 @@ def word_steps(text: str, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 def spans(
     first: str, second: str | None, encoding: Encoding, tokenizer: Tokenizer
 ) -> list[tuple[int, int]] | None:
-    """The characters that each token came from; None if the book reads the text in another way.
+    """The characters that each token came from; None if the book reads the text differently.
 
-    The book knows one kind of tokenizer: accents are dropped with the capitals, or neither is.
+    The book knows one kind of tokenizer: it drops both capitals and accents, or neither.
     """
     if tokenizer.words != "bert" or not tokenizer.split_chinese:
         return None
@@ -109,7 +109,7 @@ def likeliest(logits_SV: Tensor, pieces: Sequence[str]) -> list[list[list[Any]]]
 
 
 def said_by_layers(bert: Bert, hiddens_LBSD: Sequence[Tensor]) -> list[list[list[list[Any]]]]:
-    """What the head would say of every token if the model ended after each layer, [L + 1, S].
+    """What the head would predict for every token if the model ended after each layer, [L + 1, S].
 
     Source
         nostalgebraist 2020, "interpreting GPT: the logit lens".
@@ -125,7 +125,7 @@ def said_by_layers(bert: Bert, hiddens_LBSD: Sequence[Tensor]) -> list[list[list
 
 
 def said_if_masked(bert: Bert, ids_BS: Tensor, types_BS: Tensor) -> list[list[list[Any]]]:
-    """What the head says of each token when that one alone is hidden by [MASK], [S]."""
+    """What the head predicts for each token when only that one is replaced by [MASK], [S]."""
     assert bert.tokenizer is not None
     mlm = bert.weights.mlm
     assert mlm is not None

@@ -36,8 +36,7 @@ def model_card(record: Record) -> str:
         MARKER,
         f"# {plain(record.get('title') or 'A distilled BERT')}",
         plain(headline(models, main_metric(record))),
-        f"A small BERT that judges texts. It learned that from {teacher}, by distillation with "
-        "minibert.",
+        f"A small BERT that judges texts, distilled from {teacher} with minibert.",
         _results(record),
         _use(record),
         _making(record),
@@ -178,10 +177,10 @@ def _making(record: Record) -> str:
 
 
 def _limits(record: Record) -> str:
-    known = "only by the table above, of one run" if record.get("models") else "not at all"
+    known = "known only from the table above, of one run" if record.get("models") else "unknown"
     lines = [
-        f"Its quality is known {known}. Other data were not tried, and nobody has looked for "
-        "biases that it may have from its teacher and its texts.",
+        f"Its quality is {known}. It was not tried on other data, nor checked for biases that it "
+        "may have from its teacher and its texts.",
     ]
     if not record.get("license"):
         lines.append("No licence is named: it depends on those of the teacher and of the data.")

@@ -80,7 +80,7 @@ def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) 
     if metrics[task.select_by] <= blind + 0.02:
         raise CheckpointError(
             f"the teacher's {task.select_by} on {dev_set.path} is {metrics[task.select_by]:.3f}, "
-            f"but one constant answer already has {blind:.3f}: its head seems untrained; run "
+            f"but a constant answer already reaches {blind:.3f}: its head seems untrained; run "
             "minibert finetune on it first"
         )
     return metrics
@@ -159,7 +159,7 @@ def losses_that_apply(
         "embedding": widths,
         "hidden": f"layers {path}",
         "attention": heads,
-        "cosine": f"{last}, directions of states alone",
+        "cosine": f"{last}, only the directions of states",
         "patient": f"[CLS] of layers {path.rpartition(', ')[0] or 'none'}",
         "minilm_v1": f"{last}, attention and value relations, head by head",
         "minilm_v2": f"{last}, query, key and value relations in any number of heads",
@@ -172,7 +172,7 @@ def losses_that_apply(
             rows.append((name, use, reasons[name]))
     rows.append(("prediction", *_prediction_row(student, options)))
     if weights.label:
-        rows.append(("label", f"weight {weights.label:g}", "texts that have a label"))
+        rows.append(("label", f"weight {weights.label:g}", "on texts that have a label"))
     return rows
 
 
@@ -203,11 +203,11 @@ def _check_losses(student: BertConfig, teacher: BertConfig, options: DistilOptio
     if options.term_weights.minilm_v1 and own != other:
         raise CheckpointError(
             f"MiniLM's first form compares head with head, but the student has {own} and the "
-            f"teacher {other}; use --minilm-v2-weight, which needs no equal heads"
+            f"teacher {other}; use --minilm-v2-weight, which does not need equal heads"
         )
     if options.term_weights.patient and student.num_hidden_layers < 2:
         raise CheckpointError(
-            "the patient loss is of every layer but the last, and a student of one layer has no "
+            "the patient loss compares every layer but the last, and a student of one layer has no "
             "other; switch it off with --patient-weight 0"
         )
     relations = options.relation_heads

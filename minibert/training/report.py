@@ -159,7 +159,7 @@ def _plain_table(head: Sequence[str], rows: Iterable[Sequence[object]], label: s
 def _figure(title: str, drawn: str, note: str = "") -> str:
     """A picture with its caption, or a sentence in its place."""
     caption = escaped(f"{title}{f'; {note}' if note else ''}")
-    drawn = drawn or '<p class="faint">No number was recorded that could be drawn.</p>'
+    drawn = drawn or '<p class="faint">No number that could be drawn was recorded.</p>'
     return f"<figure><figcaption>{caption}</figcaption>{drawn}</figure>\n"
 
 
@@ -176,7 +176,7 @@ def _models_part(record: Record) -> str:
         return escaped(value) + (f"<small>{escaped(part)}</small>" if part else "")
 
     rows = [[cell(*pair) for pair in row] for row in table]
-    note = f"{measured_on(record)}; below a number its ratio to the teacher's".removeprefix("; ")
+    note = f"{measured_on(record)}; below each number its ratio to the teacher's".removeprefix("; ")
     return _section(
         "The models",
         f'{_table(head, rows, "models", "number")}\n<p class="faint">{escaped(note)}</p>',
@@ -222,7 +222,7 @@ def _lost(lines: Iterable[Line]) -> str:
 def _losses_figure(name: str, phase: str, rows: Rows) -> str:
     terms = dict.fromkeys(term for row in rows for term in values_in(row, "train"))
     lines = [curve(rows, "train", term) for term in terms]
-    title = f"{phase}: losses, means since the epoch began"
+    title = f"{phase}: losses, averaged since the start of the epoch"
     return _figure(title, line_chart(name, title, lines), _lost(lines))
 
 
@@ -287,7 +287,7 @@ def _times_part(record: Record) -> str:
         rate = ratio(shares.get("steps"), total)
         words = f"{number(total)} s" + (f", {number(rate)} steps/s" if rate else "")
         bars[str(phase)] = (seconds, words)
-    title = "Parts of the time of each phase"
+    title = "How each phase spent its time"
     drawn = share_bars("times", title, bars)
     figure = f'<div class="charts">\n{_figure(title, drawn)}</div>' if drawn else ""
     return _section("Where the time went", figure)
