@@ -110,7 +110,7 @@ def read_inputs(bert: Bert, texts: Sequence[str]) -> Inputs:
     for text in texts:
         first, *others = text.split("\t")
         if len(others) > 1:
-            raise CheckpointError(f"a --text holds {len(others)} tabs; one parts two sentences")
+            raise CheckpointError(f"a --text holds {len(others)} tabs; at most one is allowed")
         limit = most if text in TEXTS else None
         encodings += bert.tokenizer.encode([first], others or None, limit)
         if (count := len(encodings[-1].ids)) > most:
@@ -182,8 +182,7 @@ def side_of_transformers(bert: Bert, folder: Path) -> Side:
     """
     if bert.config.pruned is not None:
         raise CheckpointError(
-            f"{folder}: transformers cannot read a pruned model; minibert export --dense makes it "
-            "one that it can"
+            f"{folder}: transformers cannot read a pruned model; first run minibert export --dense"
         )
     import transformers
 

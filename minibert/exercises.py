@@ -107,7 +107,7 @@ def to_write(name: str, command: str) -> str:
     head = "".join(lines[function.lineno - 1 : function.body[0].end_lineno])
     return (
         f'"""An exercise: {name}, of minibert/{EXERCISES[name]}.py.\n\n'
-        f"Write the body in the place of the last line, then try it:\n\n    {command}\n\n"
+        f"Replace the last line with the body, then try it:\n\n    {command}\n\n"
         'The solution is the book itself.\n"""\n\n'
         f"{_imports(name)}\n\n\n{head}{placeholder(name)}"
     )
@@ -244,7 +244,7 @@ def judged(name: str, path: Path, cases: int, seed: int, seconds: float) -> dict
         process.kill()
         process.join()
     raise AnswerFailed(
-        f"{path}: stopped after {seconds:g} seconds, while {doing}; has a loop no end? "
+        f"{path}: stopped after {seconds:g} seconds, while {doing}; is a loop endless? "
         "--seconds gives it more time"
     )
 

@@ -46,12 +46,12 @@ def read_json(path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
         if twice:
-            raise ValueError(f"the key {twice[0]!r} is there twice")
+            raise ValueError(f"the key {twice[0]!r} occurs twice")
         return dict(pairs)
 
     def finite(number: str) -> float:
         if not math.isfinite(float(number)):
-            raise ValueError(f"{number} is no finite number")
+            raise ValueError(f"{number} is not finite")
         return float(number)
 
     try:
@@ -116,7 +116,7 @@ def _stored_packed(path: Path) -> dict[str, Stored]:
         known = (file.metadata() or {}).get("checksum")
     try:
         if known != str(checksum({key: part.read() for key, part in stored.items()})):
-            raise CheckpointError("damaged, its checksum does not fit; export it again")
+            raise CheckpointError("damaged, its checksum is wrong; export it again")
         return with_unpacked(stored)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -135,7 +135,7 @@ def _stored_in_shards(path: Path) -> dict[str, Stored]:
         differ = shard.keys() ^ {key for key, file in file_of_key.items() if file == name}
         if differ:
             keys = shortened(sorted(differ))
-            raise CheckpointError(f"{path} and {name} do not agree on who holds {keys}")
+            raise CheckpointError(f"{path} and {name} disagree on which holds {keys}")
         stored |= shard
     return stored
 
@@ -156,7 +156,7 @@ def _stored_in_pickle(path: Path) -> dict[str, Stored]:
 
     sizes = load("meta")  # names, sizes and types, without storage
     if not isinstance(sizes, dict) or not all(isinstance(t, Tensor) for t in sizes.values()):
-        raise CheckpointError(f"{path} is no table of names and tensors")
+        raise CheckpointError(f"{path} is not a dict of tensors")
     file_size = path.stat().st_size
     for key, tensor in sizes.items():
         if tensor.numel() * tensor.element_size() > file_size:

@@ -70,7 +70,7 @@ def _download(model_id: str, local_files_only: bool) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         place = "the cache" if local_files_only or HF_HUB_OFFLINE else "huggingface.co"
         raise CheckpointError(
-            f"there is no folder {model_id!r}, and no model of that id could be had from {place} "
+            f"there is no folder {model_id!r}, and no such model could be loaded from {place} "
             f"({type(error).__name__}: {reason})"
         ) from None
     return folder

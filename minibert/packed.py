@@ -72,11 +72,11 @@ def with_unpacked(stored: Mapping[str, Stored]) -> dict[str, Stored]:
             if f"{key}.{name}" not in found:
                 raise CheckpointError(f"{key} is packed, but its part {key}.{name} is missing")
             if key in stored:
-                raise CheckpointError(f"{key} is there twice, packed and as it is")
+                raise CheckpointError(f"{key} is stored twice, packed and unpacked")
             parts.append(found.pop(f"{key}.{name}"))
         shape, mask, values = parts
         if shape.dtype != "int64" or len(shape.shape) != 1 or mask.dtype != "uint8":
-            raise CheckpointError(f"{key} is packed, but its shape or mask has another type")
+            raise CheckpointError(f"{key} is packed, but its shape or mask has a wrong type")
         size = tuple(shape.read().tolist())
         if min(size, default=0) < 0 or mask.shape != (-(-math.prod(size) // 8),):
             raise CheckpointError(f"{key} is packed, but its mask does not fit its shape {size}")

@@ -81,7 +81,7 @@ def word_points(bert: Bert, words: Sequence[str] = ()) -> Points:
     """
     tokenizer = bert.tokenizer
     if tokenizer is None:
-        raise CheckpointError("the model has no vocabulary, so it is not known whose row is whose")
+        raise CheckpointError("the model has no vocabulary, so the words of its rows are unknown")
     if bert.config.hidden_size < 2:
         raise CheckpointError("the model is one number wide, but a picture has two axes")
     named: dict[str, int] = {}

@@ -144,7 +144,7 @@ class Translator:
         if encoder.hidden_size != decoder.hidden_size:
             raise CheckpointError(
                 f"the encoder is {encoder.hidden_size} wide and the decoder {decoder.hidden_size}, "
-                "but the decoder asks the encoder's states, so they must be equal"
+                "but cross-attention needs equal widths"
             )
         generator = torch.Generator().manual_seed(seed)
         shapes = translator_shapes(encoder, decoder, source is target)

@@ -486,7 +486,7 @@ def test_the_first_vector_of_a_word_counts(tmp_path):
         (as_binary()[:-6], "not readable as word vectors"),
         (as_text().replace(b"3 3", b"9 3", 1), "not readable as word vectors"),
         (as_text().replace(b"3 3", b"900000000000 3", 1), "promises 2,700,000,000,000 numbers"),
-        (as_text().replace(b"-1.25", b"nan"), "the vector of 'good' is infinite or no number"),
+        (as_text().replace(b"-1.25", b"nan"), "the vector of 'good' is infinite or NaN"),
         (as_text().replace(b"1.0 2.0", b"1.0 1e99"), "the vector of 'caf\u00e9' is infinite"),
         (bytes(range(256)), "not readable as word vectors"),
     ],

@@ -697,7 +697,7 @@ def test_exit_code_1_if_minibert_itself_is_wrong(minibert, small, monkeypatch):
     monkeypatch.setitem(ENGINES, "kernels", engine_that_is_wrong(1e-2))
     answer = minibert(f"{QUICK} --case tiny --only book")
     assert answer.code == 1
-    assert "no speed is told" in answer.out
+    assert "no speed is shown" in answer.out
 
 
 @pytest.mark.parametrize("ending", ["svg", "png"])

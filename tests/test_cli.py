@@ -222,17 +222,17 @@ BAD = [
     ("finetune --model {f}/model --data {f}/data --task news", 2, "'news' is not one of"),
     ("finetune --model {f}/model --data {f}/data --out {f}/data", 2, "files that no run wrote"),
     ("finetune --model {f}/model --data {f}/data --out {f}/data --overwrite", 2, "no run wrote"),
-    ("finetune --model {f}/model --data {f}/data --out new --resume", 2, "holds no run to resume"),
+    ("finetune --model {f}/model --data {f}/data --out new --resume", 2, "so no run to resume"),
     ("finetune --model {f}/model --data {f}/data --overwrite --resume", 2, "exclude each other"),
     ("finetune --model {f}/model --data {f}/data --max-length 21 --limit 2", 0, ""),
-    ("distill --teacher {f}/teacher", 2, "give --data, the texts of a task, or --corpus"),
+    ("distill --teacher {f}/teacher", 2, "give --data (texts of a task) or --corpus"),
     ("distill --data {f}/data", 2, "give --teacher as well, or nothing at all"),
     ("distill --corpus {f}/data", 2, "give --teacher as well, or nothing at all"),
     ("distill --recipe {f}/none.toml", 2, "none.toml: No such file"),
     ("distill --recipe {f}/data/dev.tsv", 2, "dev.tsv: "),
     ("distill --teacher {f}/teacher --corpus {f}/none", 3, "none: No such file"),
     ("distill --teacher {f}/teacher --data {f}/data --corpus {f}/data", 2, "give it alone"),
-    ("distill --teacher {f}/teacher --data {f}/data --seeds 2 --labels-too", 2, "with one run"),
+    ("distill --teacher {f}/teacher --data {f}/data --seeds 2 --labels-too", 2, "does not go with"),
     ("distill --teacher {f}/teacher --corpus {f}/data --seeds 2", 2, "run it once for each --seed"),
     ("distill --teacher {f}/teacher --corpus {f}/data --results r", 2, "run it once for each"),
     (
@@ -761,7 +761,7 @@ def test_predict_takes_pairs_and_refuses_what_is_none(minibert, folder):
         two.document["predictions"][0]["probabilities"]
         != one.document["predictions"][0]["probabilities"]
     )
-    for text, said in (("good", "no single tab"), (" ", "text 1 is empty")):
+    for text, said in (("good", "must have one tab"), (" ", "text 1 is empty")):
         answer = minibert(f"predict --model {folder}/teacher --pair", text)
         assert answer.code == 2
         assert said in answer.said

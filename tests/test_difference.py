@@ -112,7 +112,7 @@ def test_texts_are_of_unlike_length_and_one_has_two_sentences():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("good\tday\tplot", "a --text holds 2 tabs; one parts two sentences"),
+        ("good\tday\tplot", "a --text holds 2 tabs; at most one is allowed"),
         ("good " * 2000, "a --text has 2,002 tokens, but the model has only {} positions"),
     ],
 )

@@ -334,7 +334,7 @@ def test_from_the_list_to_the_next_exercise(minibert, judged_at_once):
 
     answer = minibert("exercise start softmax")
     assert answer.code == 0
-    assert answer.out.endswith("then minibert exercise check softmax\n")
+    assert answer.out.endswith("then run minibert exercise check softmax\n")
     lines = minibert("exercise list").out.splitlines()
     assert " started " in lines[1]
     assert lines[-1] == f"0 of {len(EXERCISES)} pass; minibert exercise start softmax"
@@ -344,7 +344,7 @@ def test_from_the_list_to_the_next_exercise(minibert, judged_at_once):
     path.write_text(begun.replace(placeholder("softmax"), solution("softmax")), "utf-8")
     again = minibert("exercise start softmax")
     assert again.code == 2
-    assert "is there already; --overwrite begins anew" in again.said
+    assert "already exists; --overwrite starts over" in again.said
 
     answer = minibert("exercise check softmax")
     assert answer.code == 0

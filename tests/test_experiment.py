@@ -134,7 +134,7 @@ def test_the_command_line_wins_and_a_name_stands_for_one_recipe(minibert, folder
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("colour = 1\n", "'colour' is no option of distill"),
+        ("colour = 1\n", "distill has no option 'colour'"),
         ("[lr]\nx = 1\n", "lr is a table, but recipes are flat"),
         ("lr = \n", "recipe.toml: "),
         ("lr = \"fast\"\n", "lr = 'fast', but must be a number or a whole number"),
@@ -144,7 +144,7 @@ def test_the_command_line_wins_and_a_name_stands_for_one_recipe(minibert, folder
         ("corpus = \"x\"\n", "corpus = 'x', but must be a list of texts"),
         ("temperature_squared = 1\n", "temperature_squared = 1, but must be true or false"),
         ("lr = -1\n", "-1"),
-        ("recipe = \"x\"\n", "'recipe' is no option"),
+        ("recipe = \"x\"\n", "has no option 'recipe'"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(text, said, minibert, tmp_path):
@@ -208,7 +208,7 @@ def test_pairs_are_not_joined(minibert, folder):
         (data / f"{split}.csv").write_text(table, encoding="utf-8")
     answer = minibert(line(folder, f"--data {data} --join 3"))
     assert answer.code == 2
-    assert "--join puts single texts in a row, but classify has pairs of them" in answer.err
+    assert "--join concatenates single texts, but classify has pairs" in answer.err
 
 
 def test_a_page_and_a_model_card_lie_beside_the_student(minibert, folder):
@@ -296,7 +296,7 @@ def test_another_dev_set_is_another_experiment(minibert, folder):
     tiny.write_data(Path("other"), n_train=30, n_dev=18)
     answer = minibert(line(folder, "--data other --results all.jsonl --out b"))
     assert answer.code == 2
-    assert "the results of 'first' were made with another dev; give these another" in answer.said
+    assert "the results of 'first' were made with another dev; use another" in answer.said
     assert not Path("b").exists()
 
 
@@ -320,11 +320,11 @@ def test_rows_of_other_tasks_stay_out_of_the_table(minibert, folder):
     ("more", "code", "said"),
     [
         ("--seeds 2 --baseline nobody", 2, "baseline 'nobody' is not in the results: first"),
-        ("--cache runs/distill/cache", 2, "lies in --out, whose working files go"),
+        ("--cache runs/distill/cache", 2, "is in --out, whose working files are deleted"),
         ("--cache {folder}/first.toml", 2, "File exists"),
         ("--cache {folder}/first.toml/cache", 2, "Not a directory"),
         ("--cache-gb 1e305", 2, "is not in the range"),
-        ("--results all.jsonl --labels-too", 2, "--labels-too goes with one run"),
+        ("--results all.jsonl --labels-too", 2, "--labels-too does not go with --seeds"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_computed(more, code, said, minibert, folder):
@@ -394,7 +394,7 @@ def test_an_answer_with_a_flipped_bit_is_noticed(minibert, folder):
     path.write_bytes(content)
     answer = minibert(line(folder, "--cache kept --out b"))
     assert answer.code == 3
-    assert "is damaged (its checksum does not fit); delete it" in answer.said
+    assert "is damaged (its checksum is wrong); delete it" in answer.said
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask(), "others may read it"
 
 

@@ -471,19 +471,19 @@ def folder(tmp_path_factory) -> Path:
         ("", "", 2, "TEXT is empty"),
         (" \n ", "", 2, "TEXT is empty"),
         ("a film\t", "", 2, "one of its two sentences is"),
-        ("a\tb\tc", "", 2, "TEXT holds 2 tabs; one parts two sentences"),
+        ("a\tb\tc", "", 2, "TEXT holds 2 tabs; at most one is allowed"),
         ("a \ud800", "", 2, "TEXT is not UTF-8"),
         ("\u200d", "", 2, "no character that the model reads"),
         ("film " * 19, "", 2, "21 tokens, but the model knows only 20 positions"),
         ("film", "--layers 3", 2, "there is no layer 3: the model has layers 1 to 2"),
         ("film", "--layers 0", 2, "there is no layer 0: the model has layers 1 to 2"),
         ("film", "--layers x", 2, "--layers x: give numbers such as 1,3 or 2-4"),
-        ("film", "--layers 2-1", 2, "there is no layer in it"),
+        ("film", "--layers 2-1", 2, "it names no layer"),
         ("film", "-o page.txt", 2, "the name must end in .html"),
         ("film", "-o no/page.html", 2, "there is no such folder"),
         ("film", "--model no/where", 3, "there is no folder"),
-        ("film", "--teacher {}/other", 3, "another vocabulary"),
-        ("film", "--teacher {}/two_heads", 3, "only where the model's divide the teacher's"),
+        ("film", "--teacher {}/other", 3, "is not the model's"),
+        ("film", "--teacher {}/two_heads", 3, "the model's number must divide the teacher's"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(text, more, code, said, minibert, folder):
@@ -621,7 +621,7 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_command(minibert, monk
     monkeypatch.setattr(demo.MaskedWords, "terms", interrupted)
     answer = minibert("explain", "the plot was [MASK] .")
     assert (answer.code, answer.out) == (130, "")
-    assert answer.said == "stopped, and saved in runs/explain; the same command goes on"
+    assert answer.said == "stopped, and saved in runs/explain; the same command resumes"
     monkeypatch.setattr(demo.MaskedWords, "terms", whole)
     assert minibert("explain", "the plot was [MASK] .").code == 0
     assert json.loads(Path("runs/explain/result.json").read_text(encoding="utf-8"))["metrics"]
@@ -639,7 +639,7 @@ def test_a_place_where_the_small_model_cannot_be_kept_names_the_way_out(minibert
     answer = minibert("explain", "the plot was dull .")
     assert (answer.code, answer.out) == (1, "")
     assert answer.said.startswith("runs/explain cannot be made here: ")
-    assert answer.said.endswith("; call this in a folder where you may write, or name a --model")
+    assert answer.said.endswith("; run this in a folder where you can write, or name a --model")
 
 
 # ------------------------------------------------------------------------------ the viewer, in Node

@@ -103,7 +103,7 @@ def test_an_option_that_is_newer_than_a_row_had_its_default():
 
 @pytest.mark.parametrize("key", ["teacher", "train", "dev", "init_student"])
 def test_a_name_stands_for_one_teacher_and_one_data_set(key):
-    with pytest.raises(RunError, match=f"'first' were made with another {key}; give these"):
+    with pytest.raises(RunError, match=f"'first' were made with another {key}; use another"):
         finished([row()], identity(made_of=MADE_OF | {key: "d4"}), 0)
 
 

@@ -593,7 +593,7 @@ REFUSED = [
     ("losses {f}/teacher -o a.svg", 3, "holds no metrics.jsonl of a run"),
     ("losses {f}/none -o a.svg", 3, "there is no folder"),
     ("losses {f}/.. -o a.svg", 3, "name one of the runs in it, such as"),
-    ("students {f}/teacher -o a.svg", 2, "does not say who its teacher was"),
+    ("students {f}/teacher -o a.svg", 2, "does not name its teacher"),
     ("students {f}/teacher --teacher {f} -o a.svg", 2, "give --data"),
     ("students {f} --data {f}/none -o a.svg", 3, "none: no such file or folder"),
     ("students {f} --task stsb -o a.svg", 3, "needs two sentences"),
@@ -634,8 +634,8 @@ def test_a_matplotlib_that_does_not_load_is_one_sentence(minibert, monkeypatch):
     answer = minibert("plot adam -o a.svg")
     assert answer.code == 2
     assert answer.said == (
-        "pictures need matplotlib, but the one that is installed does not load (libfreetype.so: "
-        "cannot open); mend that, or install it anew: pip install --force-reinstall matplotlib"
+        "pictures need matplotlib, but the installed one does not load (libfreetype.so: "
+        "cannot open); fix that, or reinstall it: pip install --force-reinstall matplotlib"
     )
 
 

@@ -343,7 +343,7 @@ def test_what_is_closed_stays_closed_where_others_have_no_importance():
 def test_a_share_that_leaves_a_layer_without_any_is_refused(pattern, share, changes, most):
     config = dataclasses.replace(SIZES, **changes)
     weights = model(torch.float32, **changes).weights
-    said = f"--pattern {pattern} with --sparsity {share:g} leaves a layer without any; at most "
+    said = f"--pattern {pattern} with --sparsity {share:g} would empty a layer; at most "
     with pytest.raises(CheckpointError, match=re.escape(said + most)):
         trainable_for(weights, "cpu", Sparsity(share, pattern), STEPS, config)
 
@@ -420,7 +420,7 @@ def test_a_teacher_that_lost_heads_has_no_attention_to_compare(minibert, learned
     assert answer.code == 0, answer.err
     answer = minibert(f"{line} --teacher {tmp_path}/heads --out {tmp_path}/b")
     assert answer.code == 3
-    assert "layers of the teacher lost heads" in answer.said
+    assert "layers of the teacher have pruned heads" in answer.said
     line += " --attention-weight 0"
     answer = minibert(f"{line} --teacher {tmp_path}/heads --out {tmp_path}/c")
     assert answer.code == 0, answer.err
@@ -447,13 +447,12 @@ def test_the_card_of_a_student_that_lost_heads_says_how_transformers_reads_it(
         ("--pattern heads", "--pattern and --sparsity-by need --sparsity, the share of zeros"),
         (
             "--pattern ffn --sparsity 0.5 --sparsity-by l1",
-            "--sparsity-by l1 chooses single weights, but --pattern ffn takes whole parts, by "
-            "their importance; leave one of them out",
+            "--sparsity-by l1 prunes single weights, but --pattern ffn prunes whole parts, by "
+            "importance; leave one of them out",
         ),
         (
             "--pattern heads --sparsity 0.5 --task translation --languages en-de",
-            "--pattern heads is for a BERT alone; a translator becomes sparse by unstructured, "
-            "row or 2:4",
+            "--pattern heads is only for a BERT; for a translator use unstructured, row or 2:4",
         ),
     ],
 )

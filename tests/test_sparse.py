@@ -324,7 +324,7 @@ def test_a_model_with_zeros_is_not_filled_without_a_word(command, minibert, teac
     assert " bytes in full, " in answer.err, "what they take, packed and at the least"
     answer = minibert(f"{command} {sparse} {options} {more} --out {tmp_path}/next")
     assert answer.code == 0, answer.err
-    assert f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now, and" in answer.err
+    assert f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now;" in answer.err
     answer = minibert(f"{command} {sparse} {options} {more} --sparsity 0.6 --out {tmp_path}/more")
     assert "are 0 now" not in answer.err
 
@@ -338,7 +338,7 @@ def test_two_of_four_need_rows_that_four_divides(command, wide, minibert, teache
     options = f"--data {teacher.parent}/data --sparsity 0.5 --pattern 2:4 --out {tmp_path}/out"
     answer = minibert(f"{command.format(teacher)} {options}")
     assert (answer.code, answer.said) == (
-        3, f"--pattern 2:4 needs rows that 4 divides, but blocks.0.output.weight_OI has {wide}"
+        3, f"--pattern 2:4 needs widths divisible by 4, but blocks.0.output.weight_OI has {wide}"
     )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
@@ -348,7 +348,7 @@ def test_a_penalty_alone_is_refused(minibert):
                 "--l1 1"):  # fmt: skip
         answer = minibert(f"finetune --model M --data D {how}")
         assert (answer.code, answer.said) == (
-            2, "--l1 needs --sparsity-by l1, whose penalty it weighs"
+            2, "--l1 needs --sparsity-by l1, whose penalty it scales"
         )  # fmt: skip
 
 
@@ -454,8 +454,8 @@ def spoiled(tensors: dict[str, Tensor], change: str) -> None:
         ("the shape", r"is packed, but its mask does not fit its shape \(24, 39\)"),
         ("negative", r"is packed, but its mask does not fit its shape \(-24, -40\)"),
         ("a bit beyond", "is packed, but its mask does not fit its values|misfit"),
-        ("twice", "is there twice, packed and as it is"),
-        ("its type", "is packed, but its shape or mask has another type"),
+        ("twice", "is stored twice, packed and unpacked"),
+        ("its type", "is packed, but its shape or mask has a wrong type"),
     ],
 )
 def test_a_damaged_packed_tensor_is_refused_in_one_sentence(change, reason, sparse):
@@ -484,7 +484,7 @@ def test_a_packed_file_with_one_changed_bit_is_refused(sparse):
 def test_a_packed_file_without_a_checksum_is_refused(sparse):
     path = sparse / "model.packed.safetensors"
     save_file(load_file(path), path)
-    with pytest.raises(CheckpointError, match="its checksum does not fit; export it again"):
+    with pytest.raises(CheckpointError, match="its checksum is wrong; export it again"):
         Bert.from_pretrained(sparse)
 
 
@@ -534,4 +534,4 @@ def test_export_keeps_a_projection_and_says_what_it_leaves(minibert, tmp_path):
     path = tmp_path / "from" / "model.safetensors"
     save_file(load_file(path) | {"qa_outputs.weight": torch.ones(2, 12)}, path)
     answer = minibert(f"export --model {tmp_path}/from --out {tmp_path}/to")
-    assert "not carried over, as no part of the model: qa_outputs.weight" in answer.err
+    assert "left out, as not part of the model: qa_outputs.weight" in answer.err

@@ -452,7 +452,7 @@ def test_the_states_of_another_source_are_made_anew(what, source, path):
     display = Said()
     states = kept_states(path, source, 10**9, 2, display)
     assert states is not None
-    assert "; it is written over" in display.lines[0]
+    assert "; it is overwritten" in display.lines[0]
     assert open_states(path, source).values_X.tobytes() == states.values_X.tobytes()
 
 
@@ -479,7 +479,7 @@ def refused(path: Path, source: StateSource, error=CheckpointError) -> None:
     assert "\n" not in str(caught.value)
     if caught.type is CheckpointError:
         assert str(caught.value).startswith(f"{path} is damaged (")
-        assert str(caught.value).endswith("); delete it, and it will be made anew")
+        assert str(caught.value).endswith("); delete it, and it will be rebuilt")
         assert caught.value.exit_code == 3
 
 

@@ -207,7 +207,7 @@ def test_a_damaged_vocabulary_is_told_with_its_line(folder, content, message):
 CHANGES = {
     "bpe": (
         lambda s: s.update(json.loads(tokenizers.Tokenizer(models.BPE()).to_str())),
-        "model is BPE, but minibert reads WordPiece",
+        "model is BPE, but minibert reads only WordPiece",
     ),
     "no model": (lambda s: s.pop("model"), "library refuses it: Model missing"),
     "prefix": (lambda s: s["model"].update(continuing_subword_prefix="@@"), "the model is .*@@"),

@@ -805,7 +805,7 @@ def test_damaged_metrics_are_named(tmp_path):
     for line in ("{", "[]", "3", '{"phase": "tiny"}', '{"step": "two"}'):
         text = '{"phase": "tiny", "step": 1}\n' + line + "\n"
         (tmp_path / "metrics.jsonl").write_text(text)
-        with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: .* is no row"):
+        with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: .* a metrics row"):
             trim_metrics(tmp_path, "tiny", 0)
         assert (tmp_path / "metrics.jsonl").read_text() == text
 
@@ -834,7 +834,7 @@ def test_a_new_folder_is_claimed(tmp_path):
 def test_a_used_folder_needs_a_choice(tmp_path):
     claim(tmp_path)
     before = files_in(tmp_path)
-    with pytest.raises(RunError, match="is not empty; go on with --resume, write over it") as error:
+    with pytest.raises(RunError, match="is not empty; go on with --resume, start over") as error:
         claim(tmp_path)
     assert error.value.exit_code == 2
     assert files_in(tmp_path) == before
@@ -852,7 +852,7 @@ def test_resume_needs_the_same_options(tmp_path):
     ):
         with pytest.raises(RunError, match=said):
             claim(tmp_path, resume=True, record=record)
-    with pytest.raises(RunError, match="holds no run to resume"):
+    with pytest.raises(RunError, match="so no run to resume; check --out"):
         claim(tmp_path / "nowhere", resume=True)
     assert not (tmp_path / "nowhere").exists()
 

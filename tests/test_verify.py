@@ -139,13 +139,13 @@ def test_a_law_that_needs_more_cases_is_named(minibert, monkeypatch):
     monkeypatch.setattr("minibert.laws.proofs", lambda: iter([late]))
     answer = minibert("verify --break wrong_at_7")
     assert answer.code == 0
-    assert "not seen in so few cases by: it is rarely wrong. Try more --cases" in answer.out
+    assert "not caught in so few cases by: it is rarely wrong. Try more --cases" in answer.out
 
 
 def test_three_questions_at_once_are_refused(minibert):
     answer = minibert("verify --matrix --accuracy")
     assert answer.code == 2
-    assert "ask one" in answer.said
+    assert "exclude each other; give one" in answer.said
 
 
 def test_the_matrix_has_a_row_for_every_mistake_and_a_column_for_every_law(minibert):

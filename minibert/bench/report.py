@@ -129,7 +129,7 @@ def _remarks(table: Table) -> list[str]:
         if INT8[0] in table.rates:
             lines[-1] += f"; int8 as a share of {INT8[0]}"
     reasons = {
-        "inaccurate": "the error is over its bound, so no speed is told",
+        "inaccurate": "the error is over its bound, so no speed is shown",
         "missing": "",
         "failed": "failed",
     }

@@ -82,7 +82,7 @@ def bench(
       minibert bench --case base --case one-32 --chart bench.svg
     """
     if data is not None and model is None:
-        raise click.UsageError("--data needs --model, whose vocabulary reads it")
+        raise click.UsageError("--data needs --model for its vocabulary")
     import torch
 
     from minibert.bench.cases import Choices

@@ -172,7 +172,7 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
                 teacher, student, encodings, chosen.folder, options, told, display, chosen.place
             )
     lines = [
-        f"A general student lies in {chosen.folder}. Teach it a task:",
+        f"A general student is in {chosen.folder}. Teach it a task:",
         f"  minibert distill --teacher DIR --data DIR --init-student {chosen.folder}",
     ]
     print_result(done, chosen.as_json, lines)
@@ -215,7 +215,7 @@ def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None
 
     if chosen.join and pair.train_set.task.pair:
         raise click.UsageError(
-            f"--join puts single texts in a row, but {pair.train_set.task.name} has pairs of them"
+            f"--join concatenates single texts, but {pair.train_set.task.name} has pairs"
         )
 
     def texts() -> "LearningTexts":
@@ -267,7 +267,7 @@ def _print_run(done: dict[str, Any], folder: Path, as_json: bool) -> None:
     from minibert.training.comparison import comparison_lines
 
     lines = comparison_lines(done["models"], next(iter(done["metrics"])))
-    lines += ["", f"The student lies in {folder}. Try it:", f"  {done['next']}"]
+    lines += ["", f"The student is in {folder}. Try it:", f"  {done['next']}"]
     print_result(done, as_json, lines)
 
 

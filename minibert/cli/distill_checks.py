@@ -23,13 +23,11 @@ def check_usage(chosen: Any) -> None:
     if chosen.teacher is None and (chosen.data or chosen.corpus):
         raise click.UsageError("give --teacher as well, or nothing at all for the demo")
     if chosen.teacher is not None and not (chosen.data or chosen.corpus):
-        raise click.UsageError(
-            "give --data, the texts of a task, or --corpus, raw text, for the teacher to teach on"
-        )
+        raise click.UsageError("give --data (texts of a task) or --corpus (raw text) to distil on")
     if chosen.data and chosen.corpus and chosen.augment_by != "mlm":
         raise click.UsageError(
-            "--corpus beside --data only trains a masked-word head, for --augment-by mlm; for "
-            "general distillation give it alone, and go on with --init-student"
+            "--corpus with --data only trains a masked-word head, for --augment-by mlm; for "
+            "general distillation give it alone, then use --init-student"
         )
     answers = {"prediction_weight", "label_weight"}
     weights = {name: value for name, value in vars(chosen).items() if name.endswith("_weight")}
@@ -53,7 +51,7 @@ def check_usage(chosen: Any) -> None:
             )
     if (chosen.seeds > 1 or chosen.results) and chosen.labels_too:
         raise click.UsageError(
-            "--labels-too goes with one run; for rows of results give the student's own recipe "
+            "--labels-too does not go with --seeds or --results; run a second recipe with "
             "--prediction-weight 0 --label-weight 1 --intermediate-epochs 0"
         )
 
@@ -82,8 +80,8 @@ def check_cache(chosen: Any) -> None:
     own = chosen.folder.absolute()
     if own in (folder, *folder.parents) and not chosen.several:
         raise click.UsageError(
-            f"--cache {chosen.cache} lies in --out, whose working files go when the run is "
-            "complete; choose another folder"
+            f"--cache {chosen.cache} is in --out, whose working files are deleted at the "
+            "end; choose another folder"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

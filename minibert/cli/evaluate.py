@@ -50,7 +50,7 @@ def evaluate(
       minibert evaluate --model runs/translator --data multi30k --task translation
     """
     if beam is not None and task != TRANSLATION:
-        raise click.UsageError("--beam goes with --task translation alone")
+        raise click.UsageError("--beam is only for --task translation")
     if task == TRANSLATION:
         check_sacrebleu()
     place, precision = prepare(device, threads, dtype, arithmetic)

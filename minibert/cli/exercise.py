@@ -113,11 +113,11 @@ def start(name: str, out: str, overwrite: bool, as_json: bool) -> None:
     """
     path = Path(out) / f"{name}.py"
     if path.exists() and not overwrite:
-        raise click.UsageError(f"{path} is there already; --overwrite begins anew")
+        raise click.UsageError(f"{path} already exists; --overwrite starts over")
     command = _command("check", name, out)
     with whole_file(path) as staged:
         staged.write_text(to_write(name, command), encoding="utf-8")
-    line = f"{path} is written: put the body in the place of its last line, then {command}"
+    line = f"wrote {path}: replace its last line with the body, then run {command}"
     print_result({"exercise": name, "file": str(path), "next": command}, as_json, [line])
 
 

@@ -84,7 +84,7 @@ def sentences_of(text: str) -> tuple[str, str | None]:
     """
     parts = text.split("\t")
     if len(parts) > 2:
-        raise click.UsageError(f"TEXT holds {len(parts) - 1} tabs; one parts two sentences")
+        raise click.UsageError(f"TEXT holds {len(parts) - 1} tabs; at most one is allowed")
     if not all(part.strip() for part in parts):
         raise click.UsageError("TEXT is empty, or one of its two sentences is; give words to read")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -106,7 +106,7 @@ def layer_numbers(layers: str) -> list[int]:
             raise click.UsageError(f"--layers {layers}: give numbers such as 1,3 or 2-4")
         found += range(int(low), int(high or low) + 1)
     if not found:
-        raise click.UsageError(f"--layers {layers}: there is no layer in it")
+        raise click.UsageError(f"--layers {layers}: it names no layer")
     return found
 
 
@@ -132,7 +132,7 @@ def small_model() -> "Bert":
         DEMO.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"{DEMO} cannot be made here: {error.strerror}; call this in a folder where you may "
+            f"{DEMO} cannot be made here: {error.strerror}; run this in a folder where you can "
             "write, or name a --model"
         ) from None
     display = Display()
@@ -142,5 +142,5 @@ def small_model() -> "Bert":
         try:
             return train_demo(DEMO, 0, display)
         except Interrupted as stopped:
-            stopped.args = (f"stopped, and saved in {DEMO}; the same command goes on",)
+            stopped.args = (f"stopped, and saved in {DEMO}; the same command resumes",)
             raise

@@ -47,7 +47,7 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
         exported = Bert.from_pretrained(folder, fit_dense="fit_dense.weight" in stored_in(folder))
         left = [row.key for row in exported.report.of("ignored") if "part" in row.note]
         if left:
-            click.echo(f"not carried over, as no part of the model: {', '.join(left)}", err=True)
+            click.echo(f"left out, as not part of the model: {', '.join(left)}", err=True)
         if dense:
             weights, config = in_full(exported.weights, exported.config)
             exported = replace(exported, weights=weights, config=config)

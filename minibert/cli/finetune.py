@@ -140,15 +140,15 @@ def _check(chosen: Any, translates: bool) -> None:
             raise click.UsageError("--decoder encoder needs --model, whose layers it takes")
         if chosen.model is not None and chosen.vocabulary == "shared":
             raise click.UsageError(
-                "--vocabulary shared does not go with --model: it keeps its vocabulary, and the "
-                "language that is written gets its own"
+                "--vocabulary shared does not go with --model, which keeps its own vocabulary; use "
+                "--vocabulary separate"
             )
         return
     if chosen.model is None:
         raise click.UsageError("name the model to train with --model")
     for name in OF_A_TRANSLATION:
         if getattr(chosen, name) is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} goes with --task translation alone")
+            raise click.UsageError(f"--{name.replace('_', '-')} is only for --task translation")
 
 
 Rows = Iterable[tuple[Any, ...]]

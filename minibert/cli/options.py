@@ -154,7 +154,7 @@ def language_pair(languages: str) -> tuple[str, str]:
     unclear = names[0] == names[1] or (mark == "-" and "-" in second) or "/" in languages
     if unclear or not all(names):
         raise click.UsageError(
-            f"{languages!r} names no two languages; use --languages FROM-TO, such as en-de for "
+            f"{languages!r} is not two languages; use --languages FROM-TO, such as en-de for "
             "files train.en and train.de, or FROM:TO where a name has a hyphen"
         )
     return names
@@ -191,8 +191,8 @@ def picture_path(ctx: click.Context, option: click.Parameter, path: str | None) 
     except Exception as error:  # whatever is wrong with its files, or with those it needs
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise click.UsageError(
-            f"pictures need matplotlib, but the one that is installed does not load ({reason}); "
-            "mend that, or install it anew: pip install --force-reinstall matplotlib"
+            f"pictures need matplotlib, but the installed one does not load ({reason}); fix "
+            "that, or reinstall it: pip install --force-reinstall matplotlib"
         ) from None
     return path
 
@@ -301,16 +301,16 @@ def check_sparsity(chosen: Any) -> None:
     if chosen.pattern in ("heads", "ffn"):
         if chosen.sparsity_by:
             raise click.UsageError(
-                f"--sparsity-by {chosen.sparsity_by} chooses single weights, but --pattern "
-                f"{chosen.pattern} takes whole parts, by their importance; leave one of them out"
+                f"--sparsity-by {chosen.sparsity_by} prunes single weights, but --pattern "
+                f"{chosen.pattern} prunes whole parts, by importance; leave one of them out"
             )
         if chosen.task == TRANSLATION:
             raise click.UsageError(
-                f"--pattern {chosen.pattern} is for a BERT alone; a translator becomes sparse by "
+                f"--pattern {chosen.pattern} is only for a BERT; for a translator use "
                 "unstructured, row or 2:4"
             )
     if chosen.l1 is not None and chosen.sparsity_by != "l1":
-        raise click.UsageError("--l1 needs --sparsity-by l1, whose penalty it weighs")
+        raise click.UsageError("--l1 needs --sparsity-by l1, whose penalty it scales")
     if chosen.pattern == "2:4" and chosen.sparsity != 0.5:
         raise click.UsageError(
             f"--pattern 2:4 makes half of the weights 0, not {chosen.sparsity:g}; give "

@@ -350,7 +350,7 @@ def _teacher_of(folder: Path, options: Mapping[str, Any]) -> str | Path:
     if (folder / "teacher").is_dir():
         return folder / "teacher"
     if not options.get("teacher"):
-        raise click.UsageError(f"{folder} does not say who its teacher was; name it by --teacher")
+        raise click.UsageError(f"{folder} does not name its teacher; give --teacher")
     name = str(options["teacher"])
     try:
         model_folder(name)

@@ -46,7 +46,7 @@ def predict(
         if not text.strip():
             raise click.UsageError(f"text {number} is empty; give words to judge")
         if pair and text.count("\t") != 1:
-            raise click.UsageError(f"text {number} has no single tab between two sentences")
+            raise click.UsageError(f"text {number} must have one tab between two sentences")
     first = [text.partition("\t")[0] for text in inputs] if pair else inputs
     second = [text.partition("\t")[2] for text in inputs] if pair else None
     bert = Bert.from_pretrained(model).to(place, precision)

@@ -31,7 +31,7 @@ def load_recipe(
     known = {option.name: option for option in context.command.params}
     for key, value in values.items():
         if key not in known or key in ("recipe", "print_recipe"):
-            raise click.UsageError(f"--recipe {path}: {key!r} is no option of {context.info_name}")
+            raise click.UsageError(f"--recipe {path}: {context.info_name} has no option {key!r}")
         if isinstance(value, dict):
             raise click.UsageError(f"--recipe {path}: {key} is a table, but recipes are flat")
         wanted = _kind_of(known[key])

@@ -45,7 +45,7 @@ def verify(
       minibert verify --break layer_norm.bessels_correction
     """
     if sum((broken is not None, matrix, accuracy)) > 1:
-        raise click.UsageError("--break, --matrix and --accuracy are three questions; ask one")
+        raise click.UsageError("--break, --matrix and --accuracy exclude each other; give one")
     import torch
 
     from minibert.laws import proofs
@@ -139,7 +139,7 @@ def _show_mistake(
     missing = [law.words for law in proof.laws.values() if law.name in mistake.laws]
     missing = [words for words in missing if words not in {v.law.words for v in caught}]
     if missing:
-        lines.append(f"not seen in so few cases by: {'; '.join(missing)}. Try more --cases")
+        lines.append(f"not caught in so few cases by: {'; '.join(missing)}. Try more --cases")
     if mistake.source:
         lines.append(f"seen in {mistake.source}")
     print_result(result, as_json, lines)

@@ -113,7 +113,7 @@ def _from_table(path: Path, languages: tuple[str, str], limit: int | None) -> Pa
     for number, row in table.rows:
         texts = [row[language] for language in languages]
         if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(f"{path}, {table.unit} {number}: a text is empty, or is no text")
+            raise DataError(f"{path}, {table.unit} {number}: a text is empty, or not text")
         pairs.append(texts)
     if not pairs:
         raise DataError(f"{path}: the file holds a header and no row; at least one is needed")

@@ -249,7 +249,7 @@ def _label(text: str, task: Task, names: tuple[str, ...], guessed: bool) -> Any:
         raise ValueError(f"the label is {text[:40]!r}, but the classes are {', '.join(names)}")
     if guessed and NUMBER.fullmatch(text) and not text.lstrip("+-").isdigit():
         raise ValueError(
-            f"the label {text} may be a class or a score: say task classify or regress"
+            f"the label {text} may be a class or a score: use task classify or regress"
         )
     return text  # becomes an index when the whole file has been seen
 

@@ -235,7 +235,7 @@ def _description(path: Path) -> dict[str, Any]:
 def _pieces_of(stored: Mapping[str, Any], path: Path) -> list[str]:
     kind, vocabulary = stored["model"]["type"], stored["model"].get("vocab", {})
     if kind != "WordPiece":
-        raise CheckpointError(f"{path}: the model is {kind}, but minibert reads WordPiece alone")
+        raise CheckpointError(f"{path}: the model is {kind}, but minibert reads only WordPiece")
     if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise CheckpointError(f"{path}: the vocabulary's ids must be 0, 1, 2 and so on, each once")
     return sorted(vocabulary, key=vocabulary.__getitem__)

@@ -157,7 +157,7 @@ def _check_numbers(path: Path, words: list[str], matrix_VD: Tensor) -> None:
     repeated_V = (matrix_VD == matrix_VD[:, :1]).all(1) & (matrix_VD[:, 0] != 0)
     if matrix_VD.shape[1] == 1:
         repeated_V = torch.zeros_like(repeated_V)
-    for bad_V, what in ((infinite_V, "is infinite or no number"), (repeated_V, "is cut short")):
+    for bad_V, what in ((infinite_V, "is infinite or NaN"), (repeated_V, "is cut short")):
         if bad_V.any():
             word = words[int(bad_V.nonzero()[0])]
             raise DataError(f"{path}: the vector of {word!r} {what}; the file may be damaged")

@@ -37,8 +37,8 @@ def beside_teacher(
         raise CheckpointError("the teacher has no vocabulary, so it cannot be shown the same text")
     if teacher.tokenizer.pieces != student.tokenizer.pieces:
         raise CheckpointError(
-            f"the teacher has another vocabulary ({len(teacher.tokenizer.pieces):,} pieces) than "
-            f"the model ({len(student.tokenizer.pieces):,}); they must read the same tokens"
+            f"the teacher's vocabulary ({len(teacher.tokenizer.pieces):,} pieces) is not the "
+            f"model's ({len(student.tokenizer.pieces):,}); they must read the same tokens"
         )
     if teacher.config.max_position_embeddings < ids_BS.shape[1]:
         raise CheckpointError(
@@ -52,8 +52,8 @@ def beside_teacher(
     counts = {block.attention.scores_BNSR.shape[1] for block in theirs.blocks}
     if len(n_heads) > 1 or any(count % min(n_heads) for count in counts):
         raise CheckpointError(
-            f"the model has {sorted(n_heads)} heads and the teacher {sorted(counts)}, but heads "
-            "stand beside each other only where the model's divide the teacher's"
+            f"the model has {sorted(n_heads)} heads and the teacher {sorted(counts)}, but to be "
+            "shown side by side the model's number must divide the teacher's"
         )
     own, others = student.config, teacher.config
     if own.num_hidden_layers > others.num_hidden_layers:

@@ -96,7 +96,7 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor:
         with safe_open(path, framework="pt") as file:
             logits_XC, known = file.get_tensor("logits"), file.metadata()["checksum"]
         fits = logits_XC.shape == shape and str(checksum({"logits": logits_XC})) == known
-        damage = "" if fits else "its checksum does not fit"
+        damage = "" if fits else "its checksum is wrong"
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         damage = str(error) or type(error).__name__
     if damage:

@@ -117,7 +117,7 @@ def state_source(
         heads = {n_heads for n_heads, _ in config.heads_and_units}
         if (plan.scores or plan.relations) and heads != {config.num_attention_heads}:
             raise CheckpointError(
-                f"layers of the {name} lost heads, and losses over attention compare all of them; "
+                f"layers of the {name} have pruned heads, but attention losses compare all heads; "
                 "give --attention-weight 0 and no --minilm-v1-weight or --minilm-v2-weight"
             )
     return StateSource(encodings, teacher, plan, options.teacher_dtype)

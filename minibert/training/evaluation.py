@@ -150,7 +150,7 @@ def task_answers(
     if names != expected and not (nameless or task.regression):
         raise CheckpointError(
             f"the model's labels are {', '.join(names)}, but those of {task.name} are "
-            f"{', '.join(expected)}, in this order; evaluate a model of this task, or mend "
+            f"{', '.join(expected)}, in this order; evaluate a model of this task, or fix "
             "id2label in its config.json, if that is wrong"
         )
     encodings = encodings_of(dataset, model.tokenizer, max_length)

@@ -56,7 +56,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
                 raise ValueError
         except (ValueError, TypeError):
             raise CheckpointError(
-                f"{path}, line {number}: {line[:40]!r} is no result of a run; delete this line"
+                f"{path}, line {number}: {line[:40]!r} is not a run's result; delete this line"
             ) from None
         rows.append(row)
     return rows
@@ -115,7 +115,7 @@ def finished(rows: Sequence[Row], identity: Identity, seed: int) -> Row | None:
         for key in sorted(set(row["made_of"]) | set(made_of)):
             if row["made_of"].get(key) != made_of.get(key):
                 raise RunError(
-                    f"the results of {name!r} were made with another {key}; give these another "
+                    f"the results of {name!r} were made with another {key}; use another "
                     "--name, or remove those rows"
                 )
         if row["seed"] == seed:
@@ -144,8 +144,8 @@ def compared_with(rows: Sequence[Row], baseline: Sequence[Row], metric: str) -> 
     """
     if rows[0]["made_of"]["dev"] != baseline[0]["made_of"]["dev"]:
         raise RunError(
-            f"{rows[0]['name']!r} and {baseline[0]['name']!r} were measured on different texts; "
-            "only on the same can they be compared"
+            f"{rows[0]['name']!r} and {baseline[0]['name']!r} were measured on different texts, "
+            "so they cannot be compared"
         )
     difference = _mean(rows, metric) - _mean(baseline, metric)
     own, other = _by_text(rows), _by_text(baseline)

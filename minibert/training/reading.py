@@ -84,7 +84,7 @@ def _candidates(
         near = neighbours_by_pieces(words, teacher, augmentation.candidates)
     without = len(words) - len(near.table)
     if without:
-        display.say(f"{without:,} of {len(words):,} words are in no table, and stay")
+        display.say(f"{without:,} of {len(words):,} words have no neighbours, and stay")
     if augmentation.by == "neighbours":
         display.say(f"words are replaced by {near.source}")
         return near
@@ -104,14 +104,14 @@ def _with_masked_head(teacher: Bert, augmentation: Augmentation, display: Displa
     if not augmentation.corpus:
         raise CheckpointError(
             "the model has no head for masked words; give --corpus to train one on, with the "
-            "encoder frozen, or name one with --augment-model, or take --augment-by neighbours"
+            "encoder frozen, or name one with --augment-model, or use --augment-by neighbours"
         )
     display.say("the model has no head for masked words: one is trained, the encoder is frozen")
     paragraphs = [text for file in read_corpus(augmentation.corpus) for text in file]
     trained = train_masked_head(model, paragraphs, display=display)
     right = ", ".join(f"{name} {share:.1%}" for name, share in trained.accuracy.items())
     display.say(
-        f"of {trained.n:,} words kept back it guesses: {right}; where top1 is not far above the "
-        "commonest piece alone, --augment-by neighbours keeps the sense better"
+        f"of {trained.n:,} held-out words it guesses: {right}; if top1 is not far above commonest, "
+        "--augment-by neighbours keeps the meaning better"
     )
     return trained.bert

@@ -19,7 +19,7 @@ from minibert.training.sparse import zeros_of
 
 CHOSEN_ON_DEV = (
     "The epoch that is kept is the best on the development set, so its score there is somewhat "
-    "better than on texts that nobody has looked at."
+    "better than on unseen texts."
 )
 
 

@@ -45,7 +45,7 @@ class NotFinite(RuntimeError):
 # --- Files, whole or not at all --------------------------------------------------------------
 
 # After a failure a run goes on from what was saved before.
-written_whole = partial(whole_file, then="; mend that, then go on with --resume")
+written_whole = partial(whole_file, then="; fix that, then go on with --resume")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -122,19 +122,19 @@ def load_state(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         progress = Progress(**record["progress"])
         adam_steps, device = record["adam_steps"], record["device"]
-        damage = "" if checksum(tensors) == record["checksum"] else "its checksum does not fit"
+        damage = "" if checksum(tensors) == record["checksum"] else "its checksum is wrong"
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         damage = str(error) or type(error).__name__
     if damage:
-        raise CheckpointError(f"{path} is damaged ({damage}); start the run anew with --overwrite")
+        raise CheckpointError(f"{path} is damaged ({damage}); start over with --overwrite")
     targets = _tensors_of(trainable)
     saved = (tensors["parameters"].numel(), progress.total, device)
     wanted = (trainable.parameters_P.numel(), total, generator.device.type)
     for what, old, new in zip(("parameters", "steps", "device"), saved, wanted, strict=True):
         if old != new:
             raise CheckpointError(
-                f"{path} is of a run with {what} {old}, but model, data and options give {new}; "
-                "resume with the same ones, or start anew with --overwrite"
+                f"{path} is from a run with {what} {old}, but model, data and options give {new}; "
+                "resume with the same ones, or start over with --overwrite"
             )
     for name, target_P in targets.items():
         target_P.copy_(tensors[name])
@@ -167,7 +167,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             rows.append(row | {"step": int(row["step"])})
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
-                f"{path}, line {number}: {line[:40]!r} is no row of a run; delete this line"
+                f"{path}, line {number}: {line[:40]!r} is not a metrics row; delete this line"
             ) from None
     return rows
 
@@ -201,20 +201,20 @@ def check_run(folder: Path, options: Mapping[str, Any], resume: bool, overwrite:
         raise RunError("--resume and --overwrite exclude each other; give one of them")
     if resume:
         if not path.exists():
-            raise RunError(f"{folder} holds no run to resume: there is no {OPTIONS_FILE} in it")
+            raise RunError(f"{folder} has no {OPTIONS_FILE}, so no run to resume; check --out")
         stored = read_json(path)
         for key in sorted(options):
             if stored.get(key) != options[key]:
                 raise RunError(
                     f"{folder} was made with {key} = {stored.get(key)!r}, not {options[key]!r}; "
-                    "resume with the same options, or start anew with --overwrite"
+                    "resume with the same options, or start over with --overwrite"
                 )
     elif folder.exists() and any(folder.iterdir()):
         if not path.exists():
             raise RunError(f"{folder} holds files that no run wrote; choose another --out")
         if not overwrite:
             raise RunError(
-                f"{folder} is not empty; go on with --resume, write over it with --overwrite, "
+                f"{folder} is not empty; go on with --resume, start over with --overwrite, "
                 "or choose another --out"
             )
 

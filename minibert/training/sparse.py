@@ -216,7 +216,7 @@ def check_fits(sparsity: Sparsity, weights: Any, config: BertConfig | None = Non
         for name, tensor in named_tensors(weights):
             if is_pruned(name) and tensor.shape[1] % 4:
                 raise CheckpointError(
-                    f"--pattern 2:4 needs rows that 4 divides, but {name} has {tensor.shape[1]}"
+                    f"--pattern 2:4 needs widths divisible by 4, but {name} has {tensor.shape[1]}"
                 )
     if sparsity.pattern in GATED and config is not None:
         heads, units = zip(*config.heads_and_units, strict=True)
@@ -224,8 +224,8 @@ def check_fits(sparsity: Sparsity, weights: Any, config: BertConfig | None = Non
         total, stay = (sum(heads), len(heads)) if of_heads else (min(units), 1)
         if round(sparsity.share * total) > total - stay:
             raise CheckpointError(
-                f"--pattern {sparsity.pattern} with --sparsity {sparsity.share:g} leaves a layer "
-                f"without any; at most {total - stay:,} of {total:,} can go"
+                f"--pattern {sparsity.pattern} with --sparsity {sparsity.share:g} would empty a "
+                f"layer; at most {total - stay:,} of {total:,} can be pruned"
             )
 
 
@@ -266,8 +266,8 @@ def lost_zeros_warning(weights: Weights, sparsity: Sparsity | None) -> str:
     if sparsity is not None or not zeros:
         return ""
     return (
-        f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now, and will not be "
-        "after training without --sparsity"
+        f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now; training "
+        "without --sparsity will change them"
     )
 
 

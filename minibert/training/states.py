@@ -119,7 +119,7 @@ def kept_states(
             states = open_states(path, source)
         except StatesError as error:
             if decision.stored:
-                display.say(f"{error}; it is written over")
+                display.say(f"{error}; it is overwritten")
         else:
             display.say(f"the teacher's states are read from {path}")
             return states
@@ -332,12 +332,12 @@ def open_states(path: Path, source: StateSource) -> StoredStates:
             f"{path} holds the states of another teacher, of other texts, or other parts of them"
         )
     if values_X.dtype != STORED or values_X.shape != (source.starts[-1],):
-        raise _damaged(path, "its size does not fit")
+        raise _damaged(path, "its size is wrong")
     values = values_X.numpy()
     if zlib.crc32(values.data, zlib.crc32(record.encode())) != checksum:
-        raise _damaged(path, "its checksum does not fit")
+        raise _damaged(path, "its checksum is wrong")
     return StoredStates(values, source)
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged ({why}); delete it, and it will be made anew")
+    return CheckpointError(f"{path} is damaged ({why}); delete it, and it will be rebuilt")

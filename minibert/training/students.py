@@ -228,7 +228,7 @@ def projected_tables(student: BertWeights, teacher: BertWeights) -> EmbeddingWei
     if positions > teacher_positions:
         raise CheckpointError(
             f"init-embeddings pca: the student has {positions} positions, its teacher only "
-            f"{teacher_positions}; choose as few or random"
+            f"{teacher_positions}; choose fewer or random"
         )
     # In float64 on the CPU, so that the student is the same whatever machine its teacher is on.
     word_VE, position_PE, type_TE = (table.double().cpu() for table in tables[:3])

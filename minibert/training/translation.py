@@ -157,13 +157,13 @@ def _with_encoder(
     if beginning.as_encoder:
         if encoder.pruned is not None:
             raise CheckpointError(
-                "the encoder lost heads or units, so its layers cannot start the decoder; use "
-                "--decoder random"
+                "the encoder is pruned, so its layers cannot initialise the decoder; use --decoder "
+                "random"
             )
         if shape_of(encoder) != shape_of(decoder):
             raise CheckpointError(
                 f"the decoder is {shape_of(decoder)}, but the encoder {shape_of(encoder)}; to "
-                "start with its layers it must be the same"
+                "copy its layers, the shapes must be equal"
             )
         written = written._replace(bert=written.bert._replace(blocks=own.blocks))
     return dataclasses.replace(model, weights=TranslatorWeights(own, written))
