@@ -22,12 +22,12 @@ from minibert.writing import whole_file
 HERE = Path(__file__).parent
 # Okabe and Ito's colours, which colour-blind people tell apart; the markers differ too.
 METHODS = {
-    "magnitude": ("#0072B2", "o", "the small ones"),
-    "movement": ("#D55E00", "s", "those that training moves towards 0"),
-    "l1": ("#009E73", "^", "the small ones after an L1 penalty"),
-    "row": ("#CC79A7", "v", "the small ones of each row"),
-    "2:4": ("#777777", "*", "two of every four"),
-    "heads": ("#E69F00", "D", "whole heads"),
+    "magnitude": ("#0072B2", "o", "smallest anywhere (magnitude)"),
+    "movement": ("#D55E00", "s", "moving towards 0 (movement)"),
+    "l1": ("#009E73", "^", "smallest after an L1 penalty"),
+    "row": ("#CC79A7", "v", "smallest in each row"),
+    "2:4": ("#777777", "*", "two of every four (2:4)"),
+    "heads": ("#E69F00", "D", "attention heads"),
     "ffn": ("#56B4E9", "P", "feed-forward units"),
 }
 OTHERS = ("all", "λ‖θ‖²")  # nothing is pruned
@@ -62,7 +62,7 @@ def sparse_models(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict
 def table_of(methods: Mapping[str, Mapping[float, Found]]) -> str:
     """Accuracy, and in brackets the megabytes of the file: a row for each method."""
     shares = sorted({share for cells in methods.values() for share in cells if share})
-    lines = [["gone", *(f"{share:.0%}" for share in shares)], ["---"] * (len(shares) + 1)]
+    lines = [["pruned", *(f"{share:.0%}" for share in shares)], ["---"] * (len(shares) + 1)]
     for method, (_, _, words) in METHODS.items():
         if method in methods:
             cells = (methods[method].get(share) for share in shares)
@@ -83,8 +83,8 @@ def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Fo
                 shares, found = zip(*sorted(methods[method].items()), strict=True)
                 percents, values = [100 * share for share in shares], [x.accuracy for x in found]
                 axes.plot(percents, values, color=colour, marker=marker, label=label)
-        axes.set_title(f"{model}, whole {whole:.1f}")
-        axes.set_xlabel("percent that is gone")
+        axes.set_title(f"{model}, unpruned {whole:.1f}")
+        axes.set_xlabel("percent pruned")
     fields[0].set_ylabel("accuracy on SST-2's dev set, %")
     # beside the plots, where it hides no point
     fields[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))

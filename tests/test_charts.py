@@ -39,9 +39,9 @@ def charts():
 def test_the_table_has_a_row_for_each_method_and_a_column_for_each_share(charts):
     (methods,) = charts["sparse_models"](ROWS).values()
     assert charts["table_of"](methods).splitlines() == [
-        "| gone | 50% | 90% |",
+        "| pruned | 50% | 90% |",
         "| --- | --- | --- |",
-        "| the small ones | 88.0 (100.0 MB) | 85.0 (100.0 MB) |",
+        "| smallest anywhere (magnitude) | 88.0 (100.0 MB) | 85.0 (100.0 MB) |",
         "| feed-forward units |  | 86.0 (100.0 MB) |",
     ]
 
@@ -57,9 +57,9 @@ def test_accuracies_stand_over_the_shares(charts):
     charts["draw_sparse"](figure, charts["sparse_models"](ROWS))
     (axes,) = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines["the small ones"] == [[50.0, 88.0], [90.0, 85.0]]
+    assert lines["smallest anywhere (magnitude)"] == [[50.0, 88.0], [90.0, 85.0]]
     assert lines["feed-forward units"] == [[90.0, 86.0]]
-    assert axes.get_title() == "4x128, whole 89.0"
+    assert axes.get_title() == "4x128, unpruned 89.0"
 
 
 def test_seeds_are_points_and_their_means_a_line(charts):
