@@ -210,7 +210,7 @@ def test_a_constant_answer_is_noticed_whatever_the_metric(teacher):
         weight_OI=torch.zeros_like(classifier.weight_OI), bias_O=torch.tensor([0.0, 1.0])
     )
     constant = dataclasses.replace(teacher, weights=teacher.weights._replace(classifier=always))
-    with pytest.raises(CheckpointError, match=r"f1 on dev.tsv is 0.800, but .* has 0.800"):
+    with pytest.raises(CheckpointError, match=r"f1 on dev.tsv is 0.800, but .* reaches 0.800"):
         check_teacher(constant, task, dev, MAX_LENGTH)
     assert check_teacher(teacher, task, dev, MAX_LENGTH)["f1"] > 0.9
 
