@@ -84,10 +84,13 @@ def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Fo
                 percents, values = [100 * share for share in shares], [x.accuracy for x in found]
                 axes.plot(percents, values, color=colour, marker=marker, label=label)
         axes.set_title(f"{model}, unpruned {whole:.1f}")
-        axes.set_xlabel("percent pruned")
+        axes.set_xlabel("percent pruned, of weights, heads or units")
     fields[0].set_ylabel("accuracy on SST-2's dev set, %")
-    # beside the plots, where it hides no point
-    fields[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    # of all plots together, and beside them, where it hides no point
+    lines = [line for axes in fields for line in axes.get_legend_handles_labels()[0]]
+    named = {line.get_label(): line for line in reversed(lines)}
+    legend = [named[label] for _, _, label in METHODS.values() if label in named]
+    fields[-1].legend(handles=legend, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def growth_of(rows: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]:

@@ -62,6 +62,14 @@ def test_accuracies_stand_over_the_shares(charts):
     assert axes.get_title() == "4x128, unpruned 89.0"
 
 
+def test_the_legend_names_the_methods_of_every_model(charts):
+    other = [sparse_row("6x384: all", 0.9, 60), sparse_row("6x384: row 0.5", 0.8, 40)]
+    figure = Figure()
+    charts["draw_sparse"](figure, charts["sparse_models"]([*ROWS, *other]))
+    named = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+    assert named == ["smallest anywhere (magnitude)", "smallest in each row", "feed-forward units"]
+
+
 def test_seeds_are_points_and_their_means_a_line(charts):
     growth = charts["growth_of"](ROWS)
     assert growth == {4.5: [86.0], 15.0: [88.0, 89.0]}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tomllib
@@ -158,6 +159,13 @@ def test_the_printed_recipe_is_a_recipe(minibert, folder):
     printed = minibert("distill --print-recipe")
     assert printed.code == 0
     Path("all.toml").write_text(printed.out, encoding="utf-8")
+    sections = dict(
+        re.findall(r"^# --- ([^\n]*) ---\n(.*?)(?=^# ---|\Z)", printed.out, re.M | re.S)
+    )
+    assert "join = 0" in sections["Added texts"]
+    assert "temperature = 1.0" in sections["Losses of distillation"]
+    assert "batch_size = 32" in sections["Training"]
+    assert "The run" not in sections, "where a run is kept is no part of a recipe"
     again = minibert("distill --recipe all.toml --print-recipe")
     assert again.out == printed.out
     own = minibert(f"distill --recipe {folder}/first.toml --lr 0.5 --print-recipe").out
