@@ -805,7 +805,7 @@ def test_damaged_metrics_are_named(tmp_path):
     for line in ("{", "[]", "3", '{"phase": "tiny"}', '{"step": "two"}'):
         text = '{"phase": "tiny", "step": 1}\n' + line + "\n"
         (tmp_path / "metrics.jsonl").write_text(text)
-        with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: .* a metrics row"):
+        with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: .* not a metrics row"):
             trim_metrics(tmp_path, "tiny", 0)
         assert (tmp_path / "metrics.jsonl").read_text() == text
 

@@ -522,7 +522,7 @@ class ScoreCase(NamedTuple):
 
 
 def score_case(draw: Draw, scale: float = 1.0, offset: float = 0.0) -> ScoreCase:
-    """Mostly K = 11; also two features, or a single one."""
+    """K = 11 features, or two, or a single one."""
     width = draw.choice([K, K, 2, 1])
     return ScoreCase(
         normal(seed_of(draw), B, N, S, width, scale=scale, offset=offset),

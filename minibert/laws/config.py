@@ -390,7 +390,7 @@ class LabelsSortedAsText(Reading):
 
 @CONFIG.mistake(what_is_written_is_read_back, name="labels_read_from_label2id")
 class LabelsReadFromLabel2id(Reading):
-    """Two classes of the same name become one; without `label2id` none is read."""
+    """Two classes of the same name become one."""
 
     @classmethod
     def seen(cls, values: dict[str, Any]) -> dict[str, Any]:

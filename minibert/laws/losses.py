@@ -1080,7 +1080,7 @@ def error_case(
 
 
 def square_bound(case: ErrorCase) -> float:
-    """B differences, their squares, and the mean of those: each right to its last digit."""
+    """Each difference and each square is right to its last digit; the mean sums B squares."""
     loss = float((case.predicted.double() - case.target.double()).square().mean())
     unit, digits_end = at_least_eps32(case.target), smallest(case.target)
     return (2 + len(case.target) / 2) * unit * loss + digits_end
