@@ -30,7 +30,7 @@ class BertConfig:
     Letters of the dimension key: V = vocab_size, D = hidden_size, L = num_hidden_layers,
     N = num_attention_heads, F = intermediate_size, P = max_position_embeddings,
     T = type_vocab_size, C = num_labels. `pruned` says which layers have fewer than N heads or F
-    units; `config.json` has no standard key for this, so only minibert reads such a model.
+    units; it is minibert's own key of `config.json`, so only minibert reads such a model.
 
     Source
         Devlin et al. 2019, arXiv:1810.04805, section 3 and appendix A.

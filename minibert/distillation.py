@@ -249,7 +249,7 @@ def prediction_terms(
         |error| <= that of `prediction_loss`; (4 + C/2 + 2 L) eps, or 2 L eps where C = 1
 
     Raises
-        ValueError  labels have a weight but there are none, or a label is not one of the classes.
+        ValueError  labels have a weight but there are none, or a label is neither -100 nor a class.
 
     >>> zero_12, label_1 = torch.zeros(1, 2), torch.tensor([1])
     >>> prediction_terms(zero_12, zero_12, label_1, TermWeights(prediction=0, label=1)).label_B

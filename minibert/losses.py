@@ -267,7 +267,7 @@ def soft_cross_entropy(
         CE_b = - Σ_c p_c log q_c,  p = softmax(teacher/T), q = softmax(student/T)
         = KL + the teacher's entropy. T > 1 flattens both, so that small probabilities count more.
         The gradient for the student's logits is (q - p) / T, and q - p itself shrinks like 1/T, so
-        T² times the loss keeps its scale, for instance beside a loss on labels.
+        T² times the loss keeps the gradient's scale, for instance beside a loss on labels.
 
     Shapes
         teacher_BC   float [B, C]  logits; no gradient flows here

@@ -346,7 +346,7 @@ def _directions(
 def _unit(x_BME: Tensor) -> Tensor:
     """Every vector divided by its length; a vector of zeros is taken to have length 1.
 
-    It is first divided by its largest magnitude, so that no square overflows or vanishes.
+    Any other vector is first divided by its largest magnitude, so no square overflows or vanishes.
     """
     wide_BME = at_least_float32(x_BME)
     top_BM1 = wide_BME.abs().amax(2, keepdim=True).detach()

@@ -23,7 +23,7 @@ Step = Callable[[Tensor, DecoderMemory], tuple[Tensor, DecoderMemory]]
 class Texts(NamedTuple):
     """W texts for each sentence, best first; each is padded with the end word.
 
-    Where there are fewer than W texts, scores are -inf.
+    Where there are fewer than W texts, the scores of the missing ones are -inf.
     """
 
     ids_BWS: Tensor
