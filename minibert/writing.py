@@ -51,7 +51,7 @@ def flush(path: Path) -> None:
 
 
 def _drop_leftovers(path: Path) -> None:
-    """Delete the parts of a shared file that killed processes left behind."""
+    """Delete the unfinished copies of a shared file that killed processes left behind."""
     for staged in path.parent.glob(f".{path.name}.*{UNFINISHED}"):
         writer = staged.name.removesuffix(UNFINISHED).rpartition(".")[2]
         if not writer.isdigit():

@@ -16,8 +16,8 @@ def orders(names: Sequence[str], rounds: int) -> Iterator[list[str]]:
 
     The first order is 0, 1, -1, 2, -2, …, and each next one adds 1. In as many rounds as there are
     names, each name is at each place once, and right after each other name once. If the number of
-    names is odd, it takes twice as many rounds, every second order is reversed, and each of these
-    happens twice.
+    names is odd, it takes twice as many rounds, every second order is reversed, and each name is
+    at each place twice, and right after each other name twice.
 
     Source
         E. J. Williams, Experimental designs balanced for the estimation of residual effects of

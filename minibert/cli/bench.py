@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.option("--list", "listing", is_flag=True, help="show the cases and their engines")
 @click.option(
-    "--data", type=click.Path(), help="SST-2's folder  [default: random ids with its lengths]"
+    "--data", type=click.Path(), help="SST-2's folder  [default: random ids of similar lengths]"
 )
 @click.option("--model", help="folder with vocabulary and weights  [default: random weights]")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)

@@ -135,9 +135,9 @@ def check(name: str, out: str, cases: int, seed: int, seconds: float, as_json: b
     """Try every law of an exercise on your answer, DIR/NAME.py.
 
     A law that fails is shown with the smallest case that it fails on: what went into your function,
-    what came out, and, if the law says so, what was expected. If the numbers are those of a known
-    mistake, that mistake is named. The answer runs in a process of its own. Exit code 1 if a
-    law does not hold, 3 if the file cannot be used.
+    what came out, and what was expected, if the law tells it. If the numbers are those of a known
+    mistake, that mistake is named. The answer runs in a process of its own. Exit code 1 if a law
+    does not hold, 3 if the file cannot be used.
 
     \b
     Example

@@ -50,7 +50,7 @@ HEADINGS = {
     "labels_too": "Experiments",
     "out": "The run",
     "limit": "Training",
-    "l2": "Sparse training",
+    "sparsity": "Sparse training",
     "seed": "Machine and output",
 }
 

@@ -1,7 +1,7 @@
 """Raw text for general distillation and for masked words: files of sentences or of paragraphs.
 
-A corpus has no labels and no rows. It is cut into windows of as many pieces as a model is to see
-at once, each between [CLS] and [SEP], so that no piece is lost and only the last one is padded.
+A corpus has no labels and no rows. It is cut into windows of as many pieces as a model is to see at
+once, each between [CLS] and [SEP]; no piece is lost, and only a file's last window is padded.
 """
 
 from collections import Counter

@@ -32,7 +32,7 @@ EPOCHS = 2
 
 @dataclass(frozen=True)
 class MaskedWords(Texts):
-    """Predict the masked words; the loss is a mean over texts, in batches of similar length."""
+    """Predict the masked words, in batches of texts of similar length."""
 
     mask_id: int
 

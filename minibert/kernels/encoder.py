@@ -112,8 +112,8 @@ def encode(
 ) -> Tensor:
     """`minibert.encoder.encode`, computed for the kept tokens alone; the other states are 0.
 
-    The gradient of the word table is sparse; adding it to a dense one, as `Trainable` does, costs
-    time in the size of the batch, not of the vocabulary.
+    The gradient of the word table is sparse; adding it to a dense one, as `Trainable` does, takes
+    time that grows with the batch, not with the vocabulary.
 
     Accuracy
         as the book's: |error| <= 16 times what one eps more or less in each weight changes
@@ -327,7 +327,7 @@ def _word_rows(ids_T: Tensor, table_VD: Tensor) -> Tensor:
 class _Rows(torch.autograd.Function):
     """`minibert.functional.embedding`, whose gradient holds only the rows that were looked up.
 
-    Adding it to a dense gradient costs time in the size of the batch, not of the vocabulary.
+    Adding it to a dense gradient takes time that grows with the batch, not with the vocabulary.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ from minibert.training.stopwatch import timed
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokens to train on, how they are cut into batches, and the device and model to compute with.
+    """Tokens to train on, how they are cut into batches, the device, and the config of the model.
 
     Raises
         CheckpointError  a text is too long for the model.
