@@ -630,7 +630,7 @@ def stopped_by(number: int, line: str, folder: Path) -> tuple[int, str, str]:
 
 
 def test_stopped_by_ctrl_c_and_by_sigterm_and_resumed(minibert, folder, tmp_path):
-    line = finetuning(folder, "--epochs 20 --threads 1")
+    line = finetuning(folder, "--epochs 20 --threads 1 --arithmetic torch")
     for number, code, more in ((signal.SIGINT, 130, ""), (signal.SIGTERM, 143, " --resume")):
         returned, out, err = stopped_by(number, f"{line} --out stopped{more}", tmp_path)
         assert returned == code, err
