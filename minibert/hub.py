@@ -8,7 +8,12 @@ from pathlib import Path
 from minibert.config import CheckpointError
 from minibert.files import CONFIG_FILE, INDEX_FILE, PACKED_FILE, PICKLE_FILE, WEIGHTS_FILE
 
-VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
+# A translator with a vocabulary for each language keeps them in folders of their own.
+VOCABULARY_FILES = tuple(
+    folder + name
+    for folder in ("", "source/", "target/")
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
+)
 SAFE_FILES = (
     CONFIG_FILE, WEIGHTS_FILE, PACKED_FILE, INDEX_FILE, "model-*.safetensors", *VOCABULARY_FILES,
 )  # fmt: skip

@@ -29,6 +29,7 @@ from minibert.decoder import (
 )
 from minibert.files import CONFIG_FILE, read_json, save_tensors, save_whole, stored_in
 from minibert.functional import log_softmax
+from minibert.hub import model_folder
 from minibert.kernels import decoder as kernels
 from minibert.kernels.encoder import AnyWeights, encode, prepared
 from minibert.model import check_vocabulary
@@ -152,13 +153,13 @@ class Translator:
         return cls(encoder, decoder, weights, source, target, languages)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Translator":
-        """Load a folder of ours, in the form of `transformers`' EncoderDecoderModel.
+    def from_pretrained(cls, name: str | Path) -> "Translator":
+        """Load a folder, or an id on huggingface.co, in the form of EncoderDecoderModel.
 
         Raises
             CheckpointError  a file is missing or damaged, or is not a translator made of two BERTs.
         """
-        folder = Path(folder)
+        folder = model_folder(name)
         values = read_json(folder / CONFIG_FILE)
         try:
             encoder, decoder = configs_of(values)

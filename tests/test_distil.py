@@ -75,6 +75,16 @@ def run(teacher, out, options=OPTIONS, shape=SHAPE, display=None, texts=64):
     return distil(teacher, student, read, tiny.dataset(40, 2), out, options, display or Watched())
 
 
+def test_a_dev_text_that_is_too_long_is_told_before_the_first_step(teacher, tmp_path):
+    student = dataclasses.replace(student_config(SHAPE, teacher.config), max_position_embeddings=4)
+    rows = tuple(e for e in tiny.examples(64, 1) if len(e.first.split()) <= 2)
+    read = learning_texts(rows, tiny.CLASSIFY, teacher.tokenizer, MAX_LENGTH)
+    dev_set = tiny.dataset(40, 2)
+    with pytest.raises(CheckpointError, match=r"^a text has \d+ tokens, but the model has only 4"):
+        distil(teacher, student, read, dev_set, tmp_path, OPTIONS, Watched())
+    assert list(tmp_path.iterdir()) == []
+
+
 def cached(folder: Path) -> torch.Tensor:
     (path,) = folder.glob("answers-*.safetensors")
     return load_file(path)["logits"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tomllib
@@ -13,6 +14,7 @@ import tiny
 from command import ROOT, documented, shape_of
 
 from minibert import cli
+from minibert.data.tokenizer import Tokenizer
 from minibert.model import Bert
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
@@ -425,3 +427,92 @@ def test_rows_that_are_there_are_named_when_they_were_to_be_written_over(miniber
     answer = minibert(line(folder, "--results all.jsonl --out a --overwrite"))
     assert answer.code == 0
     assert "its result is in all.jsonl; to run it again, remove that row" in answer.err
+
+
+# ------------------------------------------------------------------ what a name stands for by now
+
+
+@pytest.mark.parametrize(
+    ("changed", "known"), [("teacher", "teacher"), ("train", "texts"), ("dev", "dev")]
+)
+def test_a_run_is_not_resumed_with_what_has_another_content(
+    changed, known, minibert, folder, tmp_path
+):
+    """The name of a folder or a file is not enough: what it holds may be new."""
+    shutil.copytree(folder, tmp_path / "copy")
+    call = line(tmp_path / "copy", "--out run")
+    assert minibert(call).code == 0
+    assert minibert(f"{call} --resume").code == 0
+    if changed == "teacher":
+        other = Bert.from_pretrained(folder / "teacher")
+        other.weights.classifier.bias_O.add_(0.01)
+        other.save_pretrained(tmp_path / "copy" / "teacher")
+    else:
+        path = tmp_path / "copy" / "data" / f"{changed}.tsv"
+        path.write_text(path.read_text().replace("the", "a"))
+    answer = minibert(f"{call} --resume")
+    assert answer.code == 2
+    assert f"was made with a hash of {known} = '" in answer.said
+
+
+def test_general_distillation_is_not_resumed_on_other_texts(minibert, folder, tmp_path):
+    (tmp_path / "corpus.txt").write_text((folder / "corpus.txt").read_text())
+    call = (
+        f"distill --recipe {folder}/first.toml --teacher {folder}/teacher --corpus corpus.txt "
+        "--device cpu --out general"
+    )
+    assert minibert(call).code == 0
+    assert minibert(f"{call} --resume").code == 0
+    (tmp_path / "corpus.txt").write_text("a good film\n" * 30)
+    answer = minibert(f"{call} --resume")
+    assert (answer.code, "was made with a hash of texts" in answer.said) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["teacher", "init-student"])
+def test_a_student_does_not_replace_what_it_starts_from(option, minibert, folder):
+    start = "" if option == "teacher" else f"--init-student {folder}/data/../teacher"
+    if start:
+        start = f"--teacher {folder}/other {start}"
+    answer = minibert(line(folder, f"{start} --out {folder}/teacher --overwrite"))
+    assert answer.code == 2
+    assert f"--out and --{option} are the same folder" in answer.said
+
+
+def test_a_student_of_another_vocabulary_cannot_be_the_start(minibert, folder, tmp_path):
+    """Of the same size: its rows would stand for other words."""
+    other = Bert.from_config(tiny.config(), "classification", tiny.tokenizer())
+    pieces = list(other.tokenizer.pieces)
+    other.tokenizer = Tokenizer.from_vocabulary([*pieces[:5], *reversed(pieces[5:])])
+    other.save_pretrained(tmp_path / "other")
+    call = f"distill --teacher {folder}/teacher --data {folder}/data --max-length 20"
+    answer = minibert(f"{call} --init-student other")
+    assert answer.code == 3
+    assert "--init-student other has another vocabulary than the teacher" in answer.said
+
+
+def test_a_general_student_may_learn_from_a_teacher_of_another_width(minibert, folder, tmp_path):
+    """The map to the width of its first teacher is of no use then, and another one is drawn."""
+    wide = tiny.classifier(hidden_size=24)
+    wide.save_pretrained(tmp_path / "wide")
+    shared = f"--recipe {folder}/first.toml --device cpu"
+    call = f"distill {shared} --teacher wide --corpus {folder}/corpus.txt --out general"
+    assert minibert(call.replace("--out", "--student 1x6x3 --out")).code == 0
+    call = f"distill --teacher {folder}/teacher --data {folder}/data --init-student general"
+    answer = minibert(f"{call} --max-length 20 --epochs 1 --device cpu")
+    assert answer.code == 0, answer.err
+
+
+def test_rows_measured_on_other_texts_are_not_in_the_table(minibert, folder, tmp_path):
+    """They cannot be compared: neither a table nor a baseline has them."""
+    tiny.write_data(tmp_path / "other", n_train=30, n_dev=20)
+    first = line(folder, "--results all.jsonl --name one --out a")
+    assert minibert(first).code == 0
+    second = first.replace(f"{folder}/data", "other").replace("one --out a", "two --out b")
+    answer = minibert(f"{second} --baseline one")
+    assert answer.code == 2
+    assert "the baseline 'one' is not in the results: two" in answer.said
+    answer = minibert(second)
+    assert answer.code == 0, answer.err
+    assert "| two |" in answer.out
+    assert "| one |" not in answer.out
+    assert [row["name"] for row in results("all.jsonl")] == ["one", "two"]

@@ -421,6 +421,9 @@ def test_a_teacher_that_lost_heads_has_no_attention_to_compare(minibert, learned
     answer = minibert(f"{line} --teacher {tmp_path}/heads --out {tmp_path}/b")
     assert answer.code == 3
     assert "layers of the teacher have pruned heads" in answer.said
+    mapped = line.replace("1x12", "3x12x4")  # its heads cannot share what layer 1 has left
+    answer = minibert(f"{mapped} --teacher {tmp_path}/heads --out {tmp_path}/b")
+    assert "layers of the teacher have pruned heads" in answer.said
     line += " --attention-weight 0"
     answer = minibert(f"{line} --teacher {tmp_path}/heads --out {tmp_path}/c")
     assert answer.code == 0, answer.err

@@ -144,6 +144,10 @@ BAD_FILES = {
     "label not a class": ("a.tsv", "g\tyes\t\tok", "cola", "line 1: the label is 'yes'"),
     "no label": ("a.tsv", "text\tlabel\na\t \n", "sst2", "line 2: the label is empty"),
     "score too high": ("a.tsv", "text\ttext2\tscore\na\tb\t5.1\n", "stsb", "line 2: .*5.1.*0 and"),
+    "label of pandas": (
+        "a.jsonl", '{"sentence": "a", "label": 1.0}\n{"sentence": "b", "label": NaN}\n', "classify",
+        "line 2: the label is missing, NaN",
+    ),
     "score nan": ("a.tsv", "text\tscore\na\tnan\n", None, "line 2: .*'nan'.*number"),
     "score infinite": ("a.tsv", "text\tscore\na\t1e999\n", None, "line 2: .*'1e999'.*number"),
     "score a word": ("a.tsv", "text\tscore\na\t1\nb\tx", None, "line 3: .*'x'.*number"),

@@ -117,6 +117,37 @@ def test_what_is_small_goes_and_never_comes_back():
             gone[name] = zero.clone()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "method", "stay"),
+    [
+        ("unstructured", "magnitude", True), ("row", "magnitude", True), ("2:4", "magnitude", True),
+        ("unstructured", "l1", True), ("heads", "magnitude", True), ("ffn", "magnitude", True),
+        ("unstructured", "movement", False),
+    ],
+)  # fmt: skip
+def test_zeros_that_were_there_stay_except_by_movement(pattern, method, stay):
+    """From the first step on, though there are more of them than are asked for."""
+    bert = tiny.classifier(hidden_size=24, intermediate_size=16)
+    draw = torch.Generator().manual_seed(5)
+    for name, weight in named_tensors(bert.weights):
+        if is_pruned(name):
+            weight.masked_fill_(torch.rand(weight.shape, generator=draw) < 0.8, 0.0)
+    share = 0.5 if pattern == "2:4" else 0.3
+    trainable = trainable_for(
+        bert.weights, "cpu", Sparsity(share, pattern, method), STEPS, bert.config
+    )
+    zero = {name: x == 0 for name, x in maps_of(trainable.parameters_P, trainable).items()}
+    for _ in range(STEPS):
+        stepped(trainable, 1)
+        left = maps_of(trainable.parameters_P, trainable)
+        assert all(bool((left[name] == 0)[zero[name]].all()) for name in zero) == stay
+    if pattern in ("heads", "ffn"):
+        maps = trainable._pruned(trainable.extra["keep"])
+        closed = torch.cat([~x.view(len(x), n, -1).any(2).any(0)
+                            for x, n in zip(maps, trainable.n_groups, strict=True)])  # fmt: skip
+        assert int(closed.sum()) == round(share * len(closed)), "and groups go by importance"
+
+
 @pytest.mark.parametrize("method", ["magnitude", "l1"])
 @pytest.mark.parametrize("pattern", ["unstructured", "row", "2:4"])
 def test_what_is_left_out_stays_so_though_adam_moves_it(pattern, method):
@@ -325,8 +356,9 @@ def test_a_model_with_zeros_is_not_filled_without_a_word(command, minibert, teac
     answer = minibert(f"{command} {sparse} {options} {more} --out {tmp_path}/next")
     assert answer.code == 0, answer.err
     assert f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now;" in answer.err
-    answer = minibert(f"{command} {sparse} {options} {more} --sparsity 0.6 --out {tmp_path}/more")
-    assert "are 0 now" not in answer.err
+    again = f"{command} {sparse} {options} {more} --sparsity 0.6 --out {tmp_path}"
+    assert "are 0 now" not in minibert(f"{again}/more").err
+    assert "training by movement will change" in minibert(f"{again}/m --sparsity-by movement").err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A translator: reading pairs, files, teacher forcing, learning to copy, and the commands."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -32,10 +33,12 @@ from minibert.kernels.products import arithmetic
 from minibert.laws.measure import distance
 from minibert.losses import smoothed_cross_entropy
 from minibert.model import Bert
+from minibert.optim import adam_form
 from minibert.parameters import named_tensors, views_of, with_tensors
 from minibert.search import length_penalty
 from minibert.training.loop import TrainingOptions, accumulate_gradient
 from minibert.training.progress import Display
+from minibert.training.sparse import Sparsity, trainable_for
 from minibert.training.trainable import Trainable
 from minibert.training.translation import (
     Beginning,
@@ -151,16 +154,49 @@ def test_a_table_names_its_languages_and_may_turn_them_round(tmp_path):
         assert pairs.targets == ("ein Haus", "ein Tisch")
 
 
+def test_a_folder_may_hold_any_kind_of_table(tmp_path):
+    rows = [{"en": "a house", "de": "ein Haus"}, {"en": "a table", "de": "ein Tisch"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "valid.csv").write_text("en,de\na house,ein Haus\n")
+    assert languages_of(tmp_path) == ("en", "de")
+    assert read_pairs(tmp_path, "train", ("de", "en")).sources == ("ein Haus", "ein Tisch")
+    assert len(read_pairs(tmp_path, "dev", ("en", "de"))) == 1
+
+
+def test_test_texts_serve_only_where_there_are_no_others(tmp_path):
+    for language in ("en", "de"):
+        (tmp_path / f"test.{language}").write_text("a\nb\n")
+    assert len(read_pairs(tmp_path, "dev", ("en", "de"))) == 2
+    (tmp_path / "dev.tsv").write_text("en\tde\na house\tein Haus\n")
+    assert read_pairs(tmp_path, "dev", ("en", "de")).path == tmp_path / "dev.tsv"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"up": "c"}, "line 2: the text in down is None, but must be text"),
+        ({"up": "c", "down": 7}, "line 2: the text in down is 7, but must be text"),
+        ({"up": "\ud83d", "down": "d"}, "line 2: 'utf-8' codec can't encode"),
+        ({"up": "c", "down": "d\0"}, "line 2: the text in down holds a NUL character"),
+    ],
+)
+def test_bad_rows_of_json_are_refused_with_their_line(row, reason, tmp_path):
+    rows = [{"up": "a", "down": "b"}, row]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=reason):
+        read_pairs(tmp_path / "p.jsonl", "train", ("up", "down"))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"train.down": "a\nb\n"}, r"train\.up has 3 lines, but .*train\.down has 2"),
         ({"train.down": "a\n \nb\n"}, r"train\.down, line 2: the text is empty"),
         ({"train.down": b"a\n\xff\nb\n"}, r"train\.down, line 2: byte 0xff is not UTF-8"),
-        ({"train.down": None}, r"no train texts; need train\.up and train\.down, or train\.tsv"),
+        ({"train.down": None}, r"no train texts; need train\.up and train\.down, or train with"),
         ({"train.down": None, "train.tsv": "up\tside\na\tb\n"}, r"no column 'down'; the columns"),
         ({"train.down": None, "train.tsv": "up\tdown\na\tb\nc\n"}, r"line 3: 1 column, but 2"),
-        ({"train.down": None, "train.tsv": "up\tdown\na\t\n"}, r"line 2: a text is empty"),
+        ({"train.down": None, "train.tsv": "up\tdown\na\t\n"}, "line 2: the text in down is empty"),
         ({"train.down": None, "train.tsv": "up\tup\tdown\na\tb\tc\n"}, "two columns are called"),
         ({"train.down": None, "train.tsv": "up\tdown\n"}, r"holds a header and no row"),
     ],
@@ -652,6 +688,36 @@ def test_a_resumed_run_needs_the_texts_that_it_began_with(minibert, pairs_folder
     assert "was made with a hash of the training rows = '" in answer.said
 
 
+def test_words_without_pieces_are_counted(minibert, pairs_folder, tmp_path):
+    """Over 100 letters without a space are one [UNK], as in BERT, and no [UNK] is ever written."""
+    for language in ("up", "down"):
+        with (pairs_folder / f"train.{language}").open("a") as file:
+            file.write("a" * 101 + "\n")
+    answer = minibert(f"finetune {LEARN} --data {pairs_folder} --out {tmp_path}/run")
+    assert answer.code == 0
+    assert "1 texts to be written hold a word without pieces" in answer.err
+
+
+def test_a_shape_is_no_file(tmp_path):
+    beginning = Beginning(shape="config.json")
+    with pytest.raises(CheckpointError, match=r"^'config.json' is no shape; write LxD"):
+        new_translator(beginning, copies(20, 1), ("up", "down"))
+
+
+def test_every_map_of_the_blocks_becomes_sparse_also_of_cross_attention():
+    model = translator()
+    trainable = trainable_for(model.weights, "cpu", Sparsity(0.5), 100)
+    for _ in range(70):
+        trainable.gradient_P.normal_()
+        trainable.update(1e-3, adam_form("adamw"))
+    halved = {
+        name.partition(".attention")[0]
+        for name, x in named_tensors(trainable.finished_weights())
+        if name.endswith("weight_OI") and int((x == 0).sum()) == x.numel() // 2
+    }
+    assert halved >= {"encoder.blocks.0", "decoder.bert.blocks.1", "decoder.cross.1"}
+
+
 def test_pairs_that_are_too_long_are_left_out(minibert, pairs_folder, tmp_path):
     for language in ("up", "down"):
         with (pairs_folder / f"train.{language}").open("a") as file:
@@ -782,3 +848,13 @@ def test_attention_is_drawn(minibert, copier, tmp_path):
     for written in ("layer 1", "layer 2", "[CLS]", "share, mean over the heads"):
         assert written in text
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_written_leaves_one_document(minibert, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "a.svg")
+
+    translator().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr("minibert.pictures.save_cross_attention", full)
+    answer = minibert("translate --model model --attention a.svg --json", "a b")
+    assert (answer.code, "No space left" in answer.document["error"]) == (1, True)

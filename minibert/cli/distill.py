@@ -145,14 +145,15 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
     from minibert.data.corpus import read_corpus, windows
     from minibert.hub import model_folder
     from minibert.model import Bert
+    from minibert.training.answers import hash_of_model, hash_of_texts
     from minibert.training.experiment import general_run
     from minibert.training.preflight import explained
     from minibert.training.progress import Display
     from minibert.training.runs import check_run, open_run
     from minibert.training.students import student_config
 
-    run = (chosen.folder, run_record("distill"), chosen.resume, chosen.overwrite)
-    check_run(*run)
+    record, claim = run_record("distill"), (chosen.resume, chosen.overwrite)
+    check_run(chosen.folder, record, *claim)
     told = _told(chosen, recipe)
     display, options = Display(), _options(chosen, chosen.seed)
     states_alone = options.term_weights._replace(prediction=0.0, label=0.0)
@@ -166,7 +167,9 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
     display.say(f"{tokens:,} tokens in {len(encodings):,} windows of {chosen.max_length}")
     for line in explained(student, teacher, options):
         display.say(line)
-    with open_run(*run) as done:
+    record["a hash of teacher"] = hash_of_model(teacher)
+    record["a hash of texts"] = hash_of_texts((one.ids,) for one in encodings)
+    with open_run(chosen.folder, record, *claim) as done:
         if done is None:
             done = general_run(
                 teacher, student, encodings, chosen.folder, options, told, display, chosen.place
@@ -228,13 +231,21 @@ def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None
         _print_run(done, chosen.folder, chosen.as_json)
         return
     identity = Identity(name, recipe, made_of(pair, runs[0].options), defaults)
-    rows = run_seeds(runs, pair, texts, path, identity, display, chosen.place)
     task = pair.train_set.task
-    of_the_task = [row for row in read_results(path) if row["task"] == task.name]
+
+    def comparable() -> list[dict[str, Any]]:
+        """The rows that were measured on the same texts."""
+        return [
+            row for row in read_results(path)
+            if row["task"] == task.name and row["made_of"]["dev"] == identity.made_of["dev"]
+        ]  # fmt: skip
+
+    check_baseline(chosen.baseline, [name, *(row["name"] for row in comparable())])
+    rows = run_seeds(runs, pair, texts, path, identity, display, chosen.place)
     print_result(
         {"name": name, "results": str(path), "rows": rows},
         chosen.as_json,
-        results_table(of_the_task, task.select_by, chosen.baseline),
+        results_table(comparable(), task.select_by, chosen.baseline),
     )
 
 

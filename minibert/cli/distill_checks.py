@@ -1,6 +1,7 @@
 """What `minibert distill` refuses before it reads a file: options that clash or have no effect."""
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,6 +30,14 @@ def check_usage(chosen: Any) -> None:
             "--corpus with --data only trains a masked-word head, for --augment-by mlm; for "
             "general distillation give it alone, then use --init-student"
         )
+    out = Path(chosen.out or "runs/distill").resolve()
+    for name in ("teacher", "init_student", "augment_model"):
+        given = getattr(chosen, name)
+        if given is not None and Path(given).resolve() == out:
+            raise click.UsageError(
+                f"--out and --{name.replace('_', '-')} are the same folder, {given}, which the "
+                "student would replace; choose another --out"
+            )
     answers = {"prediction_weight", "label_weight"}
     weights = {name: value for name, value in vars(chosen).items() if name.endswith("_weight")}
     if chosen.intermediate_epochs and not any(weights[name] for name in weights.keys() - answers):

@@ -70,7 +70,8 @@ def teacher_options(command: Command) -> Command:
             click.option(
                 "--dropout",
                 type=Number(0, 1, max_open=True),
-                help="of the student  [default: the teacher's, or that of --init-student]",
+                help="of the student  [default: the teacher's; that of --init-student if there is "
+                "no --student]",
             ),
         ),
     )

@@ -106,7 +106,9 @@ def compute_options(command: Command) -> Command:
                 help="precision of the arithmetic; weights stay in float32; auto measures which "
                 "is faster",
             ),
-            click.option("--threads", type=click.IntRange(1), help="default: all cores"),
+            click.option(
+                "--threads", type=click.IntRange(1), help="default: all cores; for the demo 1"
+            ),
             click.option(
                 "--arithmetic",
                 type=click.Choice(["auto", "book", "torch", "onednn", "int8"]),

@@ -10,7 +10,7 @@ from minibert.cli.options import Number, compute_options, picture_path, print_re
 
 @click.command()
 @click.argument("texts", nargs=-1)
-@click.option("--model", required=True, help="folder of a translator")
+@click.option("--model", required=True, help="folder of a translator, or an id on huggingface.co")
 @click.option("--file", "path", help="a file with one text a line; - for standard input")
 @click.option(
     "--beam", type=click.IntRange(1, 100), default=4, show_default=True, help="width; 1 is greedy"
@@ -74,8 +74,8 @@ def translate(
         {"text": text, "translation": one.text, "score": one.score}
         for text, one in zip(inputs, found, strict=True)
     ]
-    print_result({"model": model, "translations": rows}, as_json, [one.text for one in found])
     if attention is not None:
         from minibert.pictures import save_cross_attention
 
         save_cross_attention(translator.asked(inputs[0], found[0].ids), Path(attention))
+    print_result({"model": model, "translations": rows}, as_json, [one.text for one in found])

@@ -1,10 +1,11 @@
 """Texts in two languages: a file for each language with one text a line, or a table of pairs."""
 
+from collections.abc import Sequence
 from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from minibert.data.readers import SPLITS
+from minibert.data.readers import SPLITS, cell_text
 from minibert.data.tables import FORMATS, DataError, decode, read_bytes, read_table, split_lines
 
 
@@ -28,7 +29,7 @@ def languages_of(data: str | Path) -> tuple[str, str]:
     """Which language is read and which is written, if not specified.
 
     For a table its two columns, in their order; for files, English is read, else the first in the
-    alphabet.
+    alphabet. A folder is asked for its training texts.
 
     Raises
         DataError  there are not two, or no file at all.
@@ -37,7 +38,7 @@ def languages_of(data: str | Path) -> tuple[str, str]:
     folder, name = (path, "train") if path.is_dir() else (path.parent, path.stem)
     endings = sorted({file.suffix for file in folder.glob(f"{escape(name)}.*")} - set(FORMATS))
     if path.suffix in FORMATS or not endings:
-        path = path / "train.tsv" if path.is_dir() else path
+        path = _table_in(path, ("train",)) or path / "train.tsv" if path.is_dir() else path
         found = read_table(path, None).header
     else:
         found = tuple(sorted((x[1:] for x in endings), key=lambda name: (name != "en", name)))
@@ -54,8 +55,9 @@ def read_pairs(
     """The training ("train") or development ("dev") pairs of a folder, or those of a table.
 
     A folder holds files such as train.en and train.de, one text a line, line by line translations
-    of each other; or tables such as train.tsv whose columns are called en and de. A file such as
-    test.en stands for itself and test.de.
+    of each other; or tables such as train.tsv whose columns are called en and de. Test texts serve
+    as development texts where there are no others. A file such as test.en stands for itself and
+    test.de.
 
     Raises
         DataError  a file is missing or not UTF-8, the files do not have equally many lines, or a
@@ -63,23 +65,33 @@ def read_pairs(
     """
     path = Path(data)
     if path.is_dir():
-        names = [name for group in SPLITS[split] for name in group]
-        for name in names:
-            both = [path / f"{name}.{language}" for language in languages]
-            if all(file.exists() for file in both):
-                return _from_files(both[0], both[1], limit)
-        tables = [path / f"{name}.tsv" for name in names if (path / f"{name}.tsv").exists()]
-        if not tables:
-            listed = ", ".join(sorted(file.name for file in path.iterdir())) or "nothing"
-            raise DataError(
-                f"{path}: no {split} texts; need {names[0]}.{languages[0]} and "
-                f"{names[0]}.{languages[1]}, or {names[0]}.tsv; the folder holds {listed}"
-            )
-        path = tables[0]
+        path = _split_in(path, split, languages)
     if path.suffix[1:] in languages:
         first, second = (path.with_suffix(f".{language}") for language in languages)
         return _from_files(first, second, limit)
     return _from_table(path, languages, limit)
+
+
+def _split_in(folder: Path, split: str, languages: tuple[str, str]) -> Path:
+    """The table of a split, or the first of its two files."""
+    for names in SPLITS[split]:
+        for name in names:
+            both = [folder / f"{name}.{language}" for language in languages]
+            if all(file.exists() for file in both):
+                return both[0]
+        if table := _table_in(folder, names):
+            return table
+    name = SPLITS[split][0][0]
+    listed = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
+    raise DataError(
+        f"{folder}: no {split} texts; need {name}.{languages[0]} and {name}.{languages[1]}, or "
+        f"{name} with the ending {' or '.join(FORMATS)}; the folder holds {listed}"
+    )
+
+
+def _table_in(folder: Path, names: Sequence[str]) -> Path | None:
+    tables = (folder / f"{name}{ending}" for name in names for ending in FORMATS)
+    return next((table for table in tables if table.exists()), None)
 
 
 def _from_files(first: Path, second: Path, limit: int | None) -> Pairs:
@@ -93,8 +105,10 @@ def _from_files(first: Path, second: Path, limit: int | None) -> Pairs:
         )
     for file, texts in ((first, sources), (second, targets)):
         for number, text in enumerate(texts, 1):
-            if not text.strip():
-                raise DataError(f"{file}, line {number}: the text is empty")
+            try:
+                cell_text(text, "text")
+            except ValueError as error:
+                raise DataError(f"{file}, line {number}: {error}") from None
     return Pairs(first, tuple(sources[:limit]), tuple(targets[:limit]))
 
 
@@ -111,10 +125,10 @@ def _from_table(path: Path, languages: tuple[str, str], limit: int | None) -> Pa
         raise DataError(f"{path}: two columns are called {twice[0]!r}; keep one of them")
     pairs = []
     for number, row in table.rows:
-        texts = [row[language] for language in languages]
-        if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise DataError(f"{path}, {table.unit} {number}: a text is empty, or not text")
-        pairs.append(texts)
+        try:
+            pairs.append([cell_text(row.get(name), f"text in {name}") for name in languages])
+        except ValueError as error:
+            raise DataError(f"{path}, {table.unit} {number}: {error}") from None
     if not pairs:
         raise DataError(f"{path}: the file holds a header and no row; at least one is needed")
     return Pairs(path, *zip(*pairs[:limit], strict=True))

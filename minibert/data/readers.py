@@ -154,7 +154,7 @@ def read_dataset(
     examples = []
     for number, row in table.rows:
         try:
-            texts = {w: None if c is None else _cell(row[c], w) for w, c in columns.items()}
+            texts = {w: None if c is None else cell_text(row[c], w) for w, c in columns.items()}
             label = _label(str(texts["label"]), spec, names, guessed=task is None)
         except ValueError as error:
             raise DataError(f"{path}, {table.unit} {number}: {error}") from None
@@ -198,7 +198,7 @@ def read_texts(path: str | Path) -> list[str]:
     texts = []
     for number, line in enumerate(split_lines(text), 1):
         try:
-            texts.append(_cell(line, "text"))
+            texts.append(cell_text(line, "text"))
         except ValueError as error:
             raise DataError(f"{name}, line {number}: {error}") from None
     return texts
@@ -220,7 +220,10 @@ def _find_column(path: Path, header: tuple[str, ...], what: str) -> str | None:
     return found[0] if found else None
 
 
-def _cell(value: Any, what: str) -> str:
+def cell_text(value: Any, what: str) -> str:
+    """The text of one cell or line; a ValueError says what is wrong with it."""
+    if isinstance(value, float) and math.isnan(value):  # how pandas writes that there is none
+        raise ValueError(f"the {what} is missing, NaN")
     if what == "label" and isinstance(value, bool | int | float):
         value = json.dumps(value)  # in JSON and parquet labels have a type; in TSV they are text
     if not isinstance(value, str):

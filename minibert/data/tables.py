@@ -116,6 +116,7 @@ def _csv(text: str, path: Path) -> Table:
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     # RFC 4180: a quoted cell may hold commas and line breaks; a row is identified by its last line.
+    csv.field_size_limit(2**31 - 1)  # of Python, 131,072 characters otherwise
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:

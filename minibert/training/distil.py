@@ -23,7 +23,13 @@ from minibert.kernels.encoder import prepared
 from minibert.model import Bert
 from minibert.parameters import BertWeights
 from minibert.training.answers import teacher_answers
-from minibert.training.evaluation import all_logits, encodings_of, labels_of, measured
+from minibert.training.evaluation import (
+    all_logits,
+    check_lengths,
+    encodings_of,
+    labels_of,
+    measured,
+)
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.objectives import (
     ComputedStates,
@@ -109,18 +115,28 @@ def state_source(
     """The part of the teacher's states that a first stage on these texts looks at.
 
     Raises
-        CheckpointError  heads are to be compared, but a layer lost some.
+        CheckpointError  as `check_heads`.
     """
+    check_heads(student, teacher.config, options.term_weights)
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     plan = state_plan(layers, options.term_weights, student.num_attention_heads)
-    for name, config in (("teacher", teacher.config), ("student", student)):
-        heads = {n_heads for n_heads, _ in config.heads_and_units}
-        if (plan.scores or plan.relations) and heads != {config.num_attention_heads}:
+    return StateSource(encodings, teacher, plan, options.teacher_dtype)
+
+
+def check_heads(student: BertConfig, teacher: BertConfig, weights: TermWeights) -> None:
+    """Losses of attention compare all heads.
+
+    Raises
+        CheckpointError  such a loss has a weight, but a layer of one of the two lost heads.
+    """
+    if not (weights.attention or weights.minilm_v1 or weights.minilm_v2):
+        return
+    for name, config in (("teacher", teacher), ("student", student)):
+        if {n_heads for n_heads, _ in config.heads_and_units} != {config.num_attention_heads}:
             raise CheckpointError(
                 f"layers of the {name} have pruned heads, but attention losses compare all heads; "
                 "give --attention-weight 0 and no --minilm-v1-weight or --minilm-v2-weight"
             )
-    return StateSource(encodings, teacher, plan, options.teacher_dtype)
 
 
 def times_read(n_texts: int, options: DistilOptions) -> float:
@@ -233,6 +249,7 @@ def distil(
     and how many steps each stage took.
     """
     dev_encodings = encodings_of(dev_set, teacher.tokenizer, options.max_length)
+    check_lengths(dev_encodings, student)
     dev_labels_X = labels_of(dev_set)
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     weights = new_student(
@@ -240,7 +257,7 @@ def distil(
     )
     if options.prediction.sparsity is not None:
         check_fits(options.prediction.sparsity, weights, student)
-    elif warning := lost_zeros_warning(weights, None):
+    if warning := lost_zeros_warning(weights, options.prediction.sparsity):
         display.say(warning)
     steps = {}
     if options.intermediate.epochs and options.uses_states:

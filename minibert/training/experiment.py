@@ -49,7 +49,10 @@ def run_once(
 
     Beside the student it leaves `report.html` and a model card.
     """
-    with open_run(run.folder, run.record, run.resume, run.overwrite) as done:
+    # A folder of that name may hold another model by now, or a file of that name other texts.
+    hashes = made_of(pair, run.options) | {"texts": hash_of_learned(texts)}
+    record = {**run.record, **{f"a hash of {what}": known for what, known in hashes.items()}}
+    with open_run(run.folder, record, run.resume, run.overwrite) as done:
         if done is None:
             for line in estimated(
                 texts, pair.teacher, pair.student, run.folder, run.options, device
@@ -62,9 +65,9 @@ def run_once(
             )
             done["seconds"] = round(before + time.monotonic() - started, 1)
             student = Bert.from_pretrained(run.folder)
-            record = record_of(pair.teacher, student, run.options, done, run.told, run.folder)
-            write_report(run.folder, record)
-            write_model_card(run.folder, record)
+            shown = record_of(pair.teacher, student, run.options, done, run.told, run.folder)
+            write_report(run.folder, shown)
+            write_model_card(run.folder, shown)
             finish_run(run.folder, done)  # last: with it the run is complete
             for line in share_lines(run.folder):
                 display.say(line)
@@ -113,6 +116,11 @@ def made_of(pair: Pair, options: DistilOptions) -> dict[str, str]:
     if options.start.folder is not None:
         found["init_student"] = hash_of_model(Bert.from_pretrained(options.start.folder, "encoder"))
     return found
+
+
+def hash_of_learned(texts: LearningTexts) -> str:
+    """Of what the student reads, as tokens; copies with other words are among it."""
+    return hash_of_texts((one.ids, one.types) for one in texts.encodings)
 
 
 def run_seeds(

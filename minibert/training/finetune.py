@@ -12,7 +12,13 @@ from minibert.hub import model_folder
 from minibert.model import Bert
 from minibert.parameters import BertWeights
 from minibert.training.comparison import n_parameters
-from minibert.training.evaluation import all_logits, encodings_of, labels_of, measured
+from minibert.training.evaluation import (
+    all_logits,
+    check_lengths,
+    encodings_of,
+    labels_of,
+    measured,
+)
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.objectives import LabelObjective
 from minibert.training.progress import Display
@@ -62,6 +68,7 @@ def finetune(
     """
     encodings = encodings_of(train_set, model.tokenizer, max_length)
     dev_encodings = encodings_of(dev_set, model.tokenizer, max_length)
+    check_lengths(dev_encodings, model.config)
     dev_labels_X = labels_of(dev_set)
     objective = LabelObjective(
         encodings,

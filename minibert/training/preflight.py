@@ -11,7 +11,7 @@ from minibert.data.readers import Dataset, Task, read_dataset
 from minibert.distillation import layer_map
 from minibert.hub import model_folder
 from minibert.model import Bert
-from minibert.training.distil import INTERMEDIATE_TERMS, DistilOptions
+from minibert.training.distil import INTERMEDIATE_TERMS, DistilOptions, check_heads
 from minibert.training.evaluation import evaluated, labels_of, measured
 from minibert.training.progress import Display
 from minibert.training.students import new_student, student_config
@@ -93,6 +93,10 @@ def explained(student: BertConfig, teacher: Bert, options: DistilOptions) -> lis
         CheckpointError  this student cannot be compared with this teacher, or not start this way.
     """
     rows = losses_that_apply(student, teacher.config, options)
+    if options.intermediate.epochs:
+        check_heads(student, teacher.config, options.term_weights)
+    if options.start.folder is not None:
+        _check_words(options.start.folder, teacher)
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     new_student(student, teacher.weights, 0, options.start, layers)  # or it says why not
     lines = []
@@ -104,6 +108,17 @@ def explained(student: BertConfig, teacher: Bert, options: DistilOptions) -> lis
         lines.append("labels: " + "  ".join(f"{number} {name}" for number, name in named))
     lines += drawn_map(student, teacher.config, layers)
     return lines + [f"  {name:<11} {use:<10} {why}" for name, use, why in rows]
+
+
+def _check_words(folder: str, teacher: Bert) -> None:
+    own, other = Bert.from_pretrained(folder, "encoder").tokenizer, teacher.tokenizer
+    if own is None or other is None:
+        return
+    if (own.pieces, own.lowercase) != (other.pieces, other.lowercase):
+        raise CheckpointError(
+            f"--init-student {folder} has another vocabulary than the teacher, so its embeddings "
+            "are those of other words; start from a student of this teacher's vocabulary"
+        )
 
 
 def drawn_map(student: BertConfig, teacher: BertConfig, layers: Sequence[int]) -> list[str]:

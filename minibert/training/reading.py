@@ -99,6 +99,12 @@ def _with_masked_head(teacher: Bert, augmentation: Augmentation, display: Displa
     if augmentation.model:
         place = teacher.weights.embeddings.word_VD.device
         model = Bert.from_pretrained(augmentation.model).to(place)
+        cases = [one.tokenizer.lowercase for one in (model, teacher) if one.tokenizer is not None]
+        if len(set(cases)) > 1:
+            raise CheckpointError(
+                f"--augment-model {augmentation.model} and the teacher read words differently, one "
+                "in lower case and one cased; name a model that reads them as the teacher does"
+            )
     if model.weights.mlm is not None:
         return model
     if not augmentation.corpus:

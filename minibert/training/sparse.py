@@ -62,11 +62,12 @@ class Sparsity(NamedTuple):
 class SparseTrainable(Trainable[Weights]):
     """A model whose block maps become sparse while it learns.
 
-    Magnitude: weights that are small when the choice is made become 0 and stay 0. Movement: all
-    weights are kept in full beside the sparse ones that are used, keep moving with Adam's momentum,
-    and one that was left out can come back. L1: until the choice is final every step pulls all
-    weights towards 0, by λ times its learning rate, and the smallest are removed, as by magnitude.
-    Gradients are clipped before this: those of weights that are left out count in their norm.
+    Magnitude: weights that are small when the choice is made become 0 and stay 0, and so do those
+    that were 0 before. Movement: all weights are kept in full beside the sparse ones that are used,
+    keep moving with Adam's momentum, and one that was left out can come back. L1: until the choice
+    is final every step pulls all weights towards 0, by λ times its learning rate, and the smallest
+    are removed, as by magnitude. Gradients are clipped before this: those of weights that are left
+    out count in their norm.
     """
 
     def __init__(
@@ -79,6 +80,10 @@ class SparseTrainable(Trainable[Weights]):
         if sparsity.method == "movement":
             self.extra["scores"] = torch.zeros_like(self.parameters_P)
             self.extra["whole"] = self.parameters_P.clone()
+        else:
+            both = self._maps(self.extra["keep"]), self._maps(self.parameters_P)
+            for keep_OI, weight_OI in zip(*both, strict=True):
+                keep_OI.copy_(weight_OI != 0)
 
     def update(self, learning_rate: float, options: AdamOptions) -> None:
         """One step of Adam on all weights; then those that are left out are set to 0 again."""
@@ -109,14 +114,20 @@ class SparseTrainable(Trainable[Weights]):
         """Leave out this share of the weights, those with the smallest scores."""
         if share == 0:
             return
-        scores_P = self.extra.get("scores")
-        if scores_P is None:  # Adam moved what was left out too; it ranks below all others
-            scores_P = self.parameters_P.abs().masked_fill_(~self.extra["keep"], -1.0)
-        kept = zip(self._pruned(self.extra["keep"]), self._pruned(scores_P), strict=True)
-        for keep_OI, score_OI in kept:
-            keep_OI.copy_(PATTERNS[self.sparsity.pattern](score_OI, share))
+        keep_P, moving = self.extra["keep"], self.sparsity.method == "movement"
+        # of the others, Adam moved what was left out too; it ranks below all that was not
+        scores_P = (
+            self.extra["scores"] if moving else self.parameters_P.abs().masked_fill_(~keep_P, -1.0)
+        )
+        for keep_OI, score_OI in zip(self._pruned(keep_P), self._pruned(scores_P), strict=True):
+            chosen_OI = PATTERNS[self.sparsity.pattern](score_OI, share)
+            keep_OI.copy_(chosen_OI if moving else keep_OI & chosen_OI)
 
     def _pruned(self, flat_P: Tensor) -> list[Tensor]:
+        """The views of a flat tensor in which the pattern chooses."""
+        return self._maps(flat_P)
+
+    def _maps(self, flat_P: Tensor) -> list[Tensor]:
         """The views of a flat tensor that are maps of blocks."""
         views = named_tensors(views_of(flat_P, self.shapes))
         return [view for name, view in views if is_pruned(name)]
@@ -161,7 +172,9 @@ class GatedTrainable(SparseTrainable[BertWeights]):
         layers = self.extra["importance"].split(self.n_groups)
         scores = [
             # what is closed ranks below all others, and stays closed
-            torch.where(keep_OGK[0, :, 0], score_G / score_G.norm().clamp(min=1e-30), -1.0)
+            torch.where(
+                keep_OGK.any(dim=2).any(dim=0), score_G / score_G.norm().clamp(min=1e-30), -1.0
+            )
             for keep_OGK, score_G in zip(keeps, layers, strict=True)
         ]
         if self.sparsity.pattern == "heads":
@@ -243,8 +256,10 @@ def is_pruned(name: str) -> bool:
 
     >>> is_pruned("blocks.0.attention.query.weight_OI"), is_pruned("classifier.weight_OI")
     (True, False)
+    >>> is_pruned("decoder.cross.0.attention.key.weight_OI")
+    True
     """
-    return "blocks." in name and name.endswith("weight_OI")
+    return ("blocks." in name or "cross." in name) and name.endswith("weight_OI")
 
 
 def sparsity_sentence(weights: Any, config: BertConfig | None = None) -> str:
@@ -261,13 +276,14 @@ def sparsity_sentence(weights: Any, config: BertConfig | None = None) -> str:
 
 
 def lost_zeros_warning(weights: Weights, sparsity: Sparsity | None) -> str:
-    """What training without `sparsity` does to zeros; empty if there are none to lose."""
+    """What training does to zeros that are there; empty if it keeps them, or there are none."""
     zeros, count = zeros_of(weights)
-    if sparsity is not None or not zeros:
+    if not zeros or (sparsity is not None and sparsity.method != "movement"):
         return ""
+    how = "without --sparsity" if sparsity is None else "by movement"
     return (
         f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now; training "
-        "without --sparsity will change them"
+        f"{how} will change them"
     )
 
 

@@ -70,14 +70,14 @@ def _shaped(shape: str, teacher: BertConfig) -> BertConfig:
         )
     if not re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5}){1,3}", shape):
         raise CheckpointError(
-            f"student: {shape!r} is no shape; write LxD, LxDxN or LxDxNxF, such as 4x128"
+            f"{shape!r} is no shape; write LxD, LxDxN or LxDxNxF, such as 4x128"
         )
     layers, width, *rest = map(int, shape.split("x"))
     heads = rest[0] if rest else default_heads(width, teacher.num_attention_heads)
     if not heads or width % heads:
         legal = [n for n in range(1, teacher.num_attention_heads + 1) if width % n == 0]
         raise CheckpointError(
-            f"student: {shape} has {heads} heads, which do not divide its width {width}; choose "
+            f"{shape} has {heads} heads, which do not divide its width {width}; choose "
             f"one of {legal}"
         )
     return dataclasses.replace(
@@ -195,10 +195,13 @@ def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> Ber
                 f"--init-student {folder} has {name} {own}, but the student has {other}; give "
                 "--student the shape of that folder, or leave it out"
             )
+    fit = stored.weights.fit_dense  # of no use if it leads to another teacher's width
+    if fit is None or fit.weight_OI.shape != fresh.fit_dense.weight_OI.shape:  # type: ignore[union-attr]
+        fit = fresh.fit_dense
     return fresh._replace(
         embeddings=stored.weights.embeddings,
         blocks=stored.weights.blocks,
-        fit_dense=stored.weights.fit_dense or fresh.fit_dense,
+        fit_dense=fit,
         pooler=stored.weights.pooler if same_task else fresh.pooler,
         classifier=stored.weights.classifier or fresh.classifier,
     )

@@ -4,6 +4,7 @@ B pairs of a batch · S tokens of the texts read · T tokens of the texts writte
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +116,11 @@ def new_translator(
     """An untrained translator; new vocabularies are trained on the pairs.
 
     Raises
-        CheckpointError  the BERT is damaged, or its width is not the decoder's.
+        CheckpointError  the shape cannot be read; the BERT is damaged, or its width is not the
+                         decoder's.
     """
+    if (beginning.shape or "").endswith(".json"):
+        raise CheckpointError(f"{beginning.shape!r} is no shape; write LxD, LxDxN or LxDxNxF")
     size, seed = beginning.vocab_size, beginning.seed
     if beginning.model is not None:
         return _with_encoder(beginning.model, beginning, pairs, languages)
@@ -259,6 +263,11 @@ def _short_pairs(
         raise DataError(f"{pairs.path}: every pair has more than {max_length} tokens on a side")
     if left := len(pairs) - len(short):
         display.say(f"{left:,} pairs are left out: more than {max_length} tokens on a side")
+    if unread := sum(model.target.unk_id in target.ids for _, target in short):
+        display.say(
+            f"{unread:,} texts to be written hold a word without pieces, a letter that the "
+            "vocabulary lacks or over 100 without a space; the model will leave it out"
+        )
     return [source for source, _ in short], [target for _, target in short]
 
 
@@ -293,6 +302,12 @@ def signatures(language: str) -> dict[str, str]:
 
 
 def _words_of(language: str) -> str:
-    """sacrebleu's name for what counts as a word in BLEU."""
-    code = language.lower().partition("-")[0]
-    return {"zh": "zh", "ja": "char", "th": "char"}.get(code, "13a")
+    """sacrebleu's name for what counts as a word in BLEU.
+
+    >>> _words_of("zh_CN"), _words_of("th"), _words_of("de")
+    ('zh', 'char', '13a')
+    """
+    code = re.split("[-_]", language.lower())[0]
+    if code in ("ja", "th", "lo", "km", "my"):
+        return "char"
+    return "zh" if code == "zh" else "13a"
