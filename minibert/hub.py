@@ -8,14 +8,11 @@ from pathlib import Path
 from minibert.config import CheckpointError
 from minibert.files import CONFIG_FILE, INDEX_FILE, PACKED_FILE, PICKLE_FILE, WEIGHTS_FILE
 
-# A translator with a vocabulary for each language keeps them in folders of their own.
-VOCABULARY_FILES = tuple(
-    folder + name
-    for folder in ("", "source/", "target/")
-    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
-)
+VOCABULARY_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
 SAFE_FILES = (
     CONFIG_FILE, WEIGHTS_FILE, PACKED_FILE, INDEX_FILE, "model-*.safetensors", *VOCABULARY_FILES,
+    *(f"source/{name}" for name in VOCABULARY_FILES),  # of a translator with two vocabularies
+    *(f"target/{name}" for name in VOCABULARY_FILES),
 )  # fmt: skip
 
 

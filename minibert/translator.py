@@ -154,7 +154,7 @@ class Translator:
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "Translator":
-        """Load a folder, or an id on huggingface.co, in the form of EncoderDecoderModel.
+        """Load a folder in the form of `transformers`' EncoderDecoderModel, or an id on the hub.
 
         Raises
             CheckpointError  a file is missing or damaged, or is not a translator made of two BERTs.

@@ -20,6 +20,7 @@ from minibert import cli
 from minibert.cli.machine import dtype_of
 from minibert.cli.options import HEADINGS
 from minibert.data.readers import Example
+from minibert.data.tokenizer import Tokenizer
 from minibert.model import Bert
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
@@ -526,6 +527,34 @@ def test_every_arithmetic_gives_the_same_answers(name, minibert, folder):
         # whole numbers of eight bits are a percent apart, all others a rounding error
         margin = 0.05 if name == "int8" else 1e-4
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=margin)
+
+
+def test_a_dev_text_without_a_position_is_told_before_the_first_epoch(minibert, folder, tmp_path):
+    tiny.write_data(tmp_path / "data", n_train=30, n_dev=8)
+    with (tmp_path / "data" / "dev.tsv").open("a") as file:
+        file.write("the " * 40 + "\tpraise\n")
+    answer = minibert(f"finetune --model {folder}/model --data data --epochs 1 --max-length 64")
+    assert (answer.code, "a text has 42 tokens" in answer.said) == (3, True)
+    assert "epoch" not in answer.err
+
+
+def test_a_run_is_not_resumed_with_another_dev_set(minibert, folder, tmp_path):
+    """It chose the best epoch."""
+    tiny.write_data(tmp_path / "data", n_train=30, n_dev=8)
+    call = f"finetune --model {folder}/model --data data {SMALL}"
+    assert minibert(call).code == 0
+    tiny.write_data(tmp_path / "data", n_train=30, n_dev=10)
+    answer = minibert(f"{call} --resume")
+    assert (answer.code, "was made with a hash of dev = '" in answer.said) == (2, True)
+
+
+def test_words_are_guessed_by_a_model_that_reads_as_the_teacher_does(minibert, folder, tmp_path):
+    cased = Tokenizer(tiny.tokenizer().pieces, lowercase=False)
+    Bert.from_config(tiny.config(), "mlm", cased).save_pretrained(tmp_path / "cased")
+    line = distilling(folder, "--augment 1 --augment-by mlm --augment-model")
+    answer = minibert(f"{line} cased")
+    assert (answer.code, "read words differently" in answer.said) == (3, True)
+    assert minibert(f"{line} {folder}/mlm").code == 0
 
 
 def test_a_run_remembers_its_arithmetic(minibert, folder):

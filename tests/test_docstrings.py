@@ -82,14 +82,23 @@ METHODS = [
 ]
 BY_NAME = {function.where: function for function in FUNCTIONS}
 named = {"ids": lambda function: function.where}
+WITH_EXAMPLES = sorted(
+    path.relative_to(FOLDER).with_suffix("").as_posix()
+    for path in FOLDER.rglob("*.py")
+    if ">>> " in path.read_text("utf-8")
+)
 
 
 # ------------------------------------------------------------------------------------- sections
 
 
-@pytest.mark.parametrize("name", BOOK)
+def test_every_module_of_the_book_has_an_example():
+    assert set(BOOK) <= {name.replace("/", ".") for name in WITH_EXAMPLES}
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_say_what_happens(name):
-    module = importlib.import_module(f"minibert.{name}")
+    module = importlib.import_module(f"minibert.{name.replace('/', '.')}")
     runner = doctest.DocTestRunner(verbose=False)
     report = io.StringIO()
     for test in doctest.DocTestFinder().find(module):

@@ -286,3 +286,10 @@ def test_reading_loads_neither_torch_nor_numpy(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [2, False, False]
+
+
+def test_a_cell_of_csv_may_be_as_long_as_a_line_of_tsv(tmp_path):
+    """Python's own limit is 131,072 characters."""
+    text = "good " * 40_000
+    (tmp_path / "a.csv").write_text(f"text,label\n{text},1\nbad,0\n")
+    assert read_dataset(tmp_path / "a.csv").examples[0].first == text.strip()

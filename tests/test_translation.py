@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from operator import attrgetter
 from pathlib import Path
 
@@ -685,7 +687,7 @@ def test_a_resumed_run_needs_the_texts_that_it_began_with(minibert, pairs_folder
     path.write_text(path.read_text().replace("a", "b"))
     answer = minibert(line + " --resume")
     assert answer.code == 2
-    assert "was made with a hash of the training rows = '" in answer.said
+    assert "was made with a hash of train = '" in answer.said
 
 
 def test_words_without_pieces_are_counted(minibert, pairs_folder, tmp_path):
@@ -695,7 +697,28 @@ def test_words_without_pieces_are_counted(minibert, pairs_folder, tmp_path):
             file.write("a" * 101 + "\n")
     answer = minibert(f"finetune {LEARN} --data {pairs_folder} --out {tmp_path}/run")
     assert answer.code == 0
-    assert "1 texts to be written hold a word without pieces" in answer.err
+    assert "1 texts of the target language hold [UNK], a word with" in answer.err
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_translator_comes_from_the_hub_with_its_vocabularies(shared, tmp_path, monkeypatch):
+    """Only what is asked for is fetched, so it has to ask for the folders of two vocabularies."""
+    saved = translator(shared)
+    saved.save_pretrained(tmp_path / "there")
+
+    def download(model_id: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        for path in (tmp_path / "there").rglob("*.*"):
+            name = path.relative_to(tmp_path / "there")
+            if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
+                (tmp_path / model_id / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / model_id / name)
+        return str(tmp_path / model_id)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    found = Translator.from_pretrained("owner/model")
+    assert (found.source.pieces, found.target.pieces) == (saved.source.pieces, saved.target.pieces)
+    assert found.translate(["a b c"], 1)[0].text == saved.translate(["a b c"], 1)[0].text
 
 
 def test_a_shape_is_no_file(tmp_path):

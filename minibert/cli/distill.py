@@ -149,7 +149,7 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
     from minibert.training.experiment import general_run
     from minibert.training.preflight import explained
     from minibert.training.progress import Display
-    from minibert.training.runs import check_run, open_run
+    from minibert.training.runs import check_run, open_run, with_hashes
     from minibert.training.students import student_config
 
     record, claim = run_record("distill"), (chosen.resume, chosen.overwrite)
@@ -167,8 +167,8 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
     display.say(f"{tokens:,} tokens in {len(encodings):,} windows of {chosen.max_length}")
     for line in explained(student, teacher, options):
         display.say(line)
-    record["a hash of teacher"] = hash_of_model(teacher)
-    record["a hash of texts"] = hash_of_texts((one.ids,) for one in encodings)
+    read = hash_of_texts((one.ids,) for one in encodings)
+    record = with_hashes(record, {"teacher": hash_of_model(teacher), "texts": read})
     with open_run(chosen.folder, record, *claim) as done:
         if done is None:
             done = general_run(
@@ -193,7 +193,7 @@ def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None
     from minibert.training.preflight import checked_pair
     from minibert.training.progress import Display
     from minibert.training.reading import learned_texts
-    from minibert.training.runs import OPTIONS_FILE, check_run
+    from minibert.training.runs import OPTIONS_FILE, check_run, with_hashes
 
     several, told, runs = chosen.several, _told(chosen, recipe), []
     path = Path(chosen.results) if chosen.results else chosen.folder / "results.jsonl"
@@ -221,6 +221,9 @@ def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None
             f"--join concatenates single texts, but {pair.train_set.task.name} has pairs"
         )
 
+    contents = made_of(pair, runs[0].options)
+    runs = [dataclasses.replace(run, record=with_hashes(run.record, contents)) for run in runs]
+
     def texts() -> "LearningTexts":
         return learned_texts(
             pair.train_set, pair.teacher, _augmentation(chosen), chosen.max_length, display
@@ -230,14 +233,14 @@ def _task(chosen: Any, recipe: dict[str, Any], defaults: dict[str, Any]) -> None
         done = run_once(runs[0], pair, texts(), chosen.labels_too, display, chosen.place)
         _print_run(done, chosen.folder, chosen.as_json)
         return
-    identity = Identity(name, recipe, made_of(pair, runs[0].options), defaults)
+    identity = Identity(name, recipe, contents, defaults)
     task = pair.train_set.task
 
     def comparable() -> list[dict[str, Any]]:
         """The rows that were measured on the same texts."""
         return [
             row for row in read_results(path)
-            if row["task"] == task.name and row["made_of"]["dev"] == identity.made_of["dev"]
+            if row["task"] == task.name and row["made_of"]["dev"] == contents["dev"]
         ]  # fmt: skip
 
     check_baseline(chosen.baseline, [name, *(row["name"] for row in comparable())])

@@ -31,9 +31,10 @@ def check_usage(chosen: Any) -> None:
             "general distillation give it alone, then use --init-student"
         )
     out = Path(chosen.out or "runs/distill").resolve()
+    several = chosen.seeds > 1 or chosen.results  # then each student has a folder in it
     for name in ("teacher", "init_student", "augment_model"):
         given = getattr(chosen, name)
-        if given is not None and Path(given).resolve() == out:
+        if given is not None and Path(given).resolve() == out and not several:
             raise click.UsageError(
                 f"--out and --{name.replace('_', '-')} are the same folder, {given}, which the "
                 "student would replace; choose another --out"

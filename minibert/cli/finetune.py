@@ -1,6 +1,6 @@
 """`minibert finetune`: teach a model a task, translation among them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,17 +107,16 @@ def finetune(**options: Any) -> None:
     _check(chosen, translates)
     check_sparsity(chosen)
     place, precision = prepare(chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic)
-    from minibert.training.answers import hash_of_texts
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
-    from minibert.training.runs import check_run, finish_run, open_run
+    from minibert.training.runs import check_run, finish_run, open_run, with_hashes
 
     folder = Path(chosen.out or "runs/finetune")
     record = run_record("finetune")
     check_run(folder, record, chosen.resume, chosen.overwrite)
     training = training_options_from(options | {"dtype": precision})
-    rows, learn = (_translation if translates else _labels)(chosen, training, Display(), place)
-    record |= {"a hash of the training rows": hash_of_texts(rows)}
+    hashes, learn = (_translation if translates else _labels)(chosen, training, Display(), place)
+    record = with_hashes(record, hashes)
     with open_run(folder, record, chosen.resume, chosen.overwrite) as done:
         if done is None:
             done = learn(folder)
@@ -151,13 +150,14 @@ def _check(chosen: Any, translates: bool) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is only for --task translation")
 
 
-Rows = Iterable[tuple[Any, ...]]
+Hashes = dict[str, str]
 Run = Callable[[Path], dict[str, Any]]
 
 
-def _labels(chosen: Any, training: Any, display: Any, place: str) -> tuple[Rows, Run]:
-    """Read data and model; return the training rows, and a function that trains into a folder."""
+def _labels(chosen: Any, training: Any, display: Any, place: str) -> tuple[Hashes, Run]:
+    """Read data and model; return hashes of the data, and a function that trains into a folder."""
     from minibert.data.readers import read_dataset
+    from minibert.training.answers import hash_of_texts
     from minibert.training.finetune import finetune as train_on_labels
     from minibert.training.finetune import starting_model
 
@@ -175,12 +175,16 @@ def _labels(chosen: Any, training: Any, display: Any, place: str) -> tuple[Rows,
             display, place,
         )  # fmt: skip
 
-    return train_set.examples, run
+    hashes = {
+        name: hash_of_texts(one.examples) for name, one in (("train", train_set), ("dev", dev_set))
+    }
+    return hashes, run
 
 
-def _translation(chosen: Any, training: Any, display: Any, place: str) -> tuple[Rows, Run]:
+def _translation(chosen: Any, training: Any, display: Any, place: str) -> tuple[Hashes, Run]:
     """The same for pairs of texts and a new translator."""
     from minibert.data.parallel import languages_of, read_pairs
+    from minibert.training.answers import hash_of_texts
     from minibert.training.translation import Beginning, learn_to_translate, new_translator
 
     if Path(chosen.data).is_file() and chosen.dev is None:
@@ -205,4 +209,8 @@ def _translation(chosen: Any, training: Any, display: Any, place: str) -> tuple[
             smoothing, display, place,
         )  # fmt: skip
 
-    return zip(train_set.sources, train_set.targets, strict=True), run
+    hashes = {
+        name: hash_of_texts(zip(one.sources, one.targets, strict=True))
+        for name, one in (("train", train_set), ("dev", dev_set))
+    }
+    return hashes, run

@@ -5,8 +5,8 @@ from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from minibert.data.readers import SPLITS, cell_text
-from minibert.data.tables import FORMATS, DataError, decode, read_bytes, read_table, split_lines
+from minibert.data.readers import SPLITS, cell_text, read_texts
+from minibert.data.tables import FORMATS, DataError, read_table
 
 
 class Pairs(NamedTuple):
@@ -29,7 +29,7 @@ def languages_of(data: str | Path) -> tuple[str, str]:
     """Which language is read and which is written, if not specified.
 
     For a table its two columns, in their order; for files, English is read, else the first in the
-    alphabet. A folder is asked for its training texts.
+    alphabet. A folder's are those of its training texts.
 
     Raises
         DataError  there are not two, or no file at all.
@@ -38,7 +38,8 @@ def languages_of(data: str | Path) -> tuple[str, str]:
     folder, name = (path, "train") if path.is_dir() else (path.parent, path.stem)
     endings = sorted({file.suffix for file in folder.glob(f"{escape(name)}.*")} - set(FORMATS))
     if path.suffix in FORMATS or not endings:
-        path = _table_in(path, ("train",)) or path / "train.tsv" if path.is_dir() else path
+        if path.is_dir():
+            path = _table_in(path, [name]) or path / f"{name}.tsv"
         found = read_table(path, None).header
     else:
         found = tuple(sorted((x[1:] for x in endings), key=lambda name: (name != "en", name)))
@@ -90,25 +91,18 @@ def _split_in(folder: Path, split: str, languages: tuple[str, str]) -> Path:
 
 
 def _table_in(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first table of one of these names, without its ending."""
     tables = (folder / f"{name}{ending}" for name in names for ending in FORMATS)
     return next((table for table in tables if table.exists()), None)
 
 
 def _from_files(first: Path, second: Path, limit: int | None) -> Pairs:
-    sources, targets = (
-        split_lines(decode(read_bytes(file), str(file))) for file in (first, second)
-    )
+    sources, targets = (read_texts(file) for file in (first, second))
     if len(sources) != len(targets):
         raise DataError(
             f"{first} has {len(sources):,} lines, but {second} has {len(targets):,}; line by line "
             "they must be translations of each other"
         )
-    for file, texts in ((first, sources), (second, targets)):
-        for number, text in enumerate(texts, 1):
-            try:
-                cell_text(text, "text")
-            except ValueError as error:
-                raise DataError(f"{file}, line {number}: {error}") from None
     return Pairs(first, tuple(sources[:limit]), tuple(targets[:limit]))
 
 

@@ -25,7 +25,7 @@ from minibert.training.preflight import Pair
 from minibert.training.progress import Display
 from minibert.training.record import record_of, share_lines, shares
 from minibert.training.report import write_model_card, write_report
-from minibert.training.runs import check_run, finish_run, open_run
+from minibert.training.runs import check_run, finish_run, open_run, with_hashes
 from minibert.training.students import new_student
 
 
@@ -49,9 +49,9 @@ def run_once(
 
     Beside the student it leaves `report.html` and a model card.
     """
-    # A folder of that name may hold another model by now, or a file of that name other texts.
-    hashes = made_of(pair, run.options) | {"texts": hash_of_learned(texts)}
-    record = {**run.record, **{f"a hash of {what}": known for what, known in hashes.items()}}
+    # what augmentation read is not in `made_of`, but what it made is here
+    read = hash_of_texts((one.ids, one.types) for one in texts.encodings)
+    record = with_hashes(run.record, {"texts": read})
     with open_run(run.folder, record, run.resume, run.overwrite) as done:
         if done is None:
             for line in estimated(
@@ -65,9 +65,9 @@ def run_once(
             )
             done["seconds"] = round(before + time.monotonic() - started, 1)
             student = Bert.from_pretrained(run.folder)
-            shown = record_of(pair.teacher, student, run.options, done, run.told, run.folder)
-            write_report(run.folder, shown)
-            write_model_card(run.folder, shown)
+            page = record_of(pair.teacher, student, run.options, done, run.told, run.folder)
+            write_report(run.folder, page)
+            write_model_card(run.folder, page)
             finish_run(run.folder, done)  # last: with it the run is complete
             for line in share_lines(run.folder):
                 display.say(line)
@@ -116,11 +116,6 @@ def made_of(pair: Pair, options: DistilOptions) -> dict[str, str]:
     if options.start.folder is not None:
         found["init_student"] = hash_of_model(Bert.from_pretrained(options.start.folder, "encoder"))
     return found
-
-
-def hash_of_learned(texts: LearningTexts) -> str:
-    """Of what the student reads, as tokens; copies with other words are among it."""
-    return hash_of_texts((one.ids, one.types) for one in texts.encodings)
 
 
 def run_seeds(

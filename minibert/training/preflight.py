@@ -8,9 +8,11 @@ import torch
 
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.readers import Dataset, Task, read_dataset
+from minibert.data.tokenizer import Tokenizer
 from minibert.distillation import layer_map
 from minibert.hub import model_folder
 from minibert.model import Bert
+from minibert.pretrained import vocabulary_notes
 from minibert.training.distil import INTERMEDIATE_TERMS, DistilOptions, check_heads
 from minibert.training.evaluation import evaluated, labels_of, measured
 from minibert.training.progress import Display
@@ -96,7 +98,7 @@ def explained(student: BertConfig, teacher: Bert, options: DistilOptions) -> lis
     if options.intermediate.epochs:
         check_heads(student, teacher.config, options.term_weights)
     if options.start.folder is not None:
-        _check_words(options.start.folder, teacher)
+        _check_vocabulary(options.start.folder, teacher)
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     new_student(student, teacher.weights, 0, options.start, layers)  # or it says why not
     lines = []
@@ -110,11 +112,10 @@ def explained(student: BertConfig, teacher: Bert, options: DistilOptions) -> lis
     return lines + [f"  {name:<11} {use:<10} {why}" for name, use, why in rows]
 
 
-def _check_words(folder: str, teacher: Bert) -> None:
-    own, other = Bert.from_pretrained(folder, "encoder").tokenizer, teacher.tokenizer
-    if own is None or other is None:
+def _check_vocabulary(folder: str, teacher: Bert) -> None:
+    if vocabulary_notes(Path(folder)) or teacher.tokenizer is None:
         return
-    if (own.pieces, own.lowercase) != (other.pieces, other.lowercase):
+    if Tokenizer.from_folder(folder).pieces != teacher.tokenizer.pieces:
         raise CheckpointError(
             f"--init-student {folder} has another vocabulary than the teacher, so its embeddings "
             "are those of other words; start from a student of this teacher's vocabulary"

@@ -189,6 +189,11 @@ def trim_metrics(folder: Path, phase: str, step: int) -> None:
 # --- The folder ------------------------------------------------------------------------------
 
 
+def with_hashes(options: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """A run's options, and hashes of what it reads: the same name may stand for others by now."""
+    return {**options, **{f"a hash of {what}": known for what, known in hashes.items()}}
+
+
 def check_run(folder: Path, options: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
     """Whether `open_run` will let a run have its folder; changes nothing.
 

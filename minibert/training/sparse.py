@@ -115,10 +115,10 @@ class SparseTrainable(Trainable[Weights]):
         if share == 0:
             return
         keep_P, moving = self.extra["keep"], self.sparsity.method == "movement"
-        # of the others, Adam moved what was left out too; it ranks below all that was not
-        scores_P = (
-            self.extra["scores"] if moving else self.parameters_P.abs().masked_fill_(~keep_P, -1.0)
-        )
+        if moving:
+            scores_P = self.extra["scores"]
+        else:  # Adam moved what was left out too; it ranks below all others
+            scores_P = self.parameters_P.abs().masked_fill_(~keep_P, -1.0)
         for keep_OI, score_OI in zip(self._pruned(keep_P), self._pruned(scores_P), strict=True):
             chosen_OI = PATTERNS[self.sparsity.pattern](score_OI, share)
             keep_OI.copy_(chosen_OI if moving else keep_OI & chosen_OI)

@@ -38,56 +38,66 @@ def student_config(
     >>> config.num_attention_heads, config.intermediate_size
     (4, 512)
     """
-    config = _shaped(shape, teacher)
-    if dropout is None:
-        return config
-    return dataclasses.replace(
-        config,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        classifier_dropout=dropout,
+    if not shape.endswith(".json"):
+        return shaped_config(shape, teacher, dropout)
+    try:
+        sizes = BertConfig.from_dict(read_json(Path(shape)))
+    except CheckpointError as error:
+        raise CheckpointError(f"student: {shape}: {error}") from None
+    for key in ("vocab_size", "type_vocab_size", "pad_token_id"):
+        own, other = getattr(sizes, key), getattr(teacher, key)
+        if own != other:
+            raise CheckpointError(
+                f"student: {shape} has {key} {own}, but the student reads what its teacher "
+                f"reads, so it must be {other}"
+            )
+    config = dataclasses.replace(
+        sizes,
+        id2label=teacher.id2label,
+        problem_type=teacher.problem_type,
+        architectures=teacher.architectures,
     )
+    return _with_dropout(config, dropout)
 
 
-def _shaped(shape: str, teacher: BertConfig) -> BertConfig:
-    if shape.endswith(".json"):
-        try:
-            sizes = BertConfig.from_dict(read_json(Path(shape)))
-        except CheckpointError as error:
-            raise CheckpointError(f"student: {shape}: {error}") from None
-        for key in ("vocab_size", "type_vocab_size", "pad_token_id"):
-            own, other = getattr(sizes, key), getattr(teacher, key)
-            if own != other:
-                raise CheckpointError(
-                    f"student: {shape} has {key} {own}, but the student reads what its teacher "
-                    f"reads, so it must be {other}"
-                )
-        return dataclasses.replace(
-            sizes,
-            id2label=teacher.id2label,
-            problem_type=teacher.problem_type,
-            architectures=teacher.architectures,
-        )
+def shaped_config(shape: str, like: BertConfig, dropout: float | None = None) -> BertConfig:
+    """The config of a model of shape `LxD[xN[xF]]` that is otherwise like another, see above.
+
+    Raises
+        CheckpointError  the shape cannot be read, or cannot be built.
+    """
     if not re.fullmatch(r"[0-9]{1,5}(x[0-9]{1,5}){1,3}", shape):
         raise CheckpointError(
             f"{shape!r} is no shape; write LxD, LxDxN or LxDxNxF, such as 4x128"
         )
     layers, width, *rest = map(int, shape.split("x"))
-    heads = rest[0] if rest else default_heads(width, teacher.num_attention_heads)
+    heads = rest[0] if rest else default_heads(width, like.num_attention_heads)
     if not heads or width % heads:
-        legal = [n for n in range(1, teacher.num_attention_heads + 1) if width % n == 0]
+        legal = [n for n in range(1, like.num_attention_heads + 1) if width % n == 0]
         raise CheckpointError(
             f"{shape} has {heads} heads, which do not divide its width {width}; choose "
             f"one of {legal}"
         )
-    return dataclasses.replace(
-        teacher,
+    config = dataclasses.replace(
+        like,
         num_hidden_layers=layers,
         hidden_size=width,
         num_attention_heads=heads,
         intermediate_size=rest[1] if len(rest) > 1 else 4 * width,
         pruned=None,
         unknown={},
+    )
+    return _with_dropout(config, dropout)
+
+
+def _with_dropout(config: BertConfig, rate: float | None) -> BertConfig:
+    if rate is None:
+        return config
+    return dataclasses.replace(
+        config,
+        hidden_dropout_prob=rate,
+        attention_probs_dropout_prob=rate,
+        classifier_dropout=rate,
     )
 
 
@@ -181,7 +191,12 @@ def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> Ber
         same_task = "BertForSequenceClassification" in own.architectures and (
             (own.id2label, own.problem_type) == (config.id2label, config.problem_type)
         )
-        projected = fresh.fit_dense is not None and "fit_dense.weight" in stored_in(folder)
+        fit = stored_in(folder).get("fit_dense.weight")
+        projected = (  # a projection to the width of another teacher is of no use
+            fresh.fit_dense is not None
+            and fit is not None
+            and fit.shape == tuple(fresh.fit_dense.weight_OI.shape)
+        )
         head = None if same_task else "encoder"
         stored = Bert.from_pretrained(folder, head, fit_dense=projected)
     except CheckpointError as error:
@@ -195,13 +210,10 @@ def _learned_before(fresh: BertWeights, folder: Path, config: BertConfig) -> Ber
                 f"--init-student {folder} has {name} {own}, but the student has {other}; give "
                 "--student the shape of that folder, or leave it out"
             )
-    fit = stored.weights.fit_dense  # of no use if it leads to another teacher's width
-    if fit is None or fit.weight_OI.shape != fresh.fit_dense.weight_OI.shape:  # type: ignore[union-attr]
-        fit = fresh.fit_dense
     return fresh._replace(
         embeddings=stored.weights.embeddings,
         blocks=stored.weights.blocks,
-        fit_dense=fit,
+        fit_dense=stored.weights.fit_dense or fresh.fit_dense,
         pooler=stored.weights.pooler if same_task else fresh.pooler,
         classifier=stored.weights.classifier or fresh.classifier,
     )

@@ -33,7 +33,7 @@ from minibert.training.sparse import (
     trainable_for,
     zeros_of,
 )
-from minibert.training.students import student_config
+from minibert.training.students import shaped_config
 from minibert.translator import Translator, TranslatorWeights, decoder_of
 
 IGNORED = -100  # the label of padding
@@ -119,8 +119,6 @@ def new_translator(
         CheckpointError  the shape cannot be read; the BERT is damaged, or its width is not the
                          decoder's.
     """
-    if (beginning.shape or "").endswith(".json"):
-        raise CheckpointError(f"{beginning.shape!r} is no shape; write LxD, LxDxN or LxDxNxF")
     size, seed = beginning.vocab_size, beginning.seed
     if beginning.model is not None:
         return _with_encoder(beginning.model, beginning, pairs, languages)
@@ -130,7 +128,7 @@ def new_translator(
         source, target = (Tokenizer.trained(texts, size) for texts in pairs[1:])
     rate = NEW_DROPOUT if beginning.dropout is None else beginning.dropout
     like = BertConfig(max_position_embeddings=beginning.max_length)
-    config = student_config(beginning.shape or NEW_SHAPE, like, rate)
+    config = shaped_config(beginning.shape or NEW_SHAPE, like, rate)
     encoder, decoder = (
         dataclasses.replace(config, vocab_size=len(one.pieces)) for one in (source, target)
     )
@@ -146,11 +144,11 @@ def _with_encoder(
         raise CheckpointError(f"{name} has no vocabulary, so it cannot read text")
     target = Tokenizer.trained(pairs.targets, beginning.vocab_size)
     encoder = dataclasses.replace(
-        student_config(shape_of(bert.config), bert.config, beginning.dropout),
+        shaped_config(shape_of(bert.config), bert.config, beginning.dropout),
         pruned=bert.config.pruned,
     )
     decoder = dataclasses.replace(
-        student_config(beginning.shape or shape_of(encoder), encoder, beginning.dropout),
+        shaped_config(beginning.shape or shape_of(encoder), encoder, beginning.dropout),
         vocab_size=len(target.pieces),
         max_position_embeddings=beginning.max_length,
     )
@@ -265,8 +263,8 @@ def _short_pairs(
         display.say(f"{left:,} pairs are left out: more than {max_length} tokens on a side")
     if unread := sum(model.target.unk_id in target.ids for _, target in short):
         display.say(
-            f"{unread:,} texts to be written hold a word without pieces, a letter that the "
-            "vocabulary lacks or over 100 without a space; the model will leave it out"
+            f"{unread:,} texts of the target language hold [UNK], a word with a letter that the "
+            "vocabulary lacks or of over 100 letters; the model learns to leave it out"
         )
     return [source for source, _ in short], [target for _, target in short]
 
