@@ -31,22 +31,12 @@ settings.register_profile("mutation", parent=settings.get_profile("default"), ma
 under_mutation = "mutation" if os.environ.get("MUTANT_UNDER_TEST") else "default"
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", under_mutation))
 
-SLOW_TO_MAKE = {"built", "calls", "copier", "made", "seen"}  # fixtures of a module
-
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """The whole suite runs in as many processes as there are cores, a part of it in this one."""
     options = config.option
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     return None if whole and not (options.keyword or options.markexpr) else 0
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share what takes seconds to make run in one process, which makes it once."""
-    for item in items:
-        for name in SLOW_TO_MAKE.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def folder_from(variable: str) -> Path:

@@ -875,6 +875,7 @@ def test_attention_is_drawn(minibert, copier, tmp_path):
 
 def test_a_picture_that_cannot_be_written_leaves_one_document(minibert, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
+
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "a.svg")
 
