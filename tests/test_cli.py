@@ -102,7 +102,8 @@ def test_many_options_stand_under_headings(name, minibert):
     known = [HEADINGS[o.name] for o in COMMANDS[name].params if o.name in HEADINGS]
     assert headings == ["Options"] * (name == "distill") + known
     listed = re.findall(r"^  (--[a-z0-9-]+)", help_text.partition(f"\n{headings[0]}:")[2], re.M)
-    assert listed == [option.opts[0] for option in COMMANDS[name].params]
+    # click remembers an option's names from whoever asked first, with the group's -h or without
+    assert [o for o in listed if o != "--help"] == [o.opts[0] for o in COMMANDS[name].params]
 
 
 def test_all_commands_are_listed(minibert):

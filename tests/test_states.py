@@ -23,6 +23,7 @@ from minibert.data.tokenizer import Encoding
 from minibert.distillation import TermWeights, distillation_loss, intermediate_terms
 from minibert.encoder import EncoderTrace
 from minibert.kernels.encoder import encode_traced
+from minibert.laws.measure import distance
 from minibert.matching import grouped_heads
 from minibert.model import Bert
 from minibert.parameters import (
@@ -32,8 +33,9 @@ from minibert.parameters import (
     weight_shapes,
     with_tensors,
 )
+from minibert.training import answers
 from minibert.training import states as module
-from minibert.training.evaluation import encodings_of
+from minibert.training.evaluation import all_logits, encodings_of
 from minibert.training.progress import Bar
 from minibert.training.state_plan import StatePlan, StateSource, distinct_texts, state_plan
 from minibert.training.states import (
@@ -368,6 +370,26 @@ def test_a_second_run_reads_what_the_first_one_wrote(source, texts, path, monkey
     assert resumed is not None
     batch = batch_of(texts, [8, 9])
     same(first.trace([8, 9], batch), resumed.trace([8, 9], batch))
+
+
+def test_answers_come_with_the_states(teacher, texts, tmp_path, monkeypatch):
+    """Rows in any order and twice: the teacher reads each text once, for both of its stages."""
+    texts = [*texts[::-1], texts[3]]
+    source = StateSource(texts, teacher, state_plan(LAYERS, TermWeights(), 3), torch.float32)
+    kept_states(tmp_path / "states.safetensors", source, 10**9, 2, Watched())
+    expected = all_logits(texts, teacher.weights, teacher.config)
+    monkeypatch.setattr(answers, "all_logits", lambda *a: pytest.fail("the teacher worked again"))
+    kept = answers.teacher_answers(tmp_path, texts, teacher, torch.float32, Watched())
+    assert distance(kept, expected) <= 200 * EPS_32
+    assert distance(kept, expected.roll(1, 0)) > 0.01, "each text has its own"
+
+
+def test_a_teacher_without_a_classifier_leaves_no_answers(texts, tmp_path):
+    bare = tiny.classifier(hidden_size=24, num_attention_heads=6, num_hidden_layers=4)
+    bare.weights = bare.weights._replace(classifier=None, pooler=None)
+    source = StateSource(texts, bare, state_plan(LAYERS, TermWeights(), 3), torch.float32)
+    kept_states(tmp_path / "states.safetensors", source, 10**9, 2, Watched())
+    assert [path.name for path in tmp_path.iterdir()] == ["states.safetensors"]
 
 
 @pytest.mark.parametrize("left_out", TERMS)

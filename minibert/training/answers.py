@@ -77,18 +77,34 @@ def teacher_answers(
         CheckpointError  the file in the cache is damaged.
         OSError          the disk is full or not writable.
     """
-    name = fingerprint(teacher, encodings, dtype, fixed_arithmetic())
-    path = cache / f"{ANSWERS}{name}.safetensors"
+    path = path_of_answers(cache, encodings, teacher, dtype)
     if path.exists():
         logits_XC = _read(path, (len(encodings), teacher.config.num_labels))
         display.say(f"the teacher's answers to {len(encodings):,} texts: {path}")
         return logits_XC
     display.say(f"the teacher answers {len(encodings):,} texts once")
     logits_XC = all_logits(encodings, teacher.weights, teacher.config, dtype)
-    with written_whole(path, shared=True) as staged:
-        answers = {"logits": logits_XC}
-        save_file(answers, staged, metadata={"checksum": str(checksum(answers))})
+    write_answers(path, logits_XC)
     return logits_XC
+
+
+def path_of_answers(
+    cache: Path, encodings: Sequence[Encoding], teacher: Bert, dtype: torch.dtype
+) -> Path:
+    """Where the answers to these texts are kept."""
+    name = fingerprint(teacher, encodings, dtype, fixed_arithmetic())
+    return cache / f"{ANSWERS}{name}.safetensors"
+
+
+def write_answers(path: Path, logits_XC: Tensor) -> None:
+    """Write the teacher's logits with a checksum.
+
+    Raises
+        OSError  the disk is full or not writable.
+    """
+    answers = {"logits": logits_XC}
+    with written_whole(path, shared=True) as staged:
+        save_file(answers, staged, metadata={"checksum": str(checksum(answers))})
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor:

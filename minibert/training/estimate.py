@@ -48,7 +48,7 @@ def estimated(
     weights = new_student(student, teacher.weights, 0, options.start, layers)
     shared = (options.batch_size, 0, student.pad_token_id, torch.device(device), student)
     encodings = texts.encodings
-    lines, total = [], 0.0
+    lines, total, answered = [], 0.0, 0
     if options.intermediate.epochs and options.uses_states:
         read = texts.of_first_stage(options.intermediate_on)
         teaching = ComputedStates(prepared(teacher.weights, options.teacher_dtype), teacher.config)
@@ -61,13 +61,15 @@ def estimated(
             each -= of_teacher
             total += len(objective.order(0)) * of_teacher
             lines.append(f"  teacher       {len(read):,} texts, kept in the cache")
+            answered = len(read)
         lines.append(f"  intermediate  {steps:,} steps at {1 / each:.1f} a second")
         total += steps * each
     if general:
         return [f"estimated time: {in_words(total)}", *lines]
-    each = seconds_of_answers(encodings, teacher, options)
-    lines.append(f"  answers       {len(encodings):,} texts at {1 / each:,.0f} a second")
-    total += len(encodings) * each
+    if len(encodings) > answered:
+        each = seconds_of_answers(encodings, teacher, options)
+        lines.append(f"  answers       {len(encodings):,} texts at {1 / each:,.0f} a second")
+        total += len(encodings) * each
     objective = PredictionObjective(
         encodings,
         *shared,

@@ -55,6 +55,16 @@ def task_logits(
     first_B1D = encode_first(
         batch.ids_BS, batch.keep_BS, batch.types_BS, weights, config, generator
     )
+    return classified(first_B1D, weights, config, generator)
+
+
+def classified(
+    first_B1D: Tensor,
+    weights: AnyWeights,
+    config: BertConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """From the last states, of which only the first of each text counts, to logits [B, C]."""
     assert weights.pooler is not None
     assert weights.classifier is not None
     pooled_BD = pooled(first_B1D, weights.pooler)

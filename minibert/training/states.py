@@ -4,9 +4,10 @@ The file holds, in half precision and without padding, what the losses look at: 
 text its states, then its attention scores. It is a safetensors file with one flat tensor, and is
 mapped into memory, so that reading it takes no memory that the system cannot reclaim.
 
-B rows · S places, R = S · n places of one text, without padding · D the teacher's width ·
-N heads of the stored scores · K width of a head · M stored states (embeddings, hidden, then query,
-key and value) · L layers whose scores are stored · X values in the file.
+B rows · T distinct texts · C classes · S places, R = S · n places of one text, without padding ·
+D the teacher's width · N heads of the stored scores · K width of a head · M stored states
+(embeddings, hidden, then query, key and value) · L layers whose scores are stored · X values in
+the file.
 """
 
 import hashlib
@@ -30,6 +31,8 @@ from minibert.data.batches import Batch, collate, sorted_order
 from minibert.encoder import BlockTrace, EncoderTrace
 from minibert.kernels.encoder import encode_traced, prepared
 from minibert.matching import grouped_heads
+from minibert.training.answers import path_of_answers, write_answers
+from minibert.training.evaluation import classified
 from minibert.training.progress import Display
 from minibert.training.runs import STATE_ENDING, written_whole
 from minibert.training.state_plan import STORED, StatePlan, StateSource
@@ -107,7 +110,8 @@ def kept_states(
     """The states from a file, which is written if it does not exist; None if they are not kept.
 
     What is done, and why, is displayed in one sentence; `epochs` is that of `decided`. A file of
-    another source is overwritten.
+    another source is overwritten. Where the states are written, the teacher's answers are kept
+    beside them, so that it need not read the texts again.
 
     Raises
         CheckpointError  the file is damaged.
@@ -127,10 +131,13 @@ def kept_states(
     if not decision.stored:
         return None
     try:
-        write_states(path, source, display)
+        logits_XC = write_states(path, source, display)
     except BeyondHalf as error:
         display.say(f"{error}; they are computed for every batch instead")
         return None
+    if logits_XC.numel() and logits_XC.isfinite().all():
+        texts, teacher = source.encodings, source.teacher
+        write_answers(path_of_answers(path.parent, texts, teacher, source.dtype), logits_XC)
     return open_states(path, source)
 
 
@@ -161,18 +168,24 @@ def path_of_states(folder: Path, source: StateSource) -> Path:
 # --- Writing ---------------------------------------------------------------------------------
 
 
-def write_states(path: Path, source: StateSource, display: Display) -> None:
+def write_states(path: Path, source: StateSource, display: Display) -> Tensor:
     """Let the teacher read every distinct text, and write what is asked for to `path`.
+
+    Returns its logits [n, C] of the source's texts, in float32; C is 0 if it has no classifier.
 
     Raises
         BeyondHalf  a state is beyond 65504, the largest number of half precision, or not a number.
         OSError     the disk is full or not writable; what was at `path` is untouched.
     """
     checksum = zlib.crc32(source.record.encode())
+    config = source.teacher.config
+    n_labels = config.num_labels if source.teacher.weights.classifier else 0
+    logits_TC = torch.empty(len(source.texts.encodings), n_labels)
     with (
         written_whole(path, shared=True) as staged,
         staged.open("wb") as file,
-        closing(_pieces(source, display)) as pieces,  # or its bar would outlive a full disk
+        # closed, or its bar would outlive a full disk
+        closing(_pieces(source, logits_TC, display)) as pieces,
     ):
         file.write(_header(source, checksum))
         for piece in pieces:
@@ -180,6 +193,7 @@ def write_states(path: Path, source: StateSource, display: Display) -> None:
             checksum = zlib.crc32(piece, checksum)
         file.seek(0)
         file.write(_header(source, checksum))  # as long as before, now with the checksum
+    return logits_TC[list(source.texts.place_of)]
 
 
 def _header(source: StateSource, checksum: int) -> bytes:
@@ -200,8 +214,10 @@ def _header(source: StateSource, checksum: int) -> bytes:
 
 
 @torch.no_grad()
-def _pieces(source: StateSource, display: Display) -> Generator[bytes, None, None]:
-    """The values of one distinct text after the other."""
+def _pieces(
+    source: StateSource, logits_TC: Tensor, display: Display
+) -> Generator[bytes, None, None]:
+    """The values of one distinct text after the other; their logits go into `logits_TC`."""
     texts, config, plan = source.texts.encodings, source.teacher.config, source.plan
     device = source.teacher.weights.embeddings.word_VD.device
     ready = prepared(source.teacher.weights, source.dtype)
@@ -210,6 +226,8 @@ def _pieces(source: StateSource, display: Display) -> Generator[bytes, None, Non
         for rows in batches:
             batch = collate(texts, None, rows, config.pad_token_id).to(device)
             trace = encode_traced(batch.ids_BS, batch.keep_BS, batch.types_BS, ready, config)
+            if logits_TC.shape[1]:
+                logits_TC[rows] = classified(trace.hidden_BSD[:, :1], ready, config).float().cpu()
             states_BMSD, scores_BLNSR = (part.cpu() for part in _asked_for(trace, plan))
             for place, row in enumerate(rows):
                 n = len(texts[row].ids)
