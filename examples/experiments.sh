@@ -83,12 +83,12 @@ lean_models() {
   for share in $of_heads; do lean "heads $share" --sparsity $share --pattern heads; done
 }
 
-# minutes on two cores, seeds, steps of the first stage and of the second, joined texts, more options
+# processor, minutes on two of its cores, seeds, steps of both stages, joined texts, more options
 growth() {
-  minutes=$1 seeds=$2 first=$3 second=$4 join=$5
-  shift 5
-  on_sst2 growth "$seeds" --threads 2 --init-student runs/general --name "growth: $minutes" \
-    --out "runs/growth/$minutes" --join "$join" --intermediate-epochs 99 --intermediate-steps "$first" \
+  processor=$1 minutes=$2 seeds=$3 first=$4 second=$5 join=$6
+  shift 6
+  on_sst2 growth "$seeds" --threads 2 --init-student runs/general --name "growth on $processor: $minutes" \
+    --out "runs/growth/$processor/$minutes" --join "$join" --intermediate-epochs 99 --intermediate-steps "$first" \
     --epochs 99 --steps "$second" "$@"
 }
 
@@ -142,11 +142,14 @@ for part in "$@"; do
     lean_models 6x384 runs/teacher-sst2 0.5 "0.5 0.7 0.8 0.9" --lr 1e-4 --steps 600 --evaluate-every 200
     ;;
   growth) # needs general, a teacher and an otherwise idle machine
-    growth 3 3 500 1700 10000 --limit 20000
-    growth 5 3 900 3600 10000 --limit 20000
-    growth 15 3 4500 8500 30000
-    growth 60 3 36000 12000 30000
-    growth 180 1 108000 40000 60000
+    growth "Zen 4" 3 3 500 1700 10000 --limit 20000
+    growth "Zen 4" 5 3 900 3600 10000 --limit 20000
+    growth "Zen 4" 15 3 4500 8500 30000
+    growth "Zen 4" 60 1 36000 12000 30000
+    growth "Zen 1" 5 3 240 650 2000 --limit 8000
+    growth "Zen 1" 15 3 900 2200 6000 --limit 24000
+    growth "Zen 1" 60 3 4500 8500 30000
+    growth "Zen 1" 180 1 30000 12000 30000
     ;;
   translation)
     translator 4x128 --shape 4x128x4x256 --dropout 0.3 --lr 5e-3 --epochs 36

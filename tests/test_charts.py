@@ -24,9 +24,10 @@ ROWS = [
     sparse_row("4x128: magnitude 0.5", 0.88, 40),
     sparse_row("4x128: magnitude 0.9", 0.85, 20),
     sparse_row("4x128: ffn 0.9", 0.86, 30),
-    {"name": "growth: 15", "metrics": {"accuracy": 0.88}, "seconds": 960},
-    {"name": "growth: 5", "metrics": {"accuracy": 0.86}, "seconds": 270},
-    {"name": "growth: 15", "metrics": {"accuracy": 0.89}, "seconds": 840},
+    {"name": "growth on old: 15", "metrics": {"accuracy": 0.88}, "seconds": 960},
+    {"name": "growth on old: 5", "metrics": {"accuracy": 0.86}, "seconds": 270},
+    {"name": "growth on new: 5", "metrics": {"accuracy": 0.87}, "seconds": 300},
+    {"name": "growth on old: 15", "metrics": {"accuracy": 0.89}, "seconds": 840},
     {"name": "ablation: full", "metrics": {"accuracy": 0.5}},
 ]
 
@@ -72,11 +73,13 @@ def test_the_legend_names_the_methods_of_every_model(charts):
 
 def test_seeds_are_points_and_their_means_a_line(charts):
     growth = charts["growth_of"](ROWS)
-    assert growth == {4.5: [86.0], 15.0: [88.0, 89.0]}
+    assert growth == {"old": {4.5: [86.0], 14.0: [88.0, 89.0]}, "new": {5.0: [87.0]}}
     figure = Figure()
     charts["draw_growth"](figure, growth)
     lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
-    assert lines == [[[4.5, 86.0], [15, 88.5]], [[4.5, 86.0]], [[15, 88.0], [15, 89.0]]]
+    old = [[[4.5, 86.0], [14, 88.5]], [[4.5, 86.0]], [[14, 88.0], [14, 89.0]]]
+    assert lines == [*old, [[5.0, 87.0]], [[5.0, 87.0]]]
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["old", "new"]
 
 
 def test_charts_are_files(tmp_path, monkeypatch, capsys):
@@ -87,4 +90,5 @@ def test_charts_are_files(tmp_path, monkeypatch, capsys):
     )
     runpy.run_path(str(CHARTS), run_name="__main__")
     assert {path.name for path in tmp_path.glob("*.svg")} == {"sparse.svg", "growth.svg"}
-    assert "4.5 minutes: 86.0\n15.0 minutes: 88.0, 89.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "old, 4.5 minutes: 86.0\nold, 14.0 minutes: 88.0, 89.0\nnew, 5.0" in said

@@ -345,6 +345,7 @@ def test_the_first_stage_brings_the_student_near(teacher, tmp_path):
     longer = dataclasses.replace(OPTIONS.intermediate, epochs=6, lr=2e-2)
     run(teacher, tmp_path, dataclasses.replace(OPTIONS, intermediate=longer))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows.pop(0)["phase"] == "teacher"
     assert [row["phase"] for row in rows] == ["intermediate"] * 6 + ["prediction"] * 2
     for name in ("loss", "embedding", "hidden", "attention"):
         assert rows[5]["train"][name] < 0.9 * rows[0]["train"][name], name

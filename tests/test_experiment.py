@@ -16,6 +16,7 @@ from command import ROOT, documented, shape_of
 from minibert import cli
 from minibert.data.tokenizer import Tokenizer
 from minibert.model import Bert
+from minibert.training.curves import loss_curves
 from minibert.training.finetune import finetune
 from minibert.training.loop import TrainingOptions
 from minibert.training.progress import Display
@@ -235,6 +236,21 @@ def test_a_page_and_a_model_card_lie_beside_the_student(minibert, folder):
     assert " steps/s; student " in answer.err, "the shares of time"
 
 
+@pytest.mark.parametrize(("epochs", "phase"), [(2, "teacher"), (1, "answers")])
+def test_what_the_teacher_does_alone_is_timed_too(epochs, phase, minibert, folder):
+    """Once: its answers come with its states, which are worth a file from two epochs on."""
+    answer = minibert(line(folder, f"--intermediate-epochs {epochs} --dropout 0"))
+    assert answer.code == 0, answer.err
+    rows = [json.loads(row) for row in Path("runs/distill/metrics.jsonl").read_text().splitlines()]
+    alone = [row for row in rows if row["phase"] not in ("intermediate", "prediction")]
+    assert [row["phase"] for row in alone] == [phase]
+    assert alone[0]["step"] == 1, "30 texts fit into a batch"
+    assert alone[0]["parts"]["teacher"] > 0
+    assert f"\n{phase}: " in answer.err, "its share of the time is told"
+    assert list(loss_curves(Path("runs/distill"), {}).starts) == ["intermediate", "prediction"]
+    assert f"{phase}: losses" not in Path("runs/distill/report.html").read_text(encoding="utf-8")
+
+
 def test_texts_that_augmentation_made_can_be_left_to_the_second_stage(minibert, folder):
     more = "--augment 9 --augment-probability 1 --intermediate-epochs 1 --epochs 1 --json"
     steps = []
@@ -271,10 +287,10 @@ def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monke
     script = ROOT / "examples" / "experiments.sh"
     subprocess.run(["sh", script, *parts], check=True, cwd=tmp_path)
     calls = [line.split("\037")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
-    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 1 + 2 * 28 + 6 + 5 + 4 * 3
+    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 1 + 2 * 28 + 6 + 8 + 4 * 3
     for command, *options in calls:
         monkeypatch.chdir(ROOT)
-        both = "translation" in options or any(x.startswith("growth: ") for x in options)
+        both = "translation" in options or any(x.startswith("growth on ") for x in options)
         found = cli.cli.commands[command].make_context(command, options)
         assert found.params["threads"] == (2 if both else 1)
         has_rows = bool(found.params.get("results"))

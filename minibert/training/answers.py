@@ -5,6 +5,7 @@ be out of date, and several runs may share it.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -22,9 +23,10 @@ from minibert.files import checksum
 from minibert.kernels.products import fixed_arithmetic
 from minibert.model import Bert
 from minibert.parameters import named_tensors
-from minibert.training.evaluation import all_logits
+from minibert.training.evaluation import EVALUATION_BATCH, all_logits
 from minibert.training.progress import Display
 from minibert.training.runs import ANSWERS, written_whole
+from minibert.training.stopwatch import timed
 
 
 def fingerprint(teacher: Bert, encodings: Sequence[Encoding], *more: object) -> str:
@@ -83,9 +85,22 @@ def teacher_answers(
         display.say(f"the teacher's answers to {len(encodings):,} texts: {path}")
         return logits_XC
     display.say(f"the teacher answers {len(encodings):,} texts once")
-    logits_XC = all_logits(encodings, teacher.weights, teacher.config, dtype)
+    logits_XC = _answered(encodings, teacher, dtype, display)
     write_answers(path, logits_XC)
     return logits_XC
+
+
+@timed("teacher")
+def _answered(
+    encodings: Sequence[Encoding], teacher: Bert, dtype: torch.dtype, display: Display
+) -> Tensor:
+    with display.phase("answers", n_steps_of_answers(encodings)) as bar:
+        return all_logits(encodings, teacher.weights, teacher.config, dtype, bar)
+
+
+def n_steps_of_answers(encodings: Sequence[Encoding]) -> int:
+    """How many batches the teacher answers."""
+    return math.ceil(len(encodings) / EVALUATION_BATCH)
 
 
 def path_of_answers(

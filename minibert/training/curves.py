@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from minibert.config import CheckpointError
 from minibert.distillation import TermWeights
 from minibert.training.axes import finite
-from minibert.training.runs import METRICS_FILE, read_metrics
+from minibert.training.runs import METRICS_FILE, TEACHER_ALONE, read_metrics
 
 Line = list[tuple[int, float]]
 
@@ -15,14 +15,16 @@ Line = list[tuple[int, float]]
 def run_lines(folder: Path) -> dict[str, dict[str, dict[str, Line]]]:
     """Every number that `metrics.jsonl` holds: stage → train, dev or lr → name → (step, number).
 
-    Steps are those of the stage. What is not a finite number is left out; there is no stage if
-    there is no such file.
+    Steps are those of the stage. What is not a finite number is left out, and so is what the
+    teacher did alone; there is no stage if there is no such file.
 
     Raises
         CheckpointError  a row of it is damaged.
     """
     stages: dict[str, dict[str, dict[str, Line]]] = {}
     for row in read_metrics(folder):
+        if row.get("phase") in TEACHER_ALONE:
+            continue
         kinds = stages.setdefault(str(row.get("phase", "")), {"train": {}, "dev": {}, "lr": {}})
         for kind, lines in kinds.items():
             values = {"lr": row.get("lr")} if kind == "lr" else row.get(kind)

@@ -22,7 +22,7 @@ from minibert.distillation import TermWeights, layer_map
 from minibert.kernels.encoder import prepared
 from minibert.model import Bert
 from minibert.parameters import BertWeights
-from minibert.training.answers import teacher_answers
+from minibert.training.answers import n_steps_of_answers, teacher_answers
 from minibert.training.evaluation import (
     all_logits,
     check_lengths,
@@ -38,6 +38,7 @@ from minibert.training.objectives import (
     Teaching,
 )
 from minibert.training.progress import Display
+from minibert.training.runs import timed_reading
 from minibert.training.sparse import (
     as_kept,
     check_fits,
@@ -46,7 +47,13 @@ from minibert.training.sparse import (
     trainable_for,
 )
 from minibert.training.state_plan import StateSource, state_plan
-from minibert.training.states import decided, held_with_more, kept_states, path_of_states
+from minibert.training.states import (
+    WRITING_BATCH,
+    decided,
+    held_with_more,
+    kept_states,
+    path_of_states,
+)
 from minibert.training.students import Start, new_student
 from minibert.training.trainable import Trainable
 
@@ -173,14 +180,15 @@ def intermediate_objective(
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     folder = options.cache or out
     source = held_with_more(folder, state_source(encodings, teacher, student, options))
-    teaching: Teaching | None = kept_states(
-        path_of_states(folder, source),
-        source,
-        options.cache_bytes,
-        times_read(len(encodings), options),
-        display,
-        options.mode,
-    )
+    with timed_reading(out, "teacher", math.ceil(len(source.texts.encodings) / WRITING_BATCH)):
+        teaching: Teaching | None = kept_states(
+            path_of_states(folder, source),
+            source,
+            options.cache_bytes,
+            times_read(len(encodings), options),
+            display,
+            options.mode,
+        )
     if teaching is None:
         ready = prepared(teacher.weights, options.teacher_dtype)
         teaching = ComputedStates(ready, teacher.config)
@@ -277,6 +285,10 @@ def distil(
         kept, config = as_kept(weights, student, options.prediction.sparsity)
         dataclasses.replace(teacher, config=config, weights=kept).save_pretrained(out)
 
+    with timed_reading(out, "answers", n_steps_of_answers(texts.encodings)):
+        logits_XC = teacher_answers(
+            options.cache or out, texts.encodings, teacher, options.teacher_dtype, display
+        )
     answering = PredictionObjective(
         texts.encodings,
         options.batch_size,
@@ -284,9 +296,7 @@ def distil(
         student.pad_token_id,
         torch.device(device),
         student,
-        teacher_answers(
-            options.cache or out, texts.encodings, teacher, options.teacher_dtype, display
-        ),
+        logits_XC,
         texts.labels_X,
         options.term_weights,
         options.temperature,

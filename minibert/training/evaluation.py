@@ -18,6 +18,7 @@ from minibert.kernels.encoder import AnyWeights, encode_first, prepared
 from minibert.kernels.products import arithmetic
 from minibert.model import Bert
 from minibert.parameters import BertWeights
+from minibert.training.progress import Bar
 from minibert.training.runs import NotFinite
 
 EVALUATION_BATCH = 64
@@ -92,8 +93,11 @@ def all_logits(
     weights: BertWeights,
     config: BertConfig,
     dtype: torch.dtype = torch.float32,
+    bar: Bar | None = None,
 ) -> Tensor:
     """The logits [n, C] of every input, in float32, in the order of the inputs.
+
+    Inputs of similar length share a batch of `EVALUATION_BATCH`; `bar` advances after each.
 
     Raises
         CheckpointError  a text is too long for the model.
@@ -107,6 +111,8 @@ def all_logits(
     for rows in sorted_order(lengths, EVALUATION_BATCH):
         batch = collate(encodings, None, rows, config.pad_token_id)
         logits_XC[rows] = task_logits(batch.to(device), ready, config).float().cpu()
+        if bar is not None:
+            bar.advance({})
     if not logits_XC.isfinite().all():
         raise NotFinite(
             f"the model's answers are not finite in {dtype}; its weights are too large: train it "

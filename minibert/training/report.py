@@ -27,7 +27,7 @@ from minibert.training.findings import (
     toml,
     values_in,
 )
-from minibert.training.runs import read_metrics, written_whole
+from minibert.training.runs import TEACHER_ALONE, read_metrics, written_whole
 
 REPORT_FILE = "report.html"
 CARD_FILES = ("README.md", "README.minibert.md")
@@ -186,7 +186,7 @@ def _models_part(record: Record) -> str:
 def _curves_part(record: Record, rows: Rows) -> str:
     """For each phase its losses, then its scores on the development set."""
     phases: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
+    for row in (row for row in rows if row.get("phase") not in TEACHER_ALONE):
         phases.setdefault(str(row.get("phase", "")), []).append(row)
     figures = []
     for index, (phase, own) in enumerate(phases.items()):

@@ -20,6 +20,7 @@ from torch import Tensor
 from minibert.config import CheckpointError
 from minibert.files import checksum, read_json
 from minibert.optim import AdamState
+from minibert.training.stopwatch import Stopwatch, running
 from minibert.training.trainable import Trainable
 from minibert.writing import UNFINISHED, whole_file
 
@@ -28,6 +29,7 @@ METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 STATE_ENDING = ".state.safetensors"
 ANSWERS = "answers-"  # of a teacher; the beginning of a name
+TEACHER_ALONE = ("teacher", "answers")  # phases in which nothing is learned
 
 
 class RunError(ValueError):
@@ -176,6 +178,19 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write all rows of `metrics.jsonl`."""
     with written_whole(folder / METRICS_FILE) as staged:
         staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@contextmanager
+def timed_reading(folder: Path, phase: str, n_steps: int) -> Iterator[None]:
+    """Note how long the teacher reads texts, in how many batches, unless all was there already.
+
+    So a run that is resumed knows of this time, too.
+    """
+    with running(Stopwatch()) as watch:
+        yield
+    if watch.seconds:
+        parts = {name: round(seconds, 3) for name, seconds in watch.seconds.items()}
+        append_metrics(folder, {"phase": phase, "step": n_steps, "parts": parts})
 
 
 def trim_metrics(folder: Path, phase: str, step: int) -> None:

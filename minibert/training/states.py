@@ -168,6 +168,7 @@ def path_of_states(folder: Path, source: StateSource) -> Path:
 # --- Writing ---------------------------------------------------------------------------------
 
 
+@timed("teacher")
 def write_states(path: Path, source: StateSource, display: Display) -> Tensor:
     """Let the teacher read every distinct text, and write what is asked for to `path`.
 
