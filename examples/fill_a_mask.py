@@ -34,7 +34,7 @@ TEMPLATES = (
 )
 ASKED = ["paris is the capital of [MASK] .", "the capital of [MASK] is [MASK] .",
          "they live in [MASK] , japan ."]  # fmt: skip
-STEPS = 400
+STEPS = 250
 
 
 def pretrained(folder: str) -> str:
