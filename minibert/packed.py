@@ -98,9 +98,9 @@ def size_of(tensors: Mapping[str, Tensor]) -> Size:
     """The size of those tensors that packing makes smaller."""
     sizes = []
     for tensor in tensors.values():
-        packed = _bytes(dict(zip(PARTS, _parts(tensor), strict=True)))
-        full, n = _bytes({"": tensor}), tensor.numel()
-        zeros = n - len(_parts(tensor)[2])
+        parts = dict(zip(PARTS, _parts(tensor), strict=True))
+        packed, full, n = _bytes(parts), _bytes({"": tensor}), tensor.numel()
+        zeros = n - len(parts["values"])
         least = (n - zeros) * tensor.element_size() + fewest_bits(n, zeros) / 8
         if packed < full:
             sizes.append(Size(n, zeros, full, packed, least))

@@ -260,6 +260,11 @@ BAD = [
         "has no head for masked words; give --corpus",
     ),
     (
+        "distill --teacher {f}/teacher --data {f}/data --augment-candidates 5",
+        2,
+        "--augment-candidates has no effect on a run without --augment COPIES, so leave it out",
+    ),
+    (
         "distill --teacher {f}/teacher --data {f}/data --student 1x12x1 --minilm-v1-weight 1",
         3,
         "use --minilm-v2-weight",

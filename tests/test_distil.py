@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -241,6 +242,19 @@ def test_labels_in_another_order_are_refused(teacher):
     assert check_teacher(generic, dev.task, dev, MAX_LENGTH)["accuracy"] > 0.9
 
 
+def test_how_labels_without_names_are_taken_is_told(teacher, tmp_path, monkeypatch):
+    with_labels(teacher, "LABEL_0", "LABEL_1").save_pretrained(tmp_path / "teacher")
+    rows = "".join(f"{one.first}\t{one.label}\n" for one in tiny.examples(40, 2))
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + rows, encoding="utf-8")
+    shutil.copy(tmp_path / "train.tsv", tmp_path / "dev.tsv")
+    said: list[str] = []
+    monkeypatch.setattr(Watched, "say", lambda self, text: said.append(text))
+    pair(tmp_path / "teacher", tmp_path, "sst2")
+    assert said[-1] == (
+        "the teacher's labels have no names; they are taken as 0 negative  1 positive"
+    )
+
+
 def test_the_order_of_the_files_names_does_not_matter(teacher, teacher_folder, data, tmp_path):
     """Labels are matched to the teacher's by name, so a swapped teacher gives a swapped student."""
     folder = tmp_path / "swapped"
@@ -271,7 +285,8 @@ def test_every_loss_is_listed_with_its_reason(teacher):
     assert list(rows) == ["embedding", "hidden", "attention", "prediction"]
     assert "12 wide, the teacher 24" in rows["embedding"][1]
     assert rows["hidden"][1] == "layers 1 ← 2, 2 ← 4"
-    assert rows["attention"] == ("weight 1", "3 heads, the teacher 6; each learns the mean of 2")
+    means = "each learns a mean: 1 ← 1–2, 2 ← 3–4, 3 ← 5–6"
+    assert rows["attention"] == ("weight 1", f"3 heads, the teacher 6; {means}")
     off = table(teacher, term_weights=TermWeights(hidden=0, attention=0.5))
     assert [use for _, use, _ in off[:3]] == ["weight 1", "off", "weight 0.5"]
 
@@ -345,13 +360,25 @@ def test_the_first_stage_brings_the_student_near(teacher, tmp_path):
     longer = dataclasses.replace(OPTIONS.intermediate, epochs=6, lr=2e-2)
     run(teacher, tmp_path, dataclasses.replace(OPTIONS, intermediate=longer))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert rows.pop(0)["phase"] == "teacher"
+    assert rows.pop(0)["phase"] == "states"
     assert [row["phase"] for row in rows] == ["intermediate"] * 6 + ["prediction"] * 2
     for name in ("loss", "embedding", "hidden", "attention"):
         assert rows[5]["train"][name] < 0.9 * rows[0]["train"][name], name
     assert "dev" not in rows[5]
     assert rows[6]["train"].keys() == {"loss"}
     assert rows[6]["dev"].keys() == {"accuracy"}
+
+
+def test_labels_alone_need_no_answers(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("minibert.training.distil.teacher_answers", lambda *a: pytest.fail("asked"))
+    labels_alone = OPTIONS.term_weights._replace(prediction=0.0, label=1.0)
+    stage = dataclasses.replace(OPTIONS.intermediate, epochs=0)
+    options = dataclasses.replace(OPTIONS, term_weights=labels_alone, intermediate=stage)
+    student = student_config(SHAPE, teacher.config)
+    read = learning_texts(tiny.examples(64, 1), tiny.CLASSIFY, teacher.tokenizer, MAX_LENGTH)
+    dev_set = tiny.dataset(40, 2)
+    result = distil(teacher, student, read, dev_set, tmp_path, options, Watched())
+    assert result["steps"].keys() == {"prediction"}
 
 
 def test_without_the_first_stage(teacher, tmp_path):

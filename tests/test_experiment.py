@@ -236,7 +236,7 @@ def test_a_page_and_a_model_card_lie_beside_the_student(minibert, folder):
     assert " steps/s; student " in answer.err, "the shares of time"
 
 
-@pytest.mark.parametrize(("epochs", "phase"), [(2, "teacher"), (1, "answers")])
+@pytest.mark.parametrize(("epochs", "phase"), [(2, "states"), (1, "answers")])
 def test_what_the_teacher_does_alone_is_timed_too(epochs, phase, minibert, folder):
     """Once: its answers come with its states, which are worth a file from two epochs on."""
     answer = minibert(line(folder, f"--intermediate-epochs {epochs} --dropout 0"))
@@ -287,7 +287,7 @@ def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monke
     script = ROOT / "examples" / "experiments.sh"
     subprocess.run(["sh", script, *parts], check=True, cwd=tmp_path)
     calls = [line.split("\037")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
-    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 1 + 2 * 28 + 6 + 8 + 4 * 3
+    assert len(calls) == 10 + 1 + 7 + 12 + 5 + 1 + 2 * 28 + 6 + 20 + 4 * 3
     for command, *options in calls:
         monkeypatch.chdir(ROOT)
         both = "translation" in options or any(x.startswith("growth on ") for x in options)

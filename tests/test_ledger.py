@@ -178,6 +178,15 @@ def test_the_table_has_a_line_for_each_recipe():
         results_table(rows, "accuracy", "third")
 
 
+def test_every_metric_of_a_task_has_a_column():
+    rows = [row(seed=k, metrics={"accuracy": 0.5, "f1": 0.75 + k / 100}) for k in (0, 1)]
+    rows = [one | {"teacher": {"accuracy": 1.0, "f1": 0.8}} for one in rows]
+    head, rule, first = results_table(rows, "f1")
+    assert head.startswith("| recipe | seeds | f1 | accuracy | of the teacher's | ")
+    assert rule.count("|") == head.count("|") == first.count("|")
+    assert first.startswith("| first | 2 | 75.50 ± 0.50 | 50.00 ± 0.00 | 94.4% |")
+
+
 def test_answers_are_those_that_make_the_metric():
     model, dev_set = tiny.classifier(), tiny.dataset(40, 2)
     answers = answers_of(model, dev_set, 20)

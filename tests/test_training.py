@@ -915,6 +915,27 @@ def test_a_run_that_fails_before_it_began_leaves_the_one_it_would_have_written_o
     assert sorted(files_in(tmp_path)) == ["run.json", STATE], "it had begun"
 
 
+@pytest.mark.parametrize("phase", [None, "states", "answers"])
+def test_what_the_teacher_did_alone_is_no_beginning(phase, tmp_path):
+    """With a cache elsewhere, nothing of it is in the folder but its time."""
+
+    def failing(folder: Path) -> None:
+        with open_run(folder, {"command": "distill"}, False, folder == tmp_path / "old"):
+            if phase:
+                append_metrics(folder, {"phase": phase, "step": 1, "parts": {"teacher": 1.0}})
+            raise NotFinite
+
+    claim(tmp_path / "old")
+    append_metrics(tmp_path / "old", {"phase": "tiny", "step": 1})
+    finish_run(tmp_path / "old", {"task": "classify"})
+    before = files_in(tmp_path / "old")
+    for name in ("old", "new"):
+        with pytest.raises(NotFinite):
+            failing(tmp_path / name)
+    assert files_in(tmp_path / "old") == before
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_that_never_began_leaves_nothing(tmp_path):
     """A mistyped path must not make --overwrite necessary."""
     folder = tmp_path / "run"

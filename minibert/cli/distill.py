@@ -280,7 +280,7 @@ def _augmentation(chosen: Any) -> "Augmentation":
 def _print_run(done: dict[str, Any], folder: Path, as_json: bool) -> None:
     from minibert.training.comparison import comparison_lines
 
-    lines = comparison_lines(done["models"], next(iter(done["metrics"])))
+    lines = comparison_lines(done["models"])
     lines += ["", f"The student is in {folder}. Try it:", f"  {done['next']}"]
     print_result(done, as_json, lines)
 

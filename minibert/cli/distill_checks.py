@@ -15,6 +15,9 @@ OF_A_TASK = frozenset(
     "temperature temperature_squared labels_too seeds results name baseline task limit "
     "sparsity pattern sparsity_by l1".split()
 )
+OF_AUGMENTATION = frozenset(
+    "augment_by augment_probability augment_candidates augment_vectors augment_model".split()
+)
 OF_THE_DEMO = frozenset("out resume overwrite seed device threads arithmetic as_json".split())
 
 
@@ -77,6 +80,8 @@ def check_ignored(context: click.Context, chosen: Any) -> None:
         ignored, what = typed - OF_THE_DEMO, "the demo, which runs without --teacher,"
     elif chosen.data is None:
         ignored, what = typed & OF_A_TASK, "general distillation, --corpus without --data,"
+    elif not chosen.augment:
+        ignored, what = typed & OF_AUGMENTATION, "a run without --augment COPIES,"
     else:
         return
     if ignored:

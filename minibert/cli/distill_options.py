@@ -40,7 +40,8 @@ def teacher_options(command: Command) -> Command:
                 "--corpus",
                 multiple=True,
                 metavar="PATH",
-                help="raw text for general distillation: a file, or a folder of them; repeatable",
+                help="raw text for general distillation, or for --augment-by mlm to train a "
+                "head on: a file, or a folder of them; repeatable",
             ),
             click.option(
                 "--student",
@@ -58,14 +59,16 @@ def teacher_options(command: Command) -> Command:
                 type=click.Choice(["pca", "random", "teacher"]),
                 default="pca",
                 show_default=True,
-                help="start from the teacher's embedding tables, projected to the student's width",
+                help="pca: the teacher's embedding tables, projected to the student's width; "
+                "teacher: as they are, for a student as wide; random: truncated normal",
             ),
             click.option(
                 "--init-layers",
                 type=click.Choice(["random", "teacher"]),
                 default="random",
                 show_default=True,
-                help="start from the teacher's layers that --layer-map selects",
+                help="teacher: its layers that --layer-map selects, for a student of its width, "
+                "heads and feed-forward; random: truncated normal",
             ),
             click.option(
                 "--dropout",
@@ -106,13 +109,24 @@ def augmentation_options(command: Command) -> Command:
                 help="by neighbours in an embedding table, or by the guesses of a masked-word head",
             ),
             click.option(
-                "--augment-probability", type=Number(0, 1), default=0.4, show_default=True
+                "--augment-probability",
+                type=Number(0, 1),
+                default=0.4,
+                show_default=True,
+                help="of a word in a copy to be replaced; p_t in the paper",
             ),
             click.option(
-                "--augment-candidates", type=click.IntRange(1), default=15, show_default=True
+                "--augment-candidates",
+                type=click.IntRange(1),
+                default=15,
+                show_default=True,
+                help="how many words a replacement is drawn from; K in the paper",
             ),
             click.option(
-                "--augment-vectors", metavar="FILE", help="word vectors  [default: the teacher's]"
+                "--augment-vectors",
+                metavar="FILE",
+                help="word vectors, GloVe's or word2vec's, read by gensim  [default: the "
+                "teacher's embedding table]",
             ),
             click.option(
                 "--augment-model",
@@ -135,17 +149,29 @@ def stage_options(command: Command) -> Command:
     return apply(
         command,
         (
-            click.option("--epochs", type=click.IntRange(1), default=6, show_default=True),
+            click.option(
+                "--epochs",
+                type=click.IntRange(1),
+                default=6,
+                show_default=True,
+                help="epochs of the second stage, in which the student learns answers",
+            ),
             click.option(
                 "--steps", type=STEPS, help="end the second stage after at most this many steps"
             ),
-            click.option("--lr", type=POSITIVE, default=3e-4, show_default=True),
+            click.option(
+                "--lr",
+                type=POSITIVE,
+                default=3e-4,
+                show_default=True,
+                help="peak learning rate of the second stage",
+            ),
             click.option(
                 "--intermediate-epochs",
                 type=click.IntRange(0),
                 default=4,
                 show_default=True,
-                help="epochs of the first stage; 0 skips the stage",
+                help="epochs of the first stage, or of general distillation; 0 skips the stage",
             ),
             click.option(
                 "--intermediate-on",
@@ -159,16 +185,40 @@ def stage_options(command: Command) -> Command:
                 type=STEPS,
                 help="end the first stage after at most this many steps",
             ),
-            click.option("--intermediate-lr", type=POSITIVE, default=1e-3, show_default=True),
+            click.option(
+                "--intermediate-lr",
+                type=POSITIVE,
+                default=1e-3,
+                show_default=True,
+                help="peak learning rate of the first stage, or of general distillation",
+            ),
             click.option(
                 "--layer-map",
                 default="uniform",
                 show_default=True,
                 help="uniform, top, bottom, or the teacher's layers, such as 2,3,5,6",
             ),
-            click.option("--embedding-weight", type=WEIGHT, default=1.0, show_default=True),
-            click.option("--hidden-weight", type=WEIGHT, default=1.0, show_default=True),
-            click.option("--attention-weight", type=WEIGHT, default=1.0, show_default=True),
+            click.option(
+                "--embedding-weight",
+                type=WEIGHT,
+                default=1.0,
+                show_default=True,
+                help="TinyBERT's loss on the embeddings",
+            ),
+            click.option(
+                "--hidden-weight",
+                type=WEIGHT,
+                default=1.0,
+                show_default=True,
+                help="TinyBERT's loss on the hidden states of the layers",
+            ),
+            click.option(
+                "--attention-weight",
+                type=WEIGHT,
+                default=1.0,
+                show_default=True,
+                help="TinyBERT's loss on the attention scores of the layers",
+            ),
             click.option(
                 "--cosine-weight",
                 type=WEIGHT,
@@ -183,10 +233,33 @@ def stage_options(command: Command) -> Command:
                 show_default=True,
                 help="patient distillation's loss: [CLS] of every layer but the last",
             ),
-            click.option("--minilm-v1-weight", type=WEIGHT, default=0.0, show_default=True),
-            click.option("--minilm-v2-weight", type=WEIGHT, default=0.0, show_default=True),
-            click.option("--relation-heads", type=click.IntRange(1), help="number, for minilm-v2"),
-            click.option("--prediction-weight", type=WEIGHT, default=1.0, show_default=True),
+            click.option(
+                "--minilm-v1-weight",
+                type=WEIGHT,
+                default=0.0,
+                show_default=True,
+                help="MiniLM's loss: attention and values of the last layer, for equal heads",
+            ),
+            click.option(
+                "--minilm-v2-weight",
+                type=WEIGHT,
+                default=0.0,
+                show_default=True,
+                help="MiniLMv2's loss: relations of queries, keys and values of the last layer",
+            ),
+            click.option(
+                "--relation-heads",
+                type=click.IntRange(1),
+                help="heads of MiniLMv2's relations  [default: the most that divide those of "
+                "both models]",
+            ),
+            click.option(
+                "--prediction-weight",
+                type=WEIGHT,
+                default=1.0,
+                show_default=True,
+                help="of the loss on the teacher's answers; of a regression, its scores",
+            ),
             click.option(
                 "--label-weight",
                 type=WEIGHT,
@@ -201,7 +274,13 @@ def stage_options(command: Command) -> Command:
                 show_default=True,
                 help="losses over real tokens only, or exactly as in TinyBERT's code",
             ),
-            click.option("--temperature", type=POSITIVE, default=1.0, show_default=True),
+            click.option(
+                "--temperature",
+                type=POSITIVE,
+                default=1.0,
+                show_default=True,
+                help="divides both answers before they are compared",
+            ),
             click.option(
                 "--temperature-squared", is_flag=True, help="multiply the loss by T², as in Hinton"
             ),
@@ -222,7 +301,10 @@ def experiment_options(command: Command) -> Command:
                 help="precision in which the teacher computes",
             ),
             click.option(
-                "--cache", metavar="DIR", help="for the teacher's results  [default: in --out]"
+                "--cache",
+                metavar="DIR",
+                help="keep the teacher's states and answers here, for other runs too  [default: "
+                "in --out, until the run is complete; with --seeds or --results in OUT/cache]",
             ),
             click.option(
                 "--cache-gb",

@@ -213,7 +213,11 @@ def training_options(command: Command) -> Command:
             click.option("--overwrite", is_flag=True, help="start the run in --out anew"),
             click.option("--limit", type=click.IntRange(1), help="use the first N training rows"),
             click.option(
-                "--batch-size", type=click.IntRange(1), default=32, show_default=True
+                "--batch-size",
+                type=click.IntRange(1),
+                default=32,
+                show_default=True,
+                help="texts in a step; those of similar length share a batch",
             ),
             click.option(
                 "--accumulate",
@@ -223,7 +227,11 @@ def training_options(command: Command) -> Command:
                 help="compute each batch in this many parts, to save memory",
             ),
             click.option(
-                "--schedule", type=click.Choice(SCHEDULES), default="linear", show_default=True
+                "--schedule",
+                type=click.Choice(SCHEDULES),
+                default="linear",
+                show_default=True,
+                help="how the learning rate goes on after the warm-up",
             ),
             click.option(
                 "--warmup",

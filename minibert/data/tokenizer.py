@@ -5,7 +5,6 @@ model folder is read from `vocab.txt` or else from `tokenizer.json`, and written
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from minibert.config import CheckpointError
 from minibert.files import read_json
 from minibert.wordpiece import CHINESE, SPECIALS, read_vocabulary
+from minibert.writing import whole_file
 
 CLASSES = {"bert": "BertTokenizer", "spaces": "PreTrainedTokenizerFast"}  # of `transformers`
 AROUND_CHINESE = re.compile(f"(?<={CHINESE.pattern}) | (?={CHINESE.pattern})")
@@ -291,12 +291,5 @@ def _refuse_other_steps(theirs: dict[str, Any], tokenizer: Tokenizer, path: Path
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as staged:
+        staged.write_text(text, encoding="utf-8", newline="\n")

@@ -53,9 +53,10 @@ def n_parameters(weights: Any) -> int:
     return sum(tensor.numel() for _, tensor in named_tensors(weights))
 
 
-def comparison_lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+def comparison_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rows as a table; parameters, size and speed also as ratios to the first row's."""
-    head = ("", metric, "parameters", "on disk", "sentences/s")
+    metrics = tuple(rows[0]["metrics"])
+    head = ("", *metrics, "parameters", "on disk", "sentences/s")
     table = [head]
     for row in rows:
         first = rows[0]
@@ -69,7 +70,8 @@ def comparison_lines(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str
             parameters += f" ({smaller:.1f}x fewer)"
             size += f" ({lighter:.1f}x less)"
             speed += f" ({faster:.1f}x faster)"
-        table.append((row["name"], f"{row['metrics'][metric]:.4f}", parameters, size, speed))
+        measured = (f"{row['metrics'][metric]:.4f}" for metric in metrics)
+        table.append((row["name"], *measured, parameters, size, speed))
     widths = [max(len(cells[i]) for cells in table) for i in range(len(head))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

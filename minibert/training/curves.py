@@ -52,7 +52,7 @@ def loss_curves(folder: Path, options: Mapping[str, Any]) -> Curves:
         CheckpointError  there is no `metrics.jsonl`, it is damaged, or it holds no loss.
     """
     stages = run_lines(folder)
-    if not stages:
+    if not (folder / METRICS_FILE).exists():
         runs = sorted(path.parent for path in folder.glob(f"*/{METRICS_FILE}"))
         hint = f"; name one of the runs in it, such as {runs[0]}" if runs else ""
         raise CheckpointError(f"{folder} holds no {METRICS_FILE} of a run{hint}")

@@ -180,7 +180,7 @@ def intermediate_objective(
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     folder = options.cache or out
     source = held_with_more(folder, state_source(encodings, teacher, student, options))
-    with timed_reading(out, "teacher", math.ceil(len(source.texts.encodings) / WRITING_BATCH)):
+    with timed_reading(out, "states", math.ceil(len(source.texts.encodings) / WRITING_BATCH)):
         teaching: Teaching | None = kept_states(
             path_of_states(folder, source),
             source,
@@ -285,10 +285,12 @@ def distil(
         kept, config = as_kept(weights, student, options.prediction.sparsity)
         dataclasses.replace(teacher, config=config, weights=kept).save_pretrained(out)
 
-    with timed_reading(out, "answers", n_steps_of_answers(texts.encodings)):
-        logits_XC = teacher_answers(
-            options.cache or out, texts.encodings, teacher, options.teacher_dtype, display
-        )
+    logits_XC = torch.zeros(len(texts.encodings), student.num_labels)
+    if options.term_weights.prediction:
+        with timed_reading(out, "answers", n_steps_of_answers(texts.encodings)):
+            logits_XC = teacher_answers(
+                options.cache or out, texts.encodings, teacher, options.teacher_dtype, display
+            )
     answering = PredictionObjective(
         texts.encodings,
         options.batch_size,

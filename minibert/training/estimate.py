@@ -66,7 +66,7 @@ def estimated(
         total += steps * each
     if general:
         return [f"estimated time: {in_words(total)}", *lines]
-    if len(encodings) > answered:
+    if options.term_weights.prediction and len(encodings) > answered:
         each = seconds_of_answers(encodings, teacher, options)
         lines.append(f"  answers       {len(encodings):,} texts at {1 / each:,.0f} a second")
         total += len(encodings) * each

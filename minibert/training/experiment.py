@@ -75,7 +75,7 @@ def run_once(
 
 
 def seconds_of_steps(folder: Path) -> float:
-    """The seconds that the steps of a run took so far, according to its metrics."""
+    """The seconds that steps and teacher of a run took so far, according to its metrics."""
     return sum(
         took for parts in shares(folder).values() for part, took in parts.items() if part != "steps"
     )

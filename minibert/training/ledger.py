@@ -174,8 +174,9 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None) -> list[str]:
-    """Markdown: a line for each recipe, in the order of the file; the metric in percent.
+    """Markdown: a line for each recipe, in the order of the file; metrics in percent.
 
+    The teacher's and the baseline's columns are about `metric`; the task's others follow it.
     `baseline` is the recipe that the others are compared with; by default the first. The p value is
     that of `compared_with`: over single answers, right or wrong, whatever the metric is.
 
@@ -186,14 +187,14 @@ def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None)
     baseline = baseline or names[0]
     check_baseline(baseline, names)
     grouped = {name: [row for row in rows if row["name"] == name] for name in names}
+    metrics = [metric, *(other for other in rows[0]["metrics"] if other != metric)]
     lines = [
-        f"| recipe | seeds | {metric} | of the teacher's | over {_cell(baseline)} | p (answers) "
-        "| steps | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| recipe | seeds | {' | '.join(metrics)} | of the teacher's | over {_cell(baseline)} "
+        "| p (answers) | steps | minutes |",
+        "|---|---|" + "---|" * len(metrics) + "---|---|---|---|---|",
     ]
     for name, group in grouped.items():
-        values = [100 * row["metrics"][metric] for row in group]
-        error = f" ± {standard_error(values):.2f}" if len(values) > 1 else ""
+        means = (_mean([100 * row["metrics"][one] for row in group]) for one in metrics)
         kept = statistics.fmean(row["metrics"][metric] / row["teacher"][metric] for row in group)
         over, p = "", ""
         if name != baseline:
@@ -202,10 +203,20 @@ def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None)
         steps = round(statistics.fmean(sum(row["steps"].values()) for row in group))
         minutes = statistics.fmean(row["seconds"] for row in group) / 60
         lines.append(
-            f"| {_cell(name)} | {len(values)} | {statistics.fmean(values):.2f}{error} | "
+            f"| {_cell(name)} | {len(group)} | {' | '.join(means)} | "
             f"{kept:.1%} | {over} | {p} | {steps:,} | {minutes:.1f} |"
         )
     return lines
+
+
+def _mean(values: Sequence[float]) -> str:
+    """With its standard error, if there are several values.
+
+    >>> _mean([80.0]), _mean([80.0, 82.0])
+    ('80.00', '81.00 ± 1.00')
+    """
+    error = f" ± {standard_error(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{error}"
 
 
 def check_baseline(baseline: str | None, names: Sequence[str]) -> None:

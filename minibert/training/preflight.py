@@ -63,6 +63,10 @@ def checked_pair(
     display.say(f"teacher on dev: {known}")
     for line in explained(student, teacher, options):
         display.say(line)
+    names, wanted = tuple(teacher.config.id2label.values()), train_set.task.label_names
+    if names != wanted and names == tuple(f"LABEL_{i}" for i in range(len(wanted))):
+        taken = "  ".join(f"{number} {name}" for number, name in enumerate(wanted))
+        display.say(f"the teacher's labels have no names; they are taken as {taken}")
     return Pair(folder, teacher, metrics, student, train_set, dev_set)
 
 
@@ -82,8 +86,8 @@ def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) 
     if metrics[task.select_by] <= blind + 0.02:
         raise CheckpointError(
             f"the teacher's {task.select_by} on {dev_set.path} is {metrics[task.select_by]:.3f}, "
-            f"but a constant answer already reaches {blind:.3f}: its head seems untrained; run "
-            "minibert finetune on it first"
+            f"but a constant answer already reaches {blind:.3f}: its head seems untrained, or its "
+            "labels in another order; run minibert finetune on it first"
         )
     return metrics
 
@@ -168,7 +172,9 @@ def losses_that_apply(
     own, other = student.num_attention_heads, teacher.num_attention_heads
     heads = f"{own} heads, the teacher {other}"
     if own != other and other % own == 0:
-        heads += f"; each learns the mean of {other // own}"
+        group = other // own
+        means = (f"{n + 1} ← {n * group + 1}–{(n + 1) * group}" for n in range(own))
+        heads += f"; each learns a mean: {', '.join(means)}"
     path = ", ".join(f"{m} ← {g}" for m, g in enumerate(layers, start=1))
     last = f"layer {len(layers)} ← {layers[-1]}"
     reasons = {

@@ -29,7 +29,7 @@ METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 STATE_ENDING = ".state.safetensors"
 ANSWERS = "answers-"  # of a teacher; the beginning of a name
-TEACHER_ALONE = ("teacher", "answers")  # phases in which nothing is learned
+TEACHER_ALONE = ("states", "answers")  # phases in which nothing is learned
 
 
 class RunError(ValueError):
@@ -267,8 +267,8 @@ def open_run(
         done = folder / RESULT_FILE
         yield read_json(done) if done.exists() else None
     except BaseException:
-        saved = [folder / METRICS_FILE, *folder.glob("*" + STATE_ENDING)]
-        if not any(path.exists() for path in saved):
+        if not resume and not _has_saved(folder):
+            (folder / METRICS_FILE).unlink(missing_ok=True)
             for path, data in before.items():
                 with written_whole(path) as staged:
                     staged.write_bytes(data)
@@ -278,6 +278,13 @@ def open_run(
             (folder / OPTIONS_FILE).unlink(missing_ok=True)
             if is_new:
                 folder.rmdir()
+
+
+def _has_saved(folder: Path) -> bool:
+    """Whether a run came so far that there is something to go on from."""
+    if any(folder.glob("*" + STATE_ENDING)):
+        return True
+    return any(row.get("phase") not in TEACHER_ALONE for row in read_metrics(folder))
 
 
 def finish_run(folder: Path, result: Mapping[str, Any]) -> None:

@@ -41,10 +41,6 @@ from minibert.training.stopwatch import timed
 WRITING_BATCH = 32
 
 
-class StatesError(ValueError):
-    """A file holds the states of another teacher, or of other texts."""
-
-
 class BeyondHalf(ValueError):
     """A state of the teacher is too large for half precision, or not a number."""
 
@@ -109,35 +105,27 @@ def kept_states(
 ) -> "StoredStates | None":
     """The states from a file, which is written if it does not exist; None if they are not kept.
 
-    What is done, and why, is displayed in one sentence; `epochs` is that of `decided`. A file of
-    another source is overwritten. Where the states are written, the teacher's answers are kept
-    beside them, so that it need not read the texts again.
+    What is done, and why, is displayed in one sentence; `epochs` is that of `decided`. Where the
+    states are written, the teacher's answers are kept beside them, so that it need not read the
+    texts again.
 
     Raises
-        CheckpointError  the file is damaged.
+        CheckpointError  as `open_states`.
         OSError          the disk is full after all, or not writable.
     """
-    decision = decided(source, path.parent, budget, epochs, mode)
     if mode == "masked" and path.exists():
-        try:
-            states = open_states(path, source)
-        except StatesError as error:
-            if decision.stored:
-                display.say(f"{error}; it is overwritten")
-        else:
-            display.say(f"the teacher's states are read from {path}")
-            return states
+        states = open_states(path, source)
+        display.say(f"the teacher's states are read from {path}")
+        return states
+    decision = decided(source, path.parent, budget, epochs, mode)
     display.say(decision.sentence)
     if not decision.stored:
         return None
     try:
-        logits_XC = write_states(path, source, display)
+        write_states(path, source, display)
     except BeyondHalf as error:
         display.say(f"{error}; they are computed for every batch instead")
         return None
-    if logits_XC.numel() and logits_XC.isfinite().all():
-        texts, teacher = source.encodings, source.teacher
-        write_answers(path_of_answers(path.parent, texts, teacher, source.dtype), logits_XC)
     return open_states(path, source)
 
 
@@ -169,18 +157,20 @@ def path_of_states(folder: Path, source: StateSource) -> Path:
 
 
 @timed("teacher")
-def write_states(path: Path, source: StateSource, display: Display) -> Tensor:
+def write_states(path: Path, source: StateSource, display: Display) -> None:
     """Let the teacher read every distinct text, and write what is asked for to `path`.
 
-    Returns its logits [n, C] of the source's texts, in float32; C is 0 if it has no classifier.
+    If it has a classifier, its answers are kept in the same folder, before the states get their
+    name: where there are states, there are answers.
 
     Raises
         BeyondHalf  a state is beyond 65504, the largest number of half precision, or not a number.
         OSError     the disk is full or not writable; what was at `path` is untouched.
     """
     checksum = zlib.crc32(source.record.encode())
-    config = source.teacher.config
-    n_labels = config.num_labels if source.teacher.weights.classifier else 0
+    teacher = source.teacher
+    answers = teacher.weights.pooler is not None and teacher.weights.classifier is not None
+    n_labels = teacher.config.num_labels if answers else 0
     logits_TC = torch.empty(len(source.texts.encodings), n_labels)
     with (
         written_whole(path, shared=True) as staged,
@@ -194,7 +184,9 @@ def write_states(path: Path, source: StateSource, display: Display) -> Tensor:
             checksum = zlib.crc32(piece, checksum)
         file.seek(0)
         file.write(_header(source, checksum))  # as long as before, now with the checksum
-    return logits_TC[list(source.texts.place_of)]
+        kept = path_of_answers(path.parent, source.encodings, teacher, source.dtype)
+        if answers and logits_TC.isfinite().all() and not kept.exists():
+            write_answers(kept, logits_TC[list(source.texts.place_of)])
 
 
 def _header(source: StateSource, checksum: int) -> bytes:
@@ -223,7 +215,7 @@ def _pieces(
     device = source.teacher.weights.embeddings.word_VD.device
     ready = prepared(source.teacher.weights, source.dtype)
     batches = sorted_order([len(text.ids) for text in texts], WRITING_BATCH)
-    with display.phase("teacher", len(batches)) as bar:
+    with display.phase("states", len(batches)) as bar:
         for rows in batches:
             batch = collate(texts, None, rows, config.pad_token_id).to(device)
             trace = encode_traced(batch.ids_BS, batch.keep_BS, batch.types_BS, ready, config)
@@ -336,8 +328,7 @@ def open_states(path: Path, source: StateSource) -> StoredStates:
     """The states in a file, after a check of every byte of it.
 
     Raises
-        StatesError      they are those of another source.
-        CheckpointError  the file is damaged.
+        CheckpointError  the file is damaged, or holds the states of another source.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -347,9 +338,7 @@ def open_states(path: Path, source: StateSource) -> StoredStates:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, str(error) or type(error).__name__) from None
     if record != source.record:
-        raise StatesError(
-            f"{path} holds the states of another teacher, of other texts, or other parts of them"
-        )
+        raise _damaged(path, "it is of another teacher, of other texts, or other parts of them")
     if values_X.dtype != STORED or values_X.shape != (source.starts[-1],):
         raise _damaged(path, "its size is wrong")
     values = values_X.numpy()
