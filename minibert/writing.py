@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 UNFINISHED = ".saving"
+
+
+class NotWritten(OSError):
+    """A file that could not be written, named in the sentence."""
 
 
 @contextmanager
@@ -16,7 +20,8 @@ def whole_file(path: Path, shared: bool = False, then: str = "") -> Iterator[Pat
     last one stays. `then` ends the sentence about a failure, and says how to go on.
 
     Raises
-        OSError  the disk is full or not writable; what was at `path` is untouched.
+        NotWritten  the disk is full or not writable; what was at `path` is untouched. If that is
+                    true of another file, which is written meanwhile, the sentence is about it.
     """
     from safetensors import SafetensorError  # raised on a full disk; no help text needs it
 
@@ -32,13 +37,16 @@ def whole_file(path: Path, shared: bool = False, then: str = "") -> Iterator[Pat
         flush(staged)
         os.replace(staged, path)
         flush(path.parent)  # the new name, too, has to reach the disk
+    except NotWritten:
+        raise
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OSError(
+        raise NotWritten(
             f"{path} cannot be written: {reason}; what was saved before is untouched{then}"
         ) from None
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # which is the reason told above
+            staged.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -19,6 +19,7 @@ from minibert.laws.measure import distance
 from minibert.model import Bert
 from minibert.parameters import flatten, named_tensors
 from minibert.training.answers import teacher_answers
+from minibert.training.comparison import comparison_lines
 from minibert.training.distil import DistilOptions, distil, learning_texts
 from minibert.training.evaluation import all_logits, encodings_of, evaluated
 from minibert.training.experiment import distil_and_compare
@@ -205,7 +206,7 @@ def test_an_untrained_head_is_noticed(teacher):
                                          num_attention_heads=6, initializer_range=0.01).weights
     )  # fmt: skip
     dev = tiny.dataset(40, 2)
-    with pytest.raises(CheckpointError, match=r"0.500, .* seems untrained, or its labels "):
+    with pytest.raises(CheckpointError, match=r"0.500, .* untrained, .* order; run minibert"):
         check_teacher(untrained, dev.task, dev, MAX_LENGTH)
     assert check_teacher(teacher, dev.task, dev, MAX_LENGTH)["accuracy"] > 0.9
 
@@ -379,6 +380,19 @@ def test_labels_alone_need_no_answers(teacher, tmp_path, monkeypatch):
     dev_set = tiny.dataset(40, 2)
     result = distil(teacher, student, read, dev_set, tmp_path, options, Watched())
     assert result["steps"].keys() == {"prediction"}
+
+
+def test_the_comparison_has_every_metric():
+    same = {"parameters": 10, "bytes": 40, "sentences_per_second": 5.0}
+    rows = [
+        {"name": "teacher", "metrics": {"f1": 0.875, "accuracy": 0.75}, **same},
+        {"name": "student", "metrics": {"f1": 0.5, "accuracy": 0.25}, **same},
+    ]
+    head, *lines = (line.split() for line in comparison_lines(rows))
+    assert head[:2] == ["f1", "accuracy"]
+    assert [line[:3] for line in lines] == [
+        ["teacher", "0.8750", "0.7500"], ["student", "0.5000", "0.2500"],
+    ]  # fmt: skip
 
 
 def test_without_the_first_stage(teacher, tmp_path):

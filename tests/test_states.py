@@ -402,6 +402,18 @@ def test_where_there_are_states_there_are_answers(source, path, texts, teacher, 
     assert (kept.read_bytes(), kept.stat().st_ino) == (before, when), "those that are there stay"
 
 
+def test_answers_that_cannot_be_written_are_told_once(source, path, monkeypatch):
+    def elsewhere(*arguments):
+        return path.parent / "file" / "answers-1.safetensors"
+
+    (path.parent / "file").write_text("no folder")
+    monkeypatch.setattr(module, "path_of_answers", elsewhere)
+    with pytest.raises(OSError, match=r"answers-1\.safetensors cannot be written: ") as caught:
+        write_states(path, source, Watched())
+    assert str(caught.value).count("cannot be written") == 1
+    assert sorted(files_in(path.parent)) == ["file"]
+
+
 def test_a_teacher_without_a_classifier_leaves_no_answers(texts, tmp_path):
     bare = tiny.classifier(hidden_size=24, num_attention_heads=6, num_hidden_layers=4)
     bare.weights = bare.weights._replace(classifier=None, pooler=None)

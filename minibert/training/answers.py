@@ -1,7 +1,8 @@
 """The teacher's answers, computed once: for the same teacher and texts they are read from a file.
 
 The name of the file is a hash of everything that the answers depend on, so nothing in the cache can
-be out of date, and several runs may share it.
+be out of date, and several runs may share it. Answers that came with states (`states.write_states`)
+were computed in other batches, and differ by roundings in the teacher's precision.
 """
 
 import hashlib

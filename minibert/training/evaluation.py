@@ -56,10 +56,10 @@ def task_logits(
     first_B1D = encode_first(
         batch.ids_BS, batch.keep_BS, batch.types_BS, weights, config, generator
     )
-    return classified(first_B1D, weights, config, generator)
+    return classifier_logits(first_B1D, weights, config, generator)
 
 
-def classified(
+def classifier_logits(
     first_B1D: Tensor,
     weights: AnyWeights,
     config: BertConfig,
@@ -139,6 +139,12 @@ def measured(task: Task, logits_XC: Tensor, labels_X: Tensor) -> dict[str, float
     return {name: float(by_name[name](labels, answers)) for name in task.metrics}
 
 
+def has_unnamed_labels(config: BertConfig) -> bool:
+    """Whether the labels are called LABEL_0, LABEL_1, …, as by default."""
+    names = (name.lower() for name in config.id2label.values())
+    return all(name == f"label_{number}" for number, name in enumerate(names))
+
+
 def task_answers(
     model: Bert, dataset: Dataset, max_length: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -162,8 +168,8 @@ def task_answers(
         )
     names = [name.lower() for name in config.id2label.values()]
     expected = [name.lower() for name in task.label_names]
-    nameless = names == [f"label_{i}" for i in range(wanted)] or all(map(str.isdigit, expected))
-    if names != expected and not (nameless or task.regression):
+    unnamed = has_unnamed_labels(config) or all(map(str.isdigit, expected))
+    if names != expected and not (unnamed or task.regression):
         raise CheckpointError(
             f"the model's labels are {', '.join(names)}, but those of {task.name} are "
             f"{', '.join(expected)}, in this order; evaluate a model of this task, or fix "

@@ -194,7 +194,7 @@ def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None)
         "|---|---|" + "---|" * len(metrics) + "---|---|---|---|---|",
     ]
     for name, group in grouped.items():
-        means = (_told([100 * row["metrics"][one] for row in group]) for one in metrics)
+        means = (_mean_and_error([100 * row["metrics"][one] for row in group]) for one in metrics)
         kept = statistics.fmean(row["metrics"][metric] / row["teacher"][metric] for row in group)
         over, p = "", ""
         if name != baseline:
@@ -209,10 +209,10 @@ def results_table(rows: Sequence[Row], metric: str, baseline: str | None = None)
     return lines
 
 
-def _told(values: Sequence[float]) -> str:
-    """With its standard error, if there are several values.
+def _mean_and_error(values: Sequence[float]) -> str:
+    """The mean in words, with its standard error if there are several values.
 
-    >>> _told([80.0]), _told([80.0, 82.0])
+    >>> _mean_and_error([80.0]), _mean_and_error([80.0, 82.0])
     ('80.00', '81.00 ± 1.00')
     """
     error = f" ± {standard_error(values):.2f}" if len(values) > 1 else ""

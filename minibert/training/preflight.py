@@ -14,7 +14,7 @@ from minibert.hub import model_folder
 from minibert.model import Bert
 from minibert.pretrained import vocabulary_notes
 from minibert.training.distil import INTERMEDIATE_TERMS, DistilOptions, check_heads
-from minibert.training.evaluation import evaluated, labels_of, measured
+from minibert.training.evaluation import evaluated, has_unnamed_labels, labels_of, measured
 from minibert.training.progress import Display
 from minibert.training.students import new_student, student_config
 
@@ -63,9 +63,8 @@ def checked_pair(
     display.say(f"teacher on dev: {known}")
     for line in explained(student, teacher, options):
         display.say(line)
-    names, wanted = tuple(teacher.config.id2label.values()), train_set.task.label_names
-    if names != wanted and names == tuple(f"LABEL_{i}" for i in range(len(wanted))):
-        taken = "  ".join(f"{number} {name}" for number, name in enumerate(wanted))
+    if train_set.task.label_names and has_unnamed_labels(teacher.config):
+        taken = "  ".join(f"{k} {name}" for k, name in enumerate(train_set.task.label_names))
         display.say(f"the teacher's labels have no names; they are taken as {taken}")
     return Pair(folder, teacher, metrics, student, train_set, dev_set)
 

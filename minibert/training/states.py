@@ -32,7 +32,7 @@ from minibert.encoder import BlockTrace, EncoderTrace
 from minibert.kernels.encoder import encode_traced, prepared
 from minibert.matching import grouped_heads
 from minibert.training.answers import path_of_answers, write_answers
-from minibert.training.evaluation import classified
+from minibert.training.evaluation import classifier_logits
 from minibert.training.progress import Display
 from minibert.training.runs import STATE_ENDING, written_whole
 from minibert.training.state_plan import STORED, StatePlan, StateSource
@@ -169,8 +169,8 @@ def write_states(path: Path, source: StateSource, display: Display) -> None:
     """
     checksum = zlib.crc32(source.record.encode())
     teacher = source.teacher
-    answers = teacher.weights.pooler is not None and teacher.weights.classifier is not None
-    n_labels = teacher.config.num_labels if answers else 0
+    has_head = teacher.weights.pooler is not None and teacher.weights.classifier is not None
+    n_labels = teacher.config.num_labels if has_head else 0
     logits_TC = torch.empty(len(source.texts.encodings), n_labels)
     with (
         written_whole(path, shared=True) as staged,
@@ -184,9 +184,9 @@ def write_states(path: Path, source: StateSource, display: Display) -> None:
             checksum = zlib.crc32(piece, checksum)
         file.seek(0)
         file.write(_header(source, checksum))  # as long as before, now with the checksum
-        kept = path_of_answers(path.parent, source.encodings, teacher, source.dtype)
-        if answers and logits_TC.isfinite().all() and not kept.exists():
-            write_answers(kept, logits_TC[list(source.texts.place_of)])
+        answers = path_of_answers(path.parent, source.encodings, teacher, source.dtype)
+        if has_head and logits_TC.isfinite().all() and not answers.exists():
+            write_answers(answers, logits_TC[list(source.texts.place_of)])
 
 
 def _header(source: StateSource, checksum: int) -> bytes:
@@ -220,7 +220,8 @@ def _pieces(
             batch = collate(texts, None, rows, config.pad_token_id).to(device)
             trace = encode_traced(batch.ids_BS, batch.keep_BS, batch.types_BS, ready, config)
             if logits_TC.shape[1]:
-                logits_TC[rows] = classified(trace.hidden_BSD[:, :1], ready, config).float().cpu()
+                logits_BC = classifier_logits(trace.hidden_BSD[:, :1], ready, config)
+                logits_TC[rows] = logits_BC.float().cpu()
             states_BMSD, scores_BLNSR = (part.cpu() for part in _asked_for(trace, plan))
             for place, row in enumerate(rows):
                 n = len(texts[row].ids)
