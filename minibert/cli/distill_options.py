@@ -1,5 +1,7 @@
 """The options of `minibert distill`, which are the keys of a recipe as well."""
 
+from collections.abc import Callable
+
 import click
 
 from minibert.cli.options import DTYPES, Command, Number, apply
@@ -8,6 +10,13 @@ from minibert.cli.recipe import load_recipe
 WEIGHT = Number(0)
 POSITIVE = Number(0, min_open=True)
 STEPS = click.IntRange(1)
+
+
+def _weight(loss: str, default: float, says: str) -> Callable[[Command], Command]:
+    """The option of a loss's weight."""
+    return click.option(
+        f"--{loss}-weight", type=WEIGHT, default=default, show_default=True, help=says
+    )
 
 
 def teacher_options(command: Command) -> Command:
@@ -198,75 +207,21 @@ def stage_options(command: Command) -> Command:
                 show_default=True,
                 help="uniform, top, bottom, or the teacher's layers, such as 2,3,5,6",
             ),
-            click.option(
-                "--embedding-weight",
-                type=WEIGHT,
-                default=1.0,
-                show_default=True,
-                help="TinyBERT's loss on the embeddings",
-            ),
-            click.option(
-                "--hidden-weight",
-                type=WEIGHT,
-                default=1.0,
-                show_default=True,
-                help="TinyBERT's loss on the hidden states of the layers",
-            ),
-            click.option(
-                "--attention-weight",
-                type=WEIGHT,
-                default=1.0,
-                show_default=True,
-                help="TinyBERT's loss on the attention scores of the layers",
-            ),
-            click.option(
-                "--cosine-weight",
-                type=WEIGHT,
-                default=0.0,
-                show_default=True,
-                help="DistilBERT's loss: direction of the last hidden states",
-            ),
-            click.option(
-                "--patient-weight",
-                type=WEIGHT,
-                default=0.0,
-                show_default=True,
-                help="patient distillation's loss: [CLS] of every layer but the last",
-            ),
-            click.option(
-                "--minilm-v1-weight",
-                type=WEIGHT,
-                default=0.0,
-                show_default=True,
-                help="MiniLM's loss: attention and values of the last layer, for equal heads",
-            ),
-            click.option(
-                "--minilm-v2-weight",
-                type=WEIGHT,
-                default=0.0,
-                show_default=True,
-                help="MiniLMv2's loss: relations of queries, keys and values of the last layer",
-            ),
+            _weight("embedding", 1.0, "TinyBERT's loss on the embeddings"),
+            _weight("hidden", 1.0, "TinyBERT's loss on the hidden states of the layers"),
+            _weight("attention", 1.0, "TinyBERT's loss on the attention scores of the layers"),
+            _weight("cosine", 0.0, "DistilBERT's loss: direction of the last hidden states"),
+            _weight("patient", 0.0, "patient distillation: [CLS] of every layer but the last"),
+            _weight("minilm-v1", 0.0, "MiniLM: attention, values of the last layer; equal heads"),
+            _weight("minilm-v2", 0.0, "MiniLMv2: queries, keys and values of the last layer"),
             click.option(
                 "--relation-heads",
                 type=click.IntRange(1),
                 help="heads of MiniLMv2's relations  [default: the most that divide those of "
                 "both models]",
             ),
-            click.option(
-                "--prediction-weight",
-                type=WEIGHT,
-                default=1.0,
-                show_default=True,
-                help="of the loss on the teacher's answers; of a regression, its scores",
-            ),
-            click.option(
-                "--label-weight",
-                type=WEIGHT,
-                default=0.0,
-                show_default=True,
-                help="of the loss on labels, beside the one on the teacher's answers",
-            ),
+            _weight("prediction", 1.0, "of the loss on the teacher's answers, or its scores"),
+            _weight("label", 0.0, "of the loss on labels, beside the one on the teacher's answers"),
             click.option(
                 "--mode",
                 type=click.Choice(["masked", "tinybert"]),
