@@ -30,7 +30,7 @@ METHODS = {
     "heads": ("#E69F00", "D", "attention heads"),
     "ffn": ("#56B4E9", "P", "feed-forward units"),
 }
-PROCESSORS = (("#0072B2", "-"), ("#D55E00", "--"))  # in the order of the rows
+PROCESSORS = {"Zen 4": ("#0072B2", "-"), "Zen 1": ("#D55E00", "--")}
 OTHERS = ("all", "λ‖θ‖²")  # nothing is pruned
 DEV_ERROR = 1.2  # one standard error of an accuracy on 872 sentences, in points
 
@@ -97,25 +97,24 @@ def draw_sparse(figure: Any, models: Mapping[str, Mapping[str, Mapping[float, Fo
 def growth_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[float, list[float]]]:
     """By processor and minutes: the accuracies of all seeds of a budget.
 
-    The minutes are those of the first seed; the others may have run beside other programs, or have
-    found in a cache what their teacher had computed for the first.
+    The minutes are those of seed 0, and without it a budget is left out: the others may have run
+    beside other programs, or have found in a cache what their teacher had computed for it.
     """
-    budgets: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if row["name"].startswith("growth on "):
-            budgets[row["name"]].append(row)
+    growing = [row for row in rows if row["name"].startswith("growth on ")]
     found: dict[str, dict[float, list[float]]] = defaultdict(dict)
-    for name, seeds in budgets.items():
-        processor = name.removeprefix("growth on ").partition(": ")[0]
-        minutes = min(seeds, key=lambda row: row["seed"])["seconds"] / 60
-        found[processor][minutes] = [100 * row["metrics"]["accuracy"] for row in seeds]
+    for first in (row for row in growing if row["seed"] == 0):
+        processor = first["name"].removeprefix("growth on ").partition(": ")[0]
+        seeds = [row for row in growing if row["name"] == first["name"]]
+        accuracies = [100 * row["metrics"]["accuracy"] for row in seeds]
+        found[processor][first["seconds"] / 60] = accuracies
     return {processor: dict(sorted(curve.items())) for processor, curve in found.items()}
 
 
 def draw_growth(figure: Any, growth: Mapping[str, Mapping[float, Sequence[float]]]) -> None:
     """Every seed as a point, and for each processor a line through the means."""
     axes = figure.subplots()
-    for (processor, curve), (colour, line) in zip(growth.items(), PROCESSORS, strict=False):
+    for processor, curve in growth.items():
+        colour, line = PROCESSORS[processor]
         means = [statistics.mean(values) for values in curve.values()]
         axes.plot(list(curve), means, color=colour, linestyle=line, label=processor)
         for minutes, values in curve.items():

@@ -24,10 +24,11 @@ ROWS = [
     sparse_row("4x128: magnitude 0.5", 0.88, 40),
     sparse_row("4x128: magnitude 0.9", 0.85, 20),
     sparse_row("4x128: ffn 0.9", 0.86, 30),
-    {"name": "growth on old: 15", "seed": 1, "metrics": {"accuracy": 0.88}, "seconds": 960},
-    {"name": "growth on old: 5", "seed": 0, "metrics": {"accuracy": 0.86}, "seconds": 270},
-    {"name": "growth on new: 5", "seed": 0, "metrics": {"accuracy": 0.87}, "seconds": 300},
-    {"name": "growth on old: 15", "seed": 0, "metrics": {"accuracy": 0.89}, "seconds": 840},
+    {"name": "growth on Zen 1: 15", "seed": 1, "metrics": {"accuracy": 0.88}, "seconds": 960},
+    {"name": "growth on Zen 1: 5", "seed": 0, "metrics": {"accuracy": 0.86}, "seconds": 270},
+    {"name": "growth on Zen 4: 5", "seed": 0, "metrics": {"accuracy": 0.87}, "seconds": 300},
+    {"name": "growth on Zen 1: 15", "seed": 0, "metrics": {"accuracy": 0.89}, "seconds": 840},
+    {"name": "growth on Zen 4: 15", "seed": 1, "metrics": {"accuracy": 0.9}, "seconds": 999},
     {"name": "ablation: full", "metrics": {"accuracy": 0.5}},
 ]
 
@@ -73,13 +74,13 @@ def test_the_legend_names_the_methods_of_every_model(charts):
 
 def test_seeds_are_points_and_their_means_a_line(charts):
     growth = charts["growth_of"](ROWS)
-    assert growth == {"old": {4.5: [86.0], 14.0: [88.0, 89.0]}, "new": {5.0: [87.0]}}
+    assert growth == {"Zen 1": {4.5: [86.0], 14.0: [88.0, 89.0]}, "Zen 4": {5.0: [87.0]}}
     figure = Figure()
     charts["draw_growth"](figure, growth)
     lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
     old = [[[4.5, 86.0], [14, 88.5]], [[4.5, 86.0]], [[14, 88.0], [14, 89.0]]]
     assert lines == [*old, [[5.0, 87.0]], [[5.0, 87.0]]]
-    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["old", "new"]
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["Zen 1", "Zen 4"]
 
 
 def test_charts_are_files(tmp_path, monkeypatch, capsys):
@@ -91,4 +92,4 @@ def test_charts_are_files(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(CHARTS), run_name="__main__")
     assert {path.name for path in tmp_path.glob("*.svg")} == {"sparse.svg", "growth.svg"}
     said = capsys.readouterr().out
-    assert "old, 4.5 minutes: 86.0\nold, 14.0 minutes: 88.0, 89.0\nnew, 5.0" in said
+    assert "Zen 1, 4.5 minutes: 86.0\nZen 1, 14.0 minutes: 88.0, 89.0\nZen 4, 5.0" in said
