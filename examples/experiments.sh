@@ -6,10 +6,10 @@
 # MINILM  all-MiniLM-L6-v2, the bare encoder · GLUE  a folder with sst2/, mrpc/, stsb/, cola/ · TEXTS  raw text
 # PAIRS   Multi30k: train.en, train.de, val.en, val.de
 # PART    teachers, general, ladder, ablation, wide, sparse, growth, translation
-# Models go to runs/, rows to examples/results.jsonl. One core each; with several cores, run parts in parallel.
+# Models go to runs/, rows to runs/results.jsonl; those of the README are in examples/results.jsonl. One core each; with several cores, run parts in parallel.
 set -eu
 RECIPES=$(dirname "$0")/recipes
-ROWS="--results $(dirname "$0")/results.jsonl --cache runs/cache --threads 1 --resume"
+ROWS="--results runs/results.jsonl --cache runs/cache --threads 1 --resume"
 
 # folder, command: resumes if the folder holds a run
 into() {
@@ -23,6 +23,15 @@ into() {
 finetuned() {
   into "runs/teachers/$1-$2" finetune --model "$MINILM" --data "$GLUE/$1" --task "$1" --seed "$2" --lr "$3" \
     --epochs "$4" --dtype auto --evaluate-every 50 --threads 1
+}
+
+# task: the best of its teachers on dev becomes runs/teacher-TASK
+chosen() {
+  best=$(python -c '
+import json, sys
+metrics = {folder: json.load(open(folder + "/result.json"))["metrics"] for folder in sys.argv[1:]}
+print(max(metrics, key=lambda folder: next(iter(metrics[folder].values()))))' "runs/teachers/$1-"*)
+  [ -e "runs/teacher-$1" ] || cp -R "$best" "runs/teacher-$1"
 }
 
 # recipe, folder
@@ -98,15 +107,16 @@ growth() {
 
 for part in "$@"; do
   case $part in
-  teachers) # the best on dev becomes runs/teacher-TASK, by hand
+  teachers)
     for seed in 6 7; do finetuned sst2 $seed 3e-5 3; done
     for seed in 0 1 2; do finetuned mrpc $seed 5e-5 5; finetuned cola $seed 5e-5 4; done
     for seed in 0 1; do finetuned stsb $seed 5e-5 4; done
+    for task in sst2 mrpc cola stsb; do chosen $task; done
     ;;
   general)
     general general.toml runs/general
     ;;
-  ladder) # needs general and a teacher
+  ladder) # needs general and the teachers
     on_sst2 sst2-1-labels 5
     on_sst2 sst2-2-pca 5
     on_sst2 sst2-3-logits 5
@@ -115,7 +125,7 @@ for part in "$@"; do
     on_sst2 sst2-6-general 3 --init-student runs/general
     on_sst2 sst2-7-best 3 --init-student runs/general
     ;;
-  ablation) # needs general and a teacher; every row takes equally long, whatever its steps cost
+  ablation) # needs general and the teachers; every row takes equally long, whatever its steps cost
     general="--init-student runs/general"
     row full $general
     row "without general distillation"
@@ -138,14 +148,14 @@ for part in "$@"; do
         --teacher "runs/teacher-$task" --data "$GLUE/$task"
     done
     ;;
-  sparse) # needs a teacher; every layer keeps at least one head
+  sparse) # needs the teachers; every layer keeps at least one head
     into runs/sparse/student distill --recipe "$RECIPES/growth.toml" --student 4x128 --teacher runs/teacher-sst2 \
       --data "$GLUE/sst2" --limit 20000 --join 10000 --intermediate-epochs 99 --intermediate-steps 1600 \
-      --epochs 99 --steps 3600 --cache runs/cache --threads 1
+      --epochs 99 --steps 3600 --cache runs/cache --threads 2
     lean_models 4x128 runs/sparse/student 0.1 "0.5 0.7" --lr 3e-4
     lean_models 6x384 runs/teacher-sst2 0.5 "0.5 0.7 0.8 0.9" --lr 1e-4 --steps 600 --evaluate-every 200
     ;;
-  growth) # needs general, a teacher and an otherwise idle machine
+  growth) # needs general, the teachers and an otherwise idle machine
     growth "Zen 4" 3 3 500 1700 10000 --limit 20000
     growth "Zen 4" 5 3 900 3600 10000 --limit 20000
     growth "Zen 4" 15 3 4500 8500 30000

@@ -436,7 +436,10 @@ def test_transformers_opens_the_student(teacher, tmp_path):
 
 
 def test_a_teacher_of_scores(tmp_path):
-    """Regression: the student learns the teacher's scores, not classes."""
+    """Regression: the student learns the teacher's scores, not classes.
+
+    Both learn in bfloat16, and are measured in float32, in which they are saved.
+    """
     task = dataclasses.replace(TASKS["regress"])
     rows = tuple(
         Example(e.first, None, float(sum(w in tiny.GOOD for w in e.first.split())))
@@ -445,17 +448,25 @@ def test_a_teacher_of_scores(tmp_path):
     config = tiny.config().with_labels(("score",), "regression")
     model = Bert.from_config(config, "regression", tiny.tokenizer())
     train_set, dev_set = Dataset(Path("t"), task, rows[:160]), Dataset(Path("d"), task, rows[160:])
-    finetune(
-        model, train_set, dev_set, tmp_path / "teacher", TrainingOptions(epochs=6, lr=2e-2), 16,
-        MAX_LENGTH, Watched(),
-    )  # fmt: skip
+    learning = TrainingOptions(epochs=6, lr=2e-2, dtype=torch.bfloat16)
+    taught = finetune(
+        model, train_set, dev_set, tmp_path / "teacher", learning, 16, MAX_LENGTH, Watched()
+    )
     teacher = Bert.from_pretrained(tmp_path / "teacher")
+    assert taught["metrics"] == evaluated(teacher, dev_set, MAX_LENGTH)
     assert check_teacher(teacher, task, dev_set, MAX_LENGTH)["pearson"] > 0.8
     student = student_config("1x12x3", teacher.config)
     texts = learning_texts(rows[:160], task, teacher.tokenizer, MAX_LENGTH)
-    result = distil(teacher, student, texts, dev_set, tmp_path / "out", OPTIONS, Watched())
+    stages = {
+        name: dataclasses.replace(getattr(OPTIONS, name), dtype=torch.bfloat16)
+        for name in ("intermediate", "prediction")
+    }
+    options = dataclasses.replace(OPTIONS, **stages)
+    result = distil(teacher, student, texts, dev_set, tmp_path / "out", options, Watched())
     assert result["metrics"]["pearson"] > 0.5
-    assert Bert.from_pretrained(tmp_path / "out").head == "regression"
+    learned = Bert.from_pretrained(tmp_path / "out")
+    assert learned.head == "regression"
+    assert result["metrics"] == evaluated(learned, dev_set, MAX_LENGTH)
 
 
 # --- Files in, a student out -----------------------------------------------------------------

@@ -277,7 +277,12 @@ def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monke
     """Each call is noted instead of run, and its options are read as the command reads them."""
     note = tmp_path / "minibert"
     one_call = 'printf "%s\\037" "$@" >> "$CALLS"; echo >> "$CALLS"'
-    note.write_text(f"#!/bin/sh\n{one_call}\n")
+    # finetune --model DIR --data DIR --task TASK --seed SEED …: a greater seed is a better teacher
+    trained = """for out; do :; done
+        [ "$8" = --seed ] || exit 0
+        mkdir -p "$out" && echo '{"metrics": {"f1": 0.'$9'}}' > "$out/result.json"
+    """
+    note.write_text(f"#!/bin/sh\n{one_call}\n{trained}")
     note.chmod(0o755)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -290,11 +295,15 @@ def test_the_script_of_all_experiments_calls_commands_that_exist(tmp_path, monke
     assert len(calls) == 10 + 1 + 7 + 12 + 5 + 1 + 2 * 28 + 6 + 20 + 4 * 3
     for command, *options in calls:
         monkeypatch.chdir(ROOT)
-        both = "translation" in options or any(x.startswith("growth on ") for x in options)
+        timed = any(x.startswith("growth on ") for x in options)
+        both = timed or "translation" in options or options[-1] == "runs/sparse/student"
         found = cli.cli.commands[command].make_context(command, options)
         assert found.params["threads"] == (2 if both else 1)
         has_rows = bool(found.params.get("results"))
         assert found.params.get("resume", False) == has_rows, "nothing is there yet"
+    for task, seed in (("sst2", 7), ("mrpc", 2), ("cola", 2), ("stsb", 1)):
+        chosen = json.loads((tmp_path / f"runs/teacher-{task}/result.json").read_text())
+        assert chosen["metrics"]["f1"] == seed / 10
     (tmp_path / "runs" / "general").mkdir(parents=True)
     (tmp_path / "runs" / "general" / "run.json").write_text("{}")
     subprocess.run(["sh", script, "general"], check=True, cwd=tmp_path)

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minibert.data.readers import Dataset
 from minibert.model import Bert
 from minibert.parameters import named_tensors
@@ -17,13 +15,12 @@ def compared(
     models: Mapping[str, str | Path],
     dataset: Dataset,
     max_length: int,
-    dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """One row for each model folder: metrics, parameters, bytes on disk, sentences per second.
 
-    Speed is the median of three passes over the data, the models taking turns, so that whatever
-    else the machine does affects all of them.
+    All is measured in float32. Speed is the median of three passes over the data, the models taking
+    turns, so that whatever else the machine does affects all of them.
     """
     loaded = {name: Bert.from_pretrained(folder).to(device) for name, folder in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in loaded}
@@ -31,7 +28,7 @@ def compared(
         for name, model in loaded.items():
             encodings = encodings_of(dataset, model.tokenizer, max_length)
             started = time.perf_counter()
-            all_logits(encodings, model.weights, model.config, dtype)
+            all_logits(encodings, model.weights, model.config)
             seconds[name].append(time.perf_counter() - started)
     rows = []
     for name, model in loaded.items():
@@ -39,7 +36,7 @@ def compared(
         rows.append(
             {
                 "name": name,
-                "metrics": evaluated(model, dataset, max_length, dtype),
+                "metrics": evaluated(model, dataset, max_length),
                 "parameters": n_parameters(model.weights),
                 "bytes": sum(f.stat().st_size for f in folder.glob("model*.safetensors")),
                 "sentences_per_second": len(dataset) / sorted(seconds[name])[1],

@@ -278,7 +278,7 @@ def distil(
         weights = trainable.finished_weights()
 
     def evaluate(weights: BertWeights) -> dict[str, float]:
-        logits_XC = all_logits(dev_encodings, weights, student, options.prediction.dtype)
+        logits_XC = all_logits(dev_encodings, weights, student)
         return measured(dev_set.task, logits_XC, dev_labels_X)
 
     def keep(weights: BertWeights) -> None:

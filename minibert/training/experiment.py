@@ -191,7 +191,7 @@ def distil_and_compare(
         models["student, labels alone"] = out / "labels"
     result = distil(teacher, student, texts, dev_set, out, options, display, device)
     models["student, distilled"] = out
-    rows = compared(models, dev_set, options.max_length, options.prediction.dtype, device)
+    rows = compared(models, dev_set, options.max_length, device)
     try_it = ["minibert", "predict", "--model", str(out), dev_set.examples[0].first]
     if train_set.task.pair:
         try_it[-1] += f"\t{dev_set.examples[0].second}"

@@ -81,7 +81,7 @@ def finetune(
     )
 
     def evaluate(weights: BertWeights) -> dict[str, float]:
-        logits_XC = all_logits(dev_encodings, weights, model.config, options.dtype)
+        logits_XC = all_logits(dev_encodings, weights, model.config)
         return measured(dev_set.task, logits_XC, dev_labels_X)
 
     def keep(weights: BertWeights) -> None:

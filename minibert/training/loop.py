@@ -74,7 +74,8 @@ class Objective(Protocol[Learned]):
 class TrainingOptions:
     """How to train; `accumulate` parts of a batch are computed one after the other.
 
-    The run ends after `epochs`, or after `steps` if that comes first.
+    The run ends after `epochs`, or after `steps` if that comes first. `dtype` is that of the steps;
+    the dev set is answered in float32, as the weights are saved.
     """
 
     epochs: int = 3

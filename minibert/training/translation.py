@@ -217,7 +217,7 @@ def learn_to_translate(
 
     def evaluate(weights: TranslatorWeights) -> dict[str, float]:
         learned = dataclasses.replace(model, weights=weights)
-        return scores(learned, dev_set, 1, dtype=options.dtype, max_length=max_length)
+        return scores(learned, dev_set, 1, max_length=max_length)
 
     def keep(weights: TranslatorWeights) -> None:
         dataclasses.replace(model, weights=weights).save_pretrained(out)
