@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their target, flushed, and renamed."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,10 @@ UNFINISHED = ".saving"
 
 class NotWritten(OSError):
     """A file that could not be written, named in the sentence."""
+
+
+class Busy(Exception):
+    """Another process holds the lock on a folder."""
 
 
 @contextmanager
@@ -47,6 +52,25 @@ def whole_file(path: Path, shared: bool = False, then: str = "") -> Iterator[Pat
     finally:
         with suppress(NotADirectoryError):  # which is the reason told above
             staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Make a folder and hold the lock on it, which ends with this process at the latest.
+
+    Raises
+        Busy  another process holds it, and this one does not want to `wait`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def flush(path: Path) -> None:

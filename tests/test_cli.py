@@ -563,6 +563,23 @@ def test_words_are_guessed_by_a_model_that_reads_as_the_teacher_does(minibert, f
     assert minibert(f"{line} {folder}/mlm").code == 0
 
 
+def test_a_model_does_not_replace_the_one_it_starts_from(minibert, folder):
+    line = f"finetune --model {folder}/teacher --data {folder}/data {SMALL} --overwrite"
+    answer = minibert(f"{line} --out {folder}/data/../teacher")
+    assert answer.code == 2
+    assert f"--model {folder}/teacher is a folder that this run would write over" in answer.said
+
+
+def test_a_run_is_not_resumed_with_another_model(minibert, folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    line = f"finetune --model model --data {folder}/data {SMALL}"
+    assert minibert(line).code == 0
+    assert minibert(f"{line} --resume").code == 0
+    shutil.copy(folder / "teacher" / "model.safetensors", tmp_path / "model")
+    answer = minibert(f"{line} --resume")
+    assert (answer.code, "was made with a hash of model = " in answer.said) == (2, True)
+
+
 def test_a_run_remembers_its_arithmetic(minibert, folder):
     assert minibert(finetuning(folder, "--arithmetic book")).code == 0
     assert json.loads(Path("runs/finetune/run.json").read_text())["arithmetic"] == "book"

@@ -500,7 +500,11 @@ def test_a_student_does_not_replace_what_it_starts_from(option, minibert, folder
         start = f"--teacher {folder}/other {start}"
     answer = minibert(line(folder, f"{start} --out {folder}/teacher --overwrite"))
     assert answer.code == 2
-    assert f"--out and --{option} are the same folder" in answer.said
+    assert f"--{option} " in answer.said
+    assert "is a folder that this run would write over; choose another --out" in answer.said
+    more = start.replace("data/../teacher", "seed-1") or f"--teacher {folder}/seed-1"
+    answer = minibert(line(folder, f"{more} --out {folder} --seeds 2 --overwrite"))
+    assert "seed-1 is a folder that this run would write over" in answer.said
 
 
 def test_a_student_of_another_vocabulary_cannot_be_the_start(minibert, folder, tmp_path):

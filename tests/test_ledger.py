@@ -58,7 +58,7 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     assert read_results(path) == []
     rows = [row(), row(seed=1), row("second")]
     for one in rows:
-        add_result(path, one)
+        add_result(path, one, {})
     assert read_results(path) == rows
     assert len(path.read_text().splitlines()) == 3
 
@@ -70,7 +70,7 @@ def test_a_damaged_line_is_named(line, tmp_path):
     with pytest.raises(CheckpointError, match=r"results\.jsonl, line 2: .* delete this line"):
         read_results(path)
     with pytest.raises(CheckpointError):
-        add_result(path, row(seed=1))
+        add_result(path, row(seed=1), {})
     assert len(path.read_text().splitlines()) == 2, "and nothing is lost"
 
 
@@ -124,7 +124,17 @@ def test_many_processes_can_add_their_rows(tmp_path):
 
 def _add(path, name):
     for seed in range(20):
-        add_result(path, row(name, seed))
+        add_result(path, row(name, seed), {})
+
+
+def test_what_another_process_added_meanwhile_stays_and_counts_once(tmp_path):
+    path = tmp_path / "results.jsonl"
+    add_result(path, row(seed=1, answers=[1, 0]), {})
+    add_result(path, row(seed=1, answers=[0, 1]), {})
+    assert [one["answers"] for one in read_results(path)] == [[1, 0]]
+    with pytest.raises(RunError, match=r"lr = 0\.1, not 0\.2"):
+        add_result(path, row(seed=2, recipe=RECIPE | {"lr": 0.2}), {})
+    assert len(read_results(path)) == 1
 
 
 def test_the_test_is_the_paired_one_of_scipy():

@@ -952,6 +952,37 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path):
     assert sorted(files_in(folder)) == ["metrics.jsonl", "run.json"], "what began is kept"
 
 
+def test_two_processes_never_work_in_one_folder(tmp_path):
+    with open_run(tmp_path / "run", RECORD, False, False):
+        append_metrics(tmp_path / "run", {"phase": "tiny", "step": 1})
+        before = files_in(tmp_path)
+        for resume, overwrite in ((True, False), (False, True)):
+            with pytest.raises(RunError, match=r"another process is at work in .*run;"):
+                claim(tmp_path / "run", resume, overwrite)
+        assert files_in(tmp_path) == before
+    assert claim(tmp_path / "run", resume=True) is None, "the lock ends with the run"
+
+
+def test_a_run_killed_at_its_first_or_last_write_is_no_trouble(tmp_path):
+    (tmp_path / ".run.json.saving").write_text("{")
+    claim(tmp_path)
+    finish_run(tmp_path, {"task": "classify"})
+    assert sorted(files_in(tmp_path)) == ["result.json", "run.json"]
+    (tmp_path / STATE).write_bytes(b"killed before it was deleted")
+    assert claim(tmp_path, resume=True, write=False) == {"task": "classify"}
+    assert sorted(files_in(tmp_path)) == ["result.json", "run.json"]
+
+
+def test_files_of_a_person_that_look_like_those_of_a_run_stay(tmp_path):
+    claim(tmp_path)
+    (tmp_path / "mine").mkdir()
+    own = ("answers-mine.txt", "mine/answers-talk.md", "mine/a.saving", "mine/a.safetensors")
+    for name in own:
+        (tmp_path / name).write_text("mine")
+    finish_run(tmp_path, {})
+    assert sorted(files_in(tmp_path)) == sorted([*own, "run.json", "result.json"])
+
+
 def test_states_of_runs_inside_a_run_stay(tmp_path):
     claim(tmp_path)
     claim(tmp_path / "student")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from minibert.cli.options import check_sparsity
+from minibert.cli.options import check_apart, check_sparsity
 
 # Options that only distillation for a task uses, and those that the demo uses.
 OF_A_TASK = frozenset(
@@ -33,15 +33,11 @@ def check_usage(chosen: Any) -> None:
             "--corpus with --data only trains a masked-word head, for --augment-by mlm; for "
             "general distillation give it alone, then use --init-student"
         )
-    out = Path(chosen.out or "runs/distill").resolve()
-    several = chosen.seeds > 1 or chosen.results  # then each student has a folder in it
+    outs = [Path(chosen.out or "runs/distill")]
+    if chosen.seeds > 1 or chosen.results:  # then each student has a folder in it
+        outs = [outs[0] / f"seed-{n}" for n in range(chosen.seed, chosen.seed + chosen.seeds)]
     for name in ("teacher", "init_student", "augment_model"):
-        given = getattr(chosen, name)
-        if given is not None and Path(given).resolve() == out and not several:
-            raise click.UsageError(
-                f"--out and --{name.replace('_', '-')} are the same folder, {given}, which the "
-                "student would replace; choose another --out"
-            )
+        check_apart(name.replace("_", "-"), getattr(chosen, name), outs)
     answers = {"prediction_weight", "label_weight"}
     weights = {name: value for name, value in vars(chosen).items() if name.endswith("_weight")}
     if chosen.intermediate_epochs and not any(weights[name] for name in weights.keys() - answers):

@@ -14,6 +14,7 @@ from minibert.cli.options import (
     TRANSLATION,
     HeadedCommand,
     Number,
+    check_apart,
     check_sacrebleu,
     check_sparsity,
     compute_options,
@@ -104,14 +105,15 @@ def finetune(**options: Any) -> None:
         options |= unsaid
         context.params |= unsaid
     chosen = SimpleNamespace(**options)
+    folder = Path(chosen.out or "runs/finetune")
     _check(chosen, translates)
     check_sparsity(chosen)
+    check_apart("model", chosen.model, [folder])
     place, precision = prepare(chosen.device, chosen.threads, chosen.dtype, chosen.arithmetic)
     from minibert.training.loop import training_options_from
     from minibert.training.progress import Display
     from minibert.training.runs import check_run, finish_run, open_run, with_hashes
 
-    folder = Path(chosen.out or "runs/finetune")
     record = run_record("finetune")
     check_run(folder, record, chosen.resume, chosen.overwrite)
     training = training_options_from(options | {"dtype": precision})
@@ -155,9 +157,9 @@ Run = Callable[[Path], dict[str, Any]]
 
 
 def _labels(chosen: Any, training: Any, display: Any, place: str) -> tuple[Hashes, Run]:
-    """Read data and model; return hashes of the data, and a function that trains into a folder."""
+    """Read data and model; return hashes of both, and a function that trains into a folder."""
     from minibert.data.readers import read_dataset
-    from minibert.training.answers import hash_of_texts
+    from minibert.training.answers import hash_of_model, hash_of_texts
     from minibert.training.finetune import finetune as train_on_labels
     from minibert.training.finetune import starting_model
 
@@ -178,7 +180,7 @@ def _labels(chosen: Any, training: Any, display: Any, place: str) -> tuple[Hashe
     hashes = {
         name: hash_of_texts(one.examples) for name, one in (("train", train_set), ("dev", dev_set))
     }
-    return hashes, run
+    return {"model": hash_of_model(bert)} | hashes, run
 
 
 def _translation(chosen: Any, training: Any, display: Any, place: str) -> tuple[Hashes, Run]:

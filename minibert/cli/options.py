@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,14 @@ DTYPES = ("auto", "float32", "bfloat16")
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
 TRANSLATION = "translation"
 ONE_FILE = "--data {} is one file; name the dev file with --dev as well"
+
+
+def check_apart(option: str, given: str | None, outs: Iterable[Path]) -> None:
+    """Refuse a run that would write over a model that it reads."""
+    if given is not None and Path(given).expanduser().resolve() in [out.resolve() for out in outs]:
+        raise click.UsageError(
+            f"--{option} {given} is a folder that this run would write over; choose another --out"
+        )
 
 
 class Number(click.FloatRange):

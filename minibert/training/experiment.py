@@ -159,6 +159,7 @@ def run_seeds(
                 "made_of": dict(identity.made_of),
                 "answers": answers_of(student, pair.dev_set, run.options.max_length),
             },
+            identity.defaults,
         )  # fmt: skip
     return [row for row in read_results(path) if row["name"] == name]
 

@@ -4,13 +4,10 @@
 was answered, so that two recipes can be compared text by text, years later and without the weights.
 """
 
-import fcntl
 import json
 import math
-import os
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +18,7 @@ from minibert.data.readers import Dataset
 from minibert.model import Bert
 from minibert.training.evaluation import all_logits, encodings_of, labels_of
 from minibert.training.runs import RunError, written_whole
+from minibert.writing import alone
 
 Row = Mapping[str, Any]
 KEYS = set("name task seed metrics teacher steps seconds made_of recipe answers".split())
@@ -62,26 +60,6 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def add_result(path: Path, row: Row) -> None:
-    """Add one row, whole or not at all, while other runs may add theirs."""
-    with _alone(path.parent):
-        rows = [*read_results(path), row]
-        with written_whole(path) as staged:
-            staged.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock on this folder; wait until no other process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 class Identity(NamedTuple):
     """What the rows of one name have in common, except for the seed.
 
@@ -121,6 +99,24 @@ def finished(rows: Sequence[Row], identity: Identity, seed: int) -> Row | None:
         if row["seed"] == seed:
             return row
     return None
+
+
+def add_result(path: Path, row: Row, defaults: Mapping[str, Any]) -> None:
+    """Add one row, whole or not at all, while other runs may add theirs.
+
+    Where another process has added the row of this recipe and seed meanwhile, it stays.
+
+    Raises
+        RunError         as `finished`.
+        CheckpointError  as `read_results`.
+    """
+    identity = Identity(row["name"], row["recipe"], row["made_of"], defaults)
+    with alone(path.parent):
+        rows = read_results(path)
+        if finished(rows, identity, row["seed"]) is None:
+            with written_whole(path) as staged:
+                lines = (json.dumps(each) + "\n" for each in (*rows, row))
+                staged.write_text("".join(lines), encoding="utf-8")
 
 
 # --- The table -------------------------------------------------------------------------------

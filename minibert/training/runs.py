@@ -5,6 +5,7 @@ holds the old state or the new one, never half of one.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,13 +23,17 @@ from minibert.files import checksum, read_json
 from minibert.optim import AdamState
 from minibert.training.stopwatch import Stopwatch, running
 from minibert.training.trainable import Trainable
-from minibert.writing import UNFINISHED, whole_file
+from minibert.writing import UNFINISHED, Busy, alone, whole_file
 
 OPTIONS_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 STATE_ENDING = ".state.safetensors"
 ANSWERS = "answers-"  # of a teacher; the beginning of a name
+# What only a resume needs, and what a killed process left half written.
+WORKING_FILES = re.compile(
+    rf".+{re.escape(STATE_ENDING)}|{ANSWERS}[0-9a-f]+\.safetensors|\..+{re.escape(UNFINISHED)}"
+)
 TEACHER_ALONE = ("states", "answers")  # phases in which nothing is learned
 
 
@@ -163,10 +168,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
-            rows.append(row | {"step": int(row["step"])})
+            rows.append(row | {"phase": str(row["phase"]), "step": int(row["step"])})
         except (ValueError, KeyError, TypeError):
             raise CheckpointError(
                 f"{path}, line {number}: {line[:40]!r} is not a metrics row; delete this line"
@@ -229,7 +234,7 @@ def check_run(folder: Path, options: Mapping[str, Any], resume: bool, overwrite:
                     f"{folder} was made with {key} = {stored.get(key)!r}, not {options[key]!r}; "
                     "resume with the same options, or start over with --overwrite"
                 )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not all(p.name.endswith(UNFINISHED) for p in folder.iterdir()):
         if not path.exists():
             raise RunError(f"{folder} holds files that no run wrote; choose another --out")
         if not overwrite:
@@ -249,12 +254,26 @@ def open_run(
     before it has saved anything, the folder is restored, except for saved states.
 
     Raises
-        RunError         as `check_run`.
+        RunError         as `check_run`, or another process is at work in the folder.
         CheckpointError  as `check_run`, or the result is damaged.
     """
-    check_run(folder, options, resume, overwrite)
+    check_run(folder, options, resume, overwrite)  # before anything is made
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(folder, wait=False):
+            check_run(folder, options, resume, overwrite)  # nobody changes it from here on
+            with _claimed(folder, options, resume, is_new) as done:
+                yield done
+    except Busy:
+        raise RunError(
+            f"another process is at work in {folder}; wait for it, or choose another --out"
+        ) from None
+
+
+@contextmanager
+def _claimed(
+    folder: Path, options: Mapping[str, Any], resume: bool, is_new: bool
+) -> Iterator[dict[str, Any] | None]:
     before = {}
     try:
         if not resume:
@@ -264,8 +283,11 @@ def open_run(
                 path.unlink(missing_ok=True)
             drop_states(folder)
             write_json(folder / OPTIONS_FILE, options)
-        done = folder / RESULT_FILE
-        yield read_json(done) if done.exists() else None
+        done = None
+        if (folder / RESULT_FILE).exists():
+            done = read_json(folder / RESULT_FILE)
+            drop_states(folder)  # the run may have been killed before it did so itself
+        yield done
     except BaseException:
         if not resume and not _has_saved(folder):
             (folder / METRICS_FILE).unlink(missing_ok=True)
@@ -296,7 +318,8 @@ def finish_run(folder: Path, result: Mapping[str, Any]) -> None:
 def drop_states(folder: Path) -> None:
     """Delete a run's saved states and what its teacher computed, not those of runs inside it."""
     for path in folder.iterdir():
-        if path.name.endswith((STATE_ENDING, UNFINISHED)) or path.name.startswith(ANSWERS):
+        if path.is_dir() and not path.is_symlink():
+            if not (path / OPTIONS_FILE).exists():
+                drop_states(path)
+        elif WORKING_FILES.fullmatch(path.name):
             path.unlink()
-        elif path.is_dir() and not path.is_symlink() and not (path / OPTIONS_FILE).exists():
-            drop_states(path)
