@@ -187,7 +187,8 @@ class Bert:
         """The output of the head for each text, [n, C]: classes, one score, or next / not next.
 
         Raises
-            CheckpointError  the model has no head that judges whole texts.
+            CheckpointError  the model has no head that judges whole texts, or its answers are not
+                             finite.
         """
         pooler, classifier, nsp = self.weights.pooler, self.weights.classifier, self.weights.nsp
         last = nsp if self.head == "nsp" else classifier
@@ -202,7 +203,10 @@ class Bert:
             return list(judge(pooled(hidden_BSD, pooler), last))
 
         rows = self._over_batches(self._encoded(texts, second), judged, batch_size, encode_first)
-        return torch.stack(rows) if rows else last.bias_O.expand(0, -1)
+        logits_XC = torch.stack(rows) if rows else last.bias_O.expand(0, -1)
+        if not logits_XC.isfinite().all():
+            raise CheckpointError("the model's answers are not finite; its weights are too large")
+        return logits_XC
 
     def classify(
         self, texts: Sequence[str], second: Sequence[str] | None = None, batch_size: int = 32

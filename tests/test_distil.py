@@ -209,6 +209,12 @@ def test_an_untrained_head_is_noticed(teacher):
     with pytest.raises(CheckpointError, match=r"0.500, .* untrained, .* order; run minibert"):
         check_teacher(untrained, dev.task, dev, MAX_LENGTH)
     assert check_teacher(teacher, dev.task, dev, MAX_LENGTH)["accuracy"] > 0.9
+    alike = dataclasses.replace(dev, examples=[e for e in dev.examples if int(e.label) == 1])
+    with pytest.raises(DataError, match="every row has the same label, so a constant answer is"):
+        check_teacher(teacher, dev.task, alike, MAX_LENGTH)
+    several = dataclasses.replace(teacher.config, problem_type="multi_label_classification")
+    with pytest.raises(CheckpointError, match="yes or no to each label by itself, but classify"):
+        check_teacher(dataclasses.replace(teacher, config=several), dev.task, dev, MAX_LENGTH)
 
 
 def test_a_constant_answer_is_noticed_whatever_the_metric(teacher):

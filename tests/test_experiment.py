@@ -491,6 +491,13 @@ def test_general_distillation_is_not_resumed_on_other_texts(minibert, folder, tm
     (tmp_path / "corpus.txt").write_text("a good film\n" * 30)
     answer = minibert(f"{call} --resume")
     assert (answer.code, "was made with a hash of texts" in answer.said) == (2, True)
+    (tmp_path / "corpus.txt").write_text("\N{ZERO WIDTH SPACE}\n")
+    answer = minibert(f"{call} --overwrite")
+    assert (answer.code, "--corpus holds no word" in answer.said) == (3, True)
+    answer = minibert(line(folder, "--results /proc/nope/r.jsonl --out results"))
+    assert answer.code == 2
+    assert "--results /proc/nope/r.jsonl: No such file or directory" in answer.said
+    assert not Path("results").exists()
 
 
 @pytest.mark.parametrize("option", ["teacher", "init-student"])

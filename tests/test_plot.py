@@ -450,7 +450,8 @@ def test_the_only_term_of_a_stage_has_its_name(stage, options, name, tmp_path):
 
 
 def test_what_is_no_number_is_left_out(tmp_path):
-    rows = [{"step": 1, "train": {"loss": math.nan, "hidden": "x"}, "dev": 3}, {"step": 2}]
+    row = {"phase": "tiny", "step": 1}
+    rows = [row | {"train": {"loss": math.nan, "hidden": "x"}, "dev": 3}, row | {"step": 2}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(CheckpointError, match="holds no loss that is a finite number"):
         loss_curves(tmp_path, {})

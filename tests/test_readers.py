@@ -269,6 +269,15 @@ def test_parquet_reads_typed_columns(tmp_path):
         read_dataset(tmp_path / "a.parquet", "stsb")
     with pytest.raises(DataError, match="not a readable parquet file"):
         read_dataset(write(tmp_path, "b.parquet", "PAR1"))
+    broken = pyarrow.array([b"\xff", b"good"]).cast(pyarrow.string(), safe=False)
+    parquet.write_table(pyarrow.table({"sentence": broken}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="not a readable parquet file"):
+        read_dataset(tmp_path / "c.parquet")
+    columns = [table["sentence1"], table["label"], table["label"], table["label"]]
+    twice = pyarrow.Table.from_arrays(columns, names=["sentence", "score", "mine", "mine"])
+    parquet.write_table(twice, tmp_path / "d.parquet")
+    data = read_dataset(tmp_path / "d.parquet", "regress")
+    assert [tuple(e) for e in data.examples] == [("a", None, 0.5), ("b", None, 5.0)]
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

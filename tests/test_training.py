@@ -253,6 +253,18 @@ def test_gradient_equals_a_plain_backward_pass():
     assert terms["l2"] == pytest.approx(float(penalty), abs=1e-12)
 
 
+def test_no_epoch_is_prepared_after_the_last_step(tmp_path, monkeypatch):
+    objective, asked = labels_objective(model := tiny.classifier()), []
+    order = type(objective).order
+    monkeypatch.setattr(
+        type(objective), "order", lambda self, epoch: asked.append(epoch) or order(self, epoch)
+    )
+    steps = len(order(objective, 0)) + 1
+    options = TrainingOptions(epochs=5, steps=steps)
+    train(objective, Trainable(model.weights), options, tmp_path, "tiny", Display(quiet=True))
+    assert asked[-1] == 1
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_run_is_the_steps_of_the_book(schedule, tmp_path):
     """`train` against a loop of a few lines over the book's own Adam, clipping and schedule."""
@@ -802,12 +814,15 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 def test_damaged_metrics_are_named(tmp_path):
     append_metrics(tmp_path, {"phase": "tiny", "step": 1})
-    for line in ("{", "[]", "3", '{"phase": "tiny"}', '{"step": "two"}'):
+    for line in ("{", "[]", "3", '{"phase": "tiny"}', '{"step": "two"}', '{"step": 1}'):
         text = '{"phase": "tiny", "step": 1}\n' + line + "\n"
         (tmp_path / "metrics.jsonl").write_text(text)
         with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: .* not a metrics row"):
             trim_metrics(tmp_path, "tiny", 0)
         assert (tmp_path / "metrics.jsonl").read_text() == text
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"phase": "\xff", "step": 1}\n')
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 1: .* not a metrics row"):
+        trim_metrics(tmp_path, "tiny", 0)
 
 
 # --- The folder of a run ---------------------------------------------------------------------

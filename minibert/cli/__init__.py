@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the work failed; 2 wrong usage; 3 a file is missing, damag
 sentence, never a traceback: an exception that has an `exit_code` is one that a user can cause.
 """
 
+import io
 import json
 import os
 import re
@@ -56,6 +57,8 @@ def main() -> None:
     # cores too, a waiting thread keeps the one it waits for from running.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for what its encoding cannot say
     try:
         code = cli.main(prog_name="minibert", standalone_mode=False)
     except click.exceptions.Abort:
@@ -67,9 +70,8 @@ def main() -> None:
         code = error.exit_code
     except click.ClickException as error:
         code = fail(error.format_message(), error.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone: nothing to complain about
-        sys.stderr.close()
-        code = 0
+    except SystemExit as error:  # 1 is click's, where the reader of our output has gone: no failure
+        code = 0 if error.code == 1 else error.code
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         code = fail(f"{place}{error.strerror or error}", 1)
@@ -86,7 +88,10 @@ def main() -> None:
 def fail(message: str, code: int) -> int:
     """Say it on stderr, or as the one JSON document on stdout; returns the exit code."""
     if "--json" in sys.argv:
-        click.echo(json.dumps({"error": message}))
-    else:
-        click.echo(f"minibert: {message}", err=True)
+        try:
+            click.echo(json.dumps({"error": message}))
+            return code
+        except OSError:  # the output itself is what failed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    click.echo(f"minibert: {message}", err=True)
     return code

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minibert.cli.machine import keep_memory, place_of
-from minibert.cli.options import Number, picture_path, print_result
+from minibert.cli.options import MOST_THREADS, Number, picture_path, print_result
 
 if TYPE_CHECKING:
     from minibert.bench.cases import Case, Choices
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     help="draw the results as FILE.svg or FILE.png  [default: no]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="default: all cores")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="default: all cores")
 @click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
 def bench(
     names: tuple[str, ...],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.distill_checks import check_cache, check_ignored, check_usage
+from minibert.cli.distill_checks import check_cache, check_ignored, check_usage, check_writable
 from minibert.cli.distill_options import (
     augmentation_options,
     experiment_options,
@@ -72,6 +72,8 @@ def distill(context: click.Context, **given: Any) -> None:
     if chosen.cache is not None:
         chosen.cache_folder = Path(chosen.cache)
         check_cache(chosen)
+    if chosen.results is not None:
+        check_writable(f"--results {chosen.results}", Path(chosen.results).parent)
     chosen.arithmetic = context.params["arithmetic"]
     if chosen.teacher is None:
         _demo(chosen)
@@ -143,6 +145,7 @@ def _demo(chosen: Any) -> None:
 def _general(chosen: Any, recipe: dict[str, Any]) -> None:
     """General distillation: raw text, a bare teacher, and no task."""
     from minibert.data.corpus import read_corpus, windows
+    from minibert.data.tables import DataError
     from minibert.hub import model_folder
     from minibert.model import Bert
     from minibert.training.answers import hash_of_model, hash_of_texts
@@ -163,6 +166,8 @@ def _general(chosen: Any, recipe: dict[str, Any]) -> None:
         raise click.UsageError(f"--teacher {chosen.teacher} has no vocabulary to read text with")
     student = student_config(_shape(chosen), teacher.config, options.dropout)
     encodings = windows(read_corpus(chosen.corpus), teacher.tokenizer, chosen.max_length)
+    if not encodings:
+        raise DataError("--corpus holds no word, only spaces or characters that are not shown")
     tokens = sum(len(one.ids) for one in encodings)
     display.say(f"{tokens:,} tokens in {len(encodings):,} windows of {chosen.max_length}")
     for line in explained(student, teacher, options):

@@ -94,9 +94,14 @@ def check_cache(chosen: Any) -> None:
             f"--cache {chosen.cache} is in --out, whose working files are deleted at the "
             "end; choose another folder"
         )
+    check_writable(f"--cache {chosen.cache}", folder)
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Refuse a place that cannot be written before time is spent on what is to go there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise click.UsageError(f"--cache {chosen.cache}: {error.strerror}") from None
+        raise click.UsageError(f"{option}: {error.strerror}") from None

@@ -36,6 +36,11 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
     from minibert.translator import Translator
 
     folder = model_folder(model)
+    for name in (CONFIG_FILE, WEIGHTS_FILE, PACKED_FILE):
+        if (Path(out) / name).exists() and Path(out).resolve() != folder.resolve():
+            raise click.UsageError(
+                f"--out {out} already holds {name}, of another model; choose another folder"
+            )
     exported: Bert | Translator
     if read_json(folder / CONFIG_FILE).get("model_type") == "encoder-decoder":
         exported = Translator.from_pretrained(folder)

@@ -64,7 +64,7 @@ OF_A_TRANSLATION = "languages shape vocabulary vocab_size decoder dropout smooth
 )
 @click.option(
     "--vocab-size",
-    type=click.IntRange(100),
+    type=click.IntRange(100, 10**7),
     help="for translation: number of pieces; more if there are more letters  [default: 5000]",
 )
 @click.option(

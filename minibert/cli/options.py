@@ -21,6 +21,8 @@ ELSEWHERE = frozenset(
     "cache".split()
 )
 DTYPES = ("auto", "float32", "bfloat16")
+MOST_THREADS = 4096
+LARGEST = 1e38  # float32 ends at 3.4e38
 TASKS = ("sst2", "cola", "mrpc", "stsb", "classify", "regress")
 TRANSLATION = "translation"
 ONE_FILE = "--data {} is one file; name the dev file with --dev as well"
@@ -40,10 +42,9 @@ class Number(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
+        if not math.isfinite(click.FLOAT.convert(value, param, ctx)):
             self.fail(f"{value} is not a finite number", param, ctx)
-        return number
+        return float(super().convert(value, param, ctx))
 
 
 # In the help of `HeadedCommand`, and in a recipe, a heading stands before each of these options.
@@ -115,7 +116,9 @@ def compute_options(command: Command) -> Command:
                 "is faster",
             ),
             click.option(
-                "--threads", type=click.IntRange(1), help="default: all cores; for the demo 1"
+                "--threads",
+                type=click.IntRange(1, MOST_THREADS),
+                help="default: all cores; for the demo 1",
             ),
             click.option(
                 "--arithmetic",
@@ -139,7 +142,7 @@ def data_options(command: Command, more_tasks: tuple[str, ...] = ()) -> Command:
             click.option("--task", type=tasks, help="default: from the header"),
             click.option(
                 "--max-length",
-                type=click.IntRange(8),
+                type=click.IntRange(8, 10**6),
                 default=128,
                 show_default=True,
                 help="tokens; longer texts are cut, longer training pairs of translation left out",
@@ -271,7 +274,7 @@ def training_options(command: Command) -> Command:
             ),
             click.option(
                 "--l2",
-                type=Number(0),
+                type=Number(0, LARGEST),
                 default=0.0,
                 show_default=True,
                 help="λ of the penalty λ‖θ‖² that is added to the loss",
@@ -299,7 +302,7 @@ def training_options(command: Command) -> Command:
             ),
             click.option(
                 "--l1",
-                type=Number(0),
+                type=Number(0, LARGEST),
                 help="λ of the L1 penalty λ|θ|₁; until the choice is final it pulls a weight "
                 "towards 0 by λ times the sum of the learning rates  [default: 0.1]",
             ),

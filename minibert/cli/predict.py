@@ -39,6 +39,7 @@ def predict(
     place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.config import CheckpointError
     from minibert.data.readers import read_texts
+    from minibert.data.tables import DataError
     from minibert.model import Bert
 
     inputs = list(texts) if texts else read_texts(str(path))
@@ -46,7 +47,10 @@ def predict(
         if not text.strip():
             raise click.UsageError(f"text {number} is empty; give words to judge")
         if pair and text.count("\t") != 1:
-            raise click.UsageError(f"text {number} must have one tab between two sentences")
+            wrong = "must have one tab between two sentences"
+            if path:
+                raise DataError(f"{path}, line {number}: the text {wrong}")
+            raise click.UsageError(f"text {number} {wrong}")
     first = [text.partition("\t")[0] for text in inputs] if pair else inputs
     second = [text.partition("\t")[2] for text in inputs] if pair else None
     bert = Bert.from_pretrained(model).to(place, precision)

@@ -20,7 +20,9 @@ def tokenizer() -> None:
     metavar="PATH",
     help="raw text: a file, or a folder of them; repeatable",
 )
-@click.option("--vocab-size", required=True, type=click.IntRange(6), help="pieces, specials too")
+@click.option(
+    "--vocab-size", required=True, type=click.IntRange(6, 10**7), help="pieces, specials too"
+)
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="folder to write")
 @click.option("--cased", is_flag=True, help="keep capital letters and accents")
 @click.option(

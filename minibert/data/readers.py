@@ -194,6 +194,8 @@ def read_texts(path: str | Path) -> list[str]:
     """
     standard_input = str(path) == "-"
     name = "standard input" if standard_input else str(path)
+    if standard_input and sys.stdin is None:
+        raise DataError("standard input is closed; give texts as arguments, or --file FILE")
     text = decode(sys.stdin.buffer.read() if standard_input else read_bytes(Path(path)), name)
     texts = []
     for number, line in enumerate(split_lines(text), 1):

@@ -172,8 +172,9 @@ def _parquet(data: bytes, path: Path) -> Table:
         ) from None
     try:
         content = parquet.ParquetFile(io.BytesIO(data)).read()
-    except (pyarrow.ArrowException, OSError) as error:
+        columns = [column.to_pylist() for column in content.columns]
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: not a readable parquet file: {error}") from None
     header = _header(content.column_names, path)
-    rows = (dict(zip(header, row.values(), strict=True)) for row in content.to_pylist())
+    rows = (dict(zip(header, row, strict=True)) for row in zip(*columns, strict=True))
     return Table(header, enumerate(rows, 1), unit="row")

@@ -26,7 +26,7 @@ from minibert.model import Bert
 from minibert.parameters import named_tensors
 from minibert.training.evaluation import EVALUATION_BATCH, all_logits
 from minibert.training.progress import Display
-from minibert.training.runs import ANSWERS, written_whole
+from minibert.training.runs import ANSWERS, REPEAT, written_whole
 from minibert.training.stopwatch import timed
 
 
@@ -119,7 +119,7 @@ def write_answers(path: Path, logits_XC: Tensor) -> None:
         OSError  the disk is full or not writable.
     """
     answers = {"logits": logits_XC}
-    with written_whole(path, shared=True) as staged:
+    with written_whole(path, shared=True, then=REPEAT) as staged:
         save_file(answers, staged, metadata={"checksum": str(checksum(answers))})
 
 
@@ -132,5 +132,8 @@ def _read(path: Path, shape: tuple[int, int]) -> Tensor:
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         damage = str(error) or type(error).__name__
     if damage:
-        raise CheckpointError(f"{path} is damaged ({damage}); delete it")
+        raise CheckpointError(
+            f"{path} is damaged ({damage}); delete it; the answers will be computed "
+            "again, and may differ in the last digits"
+        )
     return logits_XC

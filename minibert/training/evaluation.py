@@ -152,7 +152,7 @@ def task_answers(
 
     Raises
         CheckpointError  the model has no head for this task, or other labels: another number of
-                         them or another order.
+                         them or another order, or any number of them for one text.
     """
     task, config = dataset.task, model.config
     if model.weights.classifier is None or model.weights.pooler is None:
@@ -165,6 +165,11 @@ def task_answers(
         raise CheckpointError(
             f"the model has {config.num_labels} labels, but {task.name} needs {wanted}; fine-tune "
             "it on this data"
+        )
+    if config.problem_type == "multi_label_classification":
+        raise CheckpointError(
+            f"the model says yes or no to each label by itself, but {task.name} has one label per "
+            "text; fine-tune it on this data"
         )
     names = [name.lower() for name in config.id2label.values()]
     expected = [name.lower() for name in task.label_names]

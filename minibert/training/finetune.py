@@ -43,6 +43,7 @@ def starting_model(name: str, task: Task, seed: int, display: Display) -> Bert:
     labels = task.label_names or ("score",)
     own = tuple(config.id2label.values())
     fitting = len(own) == 1 if task.regression else own == labels
+    fitting &= config.problem_type != "multi_label_classification"  # which answers each by itself
     if "BertForSequenceClassification" in config.architectures and fitting:
         display.say(f"{name} has a head for {', '.join(own)}: it is trained further")
         return Bert.from_pretrained(folder, head)

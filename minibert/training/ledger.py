@@ -47,14 +47,15 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
             if not set(row) >= KEYS:
                 raise ValueError
         except (ValueError, TypeError):
+            start = line[:40].decode(errors="replace")
             raise CheckpointError(
-                f"{path}, line {number}: {line[:40]!r} is not a run's result; delete this line"
+                f"{path}, line {number}: {start!r} is not a run's result; delete this line"
             ) from None
         rows.append(row)
     return rows

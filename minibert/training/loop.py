@@ -287,6 +287,8 @@ def train(
                     save_state(path, trainable, generator, progress)
                 if stopping:
                     raise Interrupted(stopping, path)
+            if progress.finished:
+                break
     if stop.number:  # it came after the last check; all is saved
         raise Interrupted(stop.number, path)
     return progress

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from minibert.config import BertConfig, CheckpointError
-from minibert.data.readers import Dataset, Task, read_dataset
+from minibert.data.readers import DataError, Dataset, Task, read_dataset
 from minibert.data.tokenizer import Tokenizer
 from minibert.distillation import layer_map
 from minibert.hub import model_folder
@@ -74,9 +74,15 @@ def check_teacher(teacher: Bert, task: Task, dev_set: Dataset, max_length: int) 
 
     Raises
         CheckpointError  it has no classifier, other labels, or is no better than a constant answer.
+        DataError        all texts have the same label or score.
     """
     metrics = evaluated(teacher, dev_set, max_length)
     labels_X = labels_of(dev_set)
+    if len(labels_X.unique()) == 1:
+        raise DataError(
+            f"{dev_set.path}: every row has the same {'score' if task.regression else 'label'}, so "
+            "a constant answer is right; add rows with others"
+        )
     blind = 0.0  # the best score of a constant answer; for a regression, no correlation
     if not task.regression:
         for always_C in torch.eye(len(task.label_names)):

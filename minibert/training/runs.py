@@ -53,6 +53,8 @@ class NotFinite(RuntimeError):
 
 # After a failure a run goes on from what was saved before.
 written_whole = partial(whole_file, then="; fix that, then go on with --resume")
+# What a teacher computes may be the first thing that a run writes; then its folder goes again.
+REPEAT = "; fix that, then repeat the command, with --resume if --out is still there"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -173,8 +175,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             rows.append(row | {"phase": str(row["phase"]), "step": int(row["step"])})
         except (ValueError, KeyError, TypeError):
+            start = line[:40].decode(errors="replace")
             raise CheckpointError(
-                f"{path}, line {number}: {line[:40]!r} is not a metrics row; delete this line"
+                f"{path}, line {number}: {start!r} is not a metrics row; delete this line"
             ) from None
     return rows
 

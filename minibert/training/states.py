@@ -34,7 +34,7 @@ from minibert.matching import grouped_heads
 from minibert.training.answers import path_of_answers, write_answers
 from minibert.training.evaluation import classifier_logits
 from minibert.training.progress import Display
-from minibert.training.runs import STATE_ENDING, written_whole
+from minibert.training.runs import REPEAT, STATE_ENDING, written_whole
 from minibert.training.state_plan import STORED, StatePlan, StateSource
 from minibert.training.stopwatch import timed
 
@@ -173,7 +173,7 @@ def write_states(path: Path, source: StateSource, display: Display) -> None:
     n_labels = teacher.config.num_labels if has_head else 0
     logits_TC = torch.empty(len(source.texts.encodings), n_labels)
     with (
-        written_whole(path, shared=True) as staged,
+        written_whole(path, shared=True, then=REPEAT) as staged,
         staged.open("wb") as file,
         # closed, or its bar would outlive a full disk
         closing(_pieces(source, logits_TC, display)) as pieces,
