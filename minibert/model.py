@@ -26,7 +26,14 @@ from minibert.kernels.encoder import AnyWeights, encode, encode_first, encode_tr
 from minibert.kernels.products import Arithmetic, arithmetic, fixed_arithmetic
 from minibert.module import BertModule
 from minibert.parameters import BertWeights, initial_weights, named_tensors, with_tensors
-from minibert.pretrained import HEADS, check_head, head_shapes, load_model, vocabulary_notes
+from minibert.pretrained import (
+    HEADS,
+    check_head,
+    check_vocabulary,
+    head_shapes,
+    load_model,
+    vocabulary_notes,
+)
 
 
 class Guess(NamedTuple):
@@ -323,11 +330,3 @@ class Bert:
             hidden_BSD = self._hidden(batch, encoder or encode)
             results |= zip(rows, result_of(batch, hidden_BSD), strict=True)
         return [results[row] for row in range(len(encodings))]
-
-
-def check_vocabulary(tokenizer: Tokenizer | None, config: BertConfig) -> None:
-    if tokenizer is not None and len(tokenizer.pieces) > config.vocab_size:
-        raise CheckpointError(
-            f"the vocabulary has {len(tokenizer.pieces)} pieces, but the model has only "
-            f"{config.vocab_size} word vectors; this is the vocabulary of another model"
-        )

@@ -16,6 +16,7 @@ from minibert.checkpoint import (
     path_of,
 )
 from minibert.config import BertConfig, CheckpointError
+from minibert.data.tokenizer import Tokenizer
 from minibert.files import read_config, stored_in
 from minibert.hub import VOCABULARY_FILES
 from minibert.parameters import BertWeights, initial_weights, named_tensors, weight_shapes
@@ -170,7 +171,13 @@ def inspect_folder(folder: Path, head: str | None = None) -> Inspection:
         report = load_weights(stored, shapes)[1]
     except CheckpointError as fault:
         error = f"{folder}: {fault}{_advice(stored, shapes, head)}"
-    report = report._replace(notes=(*report.notes, *vocabulary_notes(folder)))
+    notes = vocabulary_notes(folder)
+    try:
+        if not notes:
+            check_vocabulary(Tokenizer.from_folder(folder), config)
+    except CheckpointError as fault:
+        error = error or str(fault)
+    report = report._replace(notes=(*report.notes, *notes))
     return Inspection(config, head, stored, report, error)
 
 
@@ -179,6 +186,15 @@ def vocabulary_notes(folder: Path) -> tuple[str, ...]:
     if any((folder / file).exists() for file in VOCABULARY_FILES[:2]):
         return ()
     return ("neither vocab.txt nor tokenizer.json is there, so the model cannot read text",)
+
+
+def check_vocabulary(tokenizer: Tokenizer | None, config: BertConfig) -> None:
+    """Refuse a vocabulary with more pieces than the model has word vectors."""
+    if tokenizer is not None and len(tokenizer.pieces) > config.vocab_size:
+        raise CheckpointError(
+            f"the vocabulary has {len(tokenizer.pieces)} pieces, but the model has only "
+            f"{config.vocab_size} word vectors; this is the vocabulary of another model"
+        )
 
 
 def check_head(head: str) -> None:

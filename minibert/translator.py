@@ -32,7 +32,6 @@ from minibert.functional import log_softmax
 from minibert.hub import model_folder
 from minibert.kernels import decoder as kernels
 from minibert.kernels.encoder import AnyWeights, encode, prepared
-from minibert.model import check_vocabulary
 from minibert.parameters import (
     BertWeights,
     BlockWeights,
@@ -41,6 +40,7 @@ from minibert.parameters import (
     weight_shapes,
     with_tensors,
 )
+from minibert.pretrained import check_vocabulary
 from minibert.search import beam_search
 
 ARCHITECTURE = "EncoderDecoderModel"

@@ -741,6 +741,18 @@ def test_predict_names_the_line_that_it_cannot_read(minibert, folder, tmp_path):
     assert (answer.code, "texts, line 2: the text must have one tab" in answer.said) == (3, True)
 
 
+def test_inspect_reads_the_vocabulary_too(minibert, folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "other")
+    (tmp_path / "other" / "tokenizer.json").unlink()
+    path = tmp_path / "other" / "vocab.txt"
+    words = path.read_text()
+    for text, said in ((words + "word\n", "has 32 pieces, but the model"), ("", "vocab.txt")):
+        path.write_text(text)
+        answer = minibert("inspect other")
+        assert (answer.code, said in answer.said) == (3, True)
+        assert answer.out, "what is known of the weights"
+
+
 def test_answers_that_are_no_numbers_are_not_printed(minibert, tmp_path):
     bert = tiny.classifier()
     bert.weights.classifier.weight_OI.fill_(3e38)
