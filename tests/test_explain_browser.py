@@ -98,7 +98,7 @@ def opened(browser, files) -> Iterator[Any]:
         context = browser.new_context(offline=True, viewport={"width": 1100, "height": 900}, **more)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(3000)
+        page.set_default_timeout(30_000)  # a slow machine is no failure
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
