@@ -6,7 +6,8 @@
 # MINILM  all-MiniLM-L6-v2, the bare encoder · GLUE  a folder with sst2/, mrpc/, stsb/, cola/ · TEXTS  raw text
 # PAIRS   Multi30k: train.en, train.de, val.en, val.de
 # PART    teachers, general, ladder, ablation, wide, sparse, growth, translation
-# Models go to runs/, rows to runs/results.jsonl; those of the README are in examples/results.jsonl. One core each; with several cores, run parts in parallel.
+# Models go to runs/, rows to runs/results.jsonl; those of the README are in examples/results.jsonl.
+# One core each; with several cores, run parts in parallel.
 set -eu
 RECIPES=$(dirname "$0")/recipes
 ROWS="--results runs/results.jsonl --cache runs/cache --threads 1 --resume"

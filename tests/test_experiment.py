@@ -494,6 +494,9 @@ def test_general_distillation_is_not_resumed_on_other_texts(minibert, folder, tm
     (tmp_path / "corpus.txt").write_text("\N{ZERO WIDTH SPACE}\n")
     answer = minibert(f"{call} --overwrite")
     assert (answer.code, "--corpus holds no word" in answer.said) == (3, True)
+
+
+def test_results_that_cannot_be_written_are_told_before_the_run(minibert, folder):
     answer = minibert(line(folder, "--results /proc/nope/r.jsonl --out results"))
     assert answer.code == 2
     assert "--results /proc/nope/r.jsonl: No such file or directory" in answer.said
@@ -507,11 +510,12 @@ def test_a_student_does_not_replace_what_it_starts_from(option, minibert, folder
         start = f"--teacher {folder}/other {start}"
     answer = minibert(line(folder, f"{start} --out {folder}/teacher --overwrite"))
     assert answer.code == 2
-    assert f"--{option} " in answer.said
-    assert "is a folder that this run would write over; choose another --out" in answer.said
+    given = f"{folder}/teacher" if option == "teacher" else f"{folder}/data/../teacher"
+    said = f"--{option} {given} is a folder that this run would write over; choose another --out"
+    assert said in answer.said
     more = start.replace("data/../teacher", "seed-1") or f"--teacher {folder}/seed-1"
     answer = minibert(line(folder, f"{more} --out {folder} --seeds 2 --overwrite"))
-    assert "seed-1 is a folder that this run would write over" in answer.said
+    assert f"--{option} {folder}/seed-1 is a folder that this run" in answer.said
 
 
 def test_a_student_of_another_vocabulary_cannot_be_the_start(minibert, folder, tmp_path):

@@ -277,6 +277,7 @@ def open_run(
 def _claimed(
     folder: Path, options: Mapping[str, Any], resume: bool, is_new: bool
 ) -> Iterator[dict[str, Any] | None]:
+    """The rest of `open_run`, for the process that holds the lock."""
     before = {}
     try:
         if not resume:
