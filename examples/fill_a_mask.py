@@ -50,7 +50,7 @@ def pretrained(folder: str) -> str:
     model = Bert.from_config(config, "mlm", tokenizer, seed=0)
     trainable = Trainable(model.weights)
     generator = torch.Generator().manual_seed(0)
-    batch = collate(encodings, None, range(len(texts)), tokenizer.pad_id)
+    batch = collate(encodings, range(len(texts)), tokenizer.pad_id)
     for step in range(STEPS):
         ids_BS, labels_BS = batch.ids_BS.clone(), torch.full_like(batch.ids_BS, -100)
         for b, length in enumerate(batch.keep_BS.sum(1).tolist()):

@@ -34,13 +34,14 @@ Dimension key. A tensor's name ends in its shape: `hidden_BSD` is [B, S, D].
  D  hidden width        E  teacher's width       N  heads           H  teacher's heads, hypotheses
  K  width of a head     F  feed-forward width    V  vocabulary      P  position rows
  T  token types         L  layers                C  classes         M  masked tokens, or rows
- A  relation heads, or kept heads            U  kept units, or words so far
+ A  relation heads, or kept heads            U  kept units, or words in memory
  W  texts per sentence: the beam width       1  a broadcast axis
  O, I  out and in of one linear map
 
 `Q` counts the choices of all questions, `G` groups. `P` is also the length of a flat tensor of
 parameters, in `optim`, `sparsity` and the workshop. `X` is the number of rows of a data set in the
-workshop, and of candidates in `search`. The first letter of a list is its length: `hiddens_LBSD`.
+workshop, and of candidates in `search`. The first letter of a list is its length (`hiddens_LBSD`
+has one more, the embeddings).
 """
 
 from importlib import import_module

@@ -174,7 +174,7 @@ def attention_probabilities(scores_BNSR: Tensor, mask_bias_BNSR: Tensor) -> Tens
         Vaswani et al. 2017, arXiv:1706.03762, equation 1.
 
     Differs
-        elsewhere a fully hidden row is NaN (with -inf) or a mean over its padding (with -10000).
+        elsewhere a fully hidden row is NaN (with -inf) or the softmax of its padding (with -10000).
 
     Accuracy
         |error| <= (4 + R/2 + max(score) - score) eps p over what is seen, eps that of float32 at
@@ -297,7 +297,7 @@ def multi_head_attention(
         hidden_BSD      float [B, S, D]  who asks
         memory_BRD      float [B, R, D]  who is asked; hidden itself in self-attention
         mask_bias_BNSR  float broadcast to [B, N, S, R]; 0 or -inf
-        n_heads         int  N, a divisor of D
+        n_heads         int  N, a divisor of the maps' outputs (D, or less where heads are pruned)
         dropout_rate    float 0 <= rate < 1, of the probabilities
         return          AttentionTrace; `scores` before the mask, `probabilities` before dropout
 
@@ -310,7 +310,7 @@ def multi_head_attention(
         an error of a score, eps Σ |q| |k| / √K, is a relative one of its probability
 
     Raises
-        ValueError  D does not divide into N heads.
+        ValueError  the outputs of a map do not divide into N heads.
 
     >>> from minibert.parameters import LinearWeights
     >>> one = LinearWeights(torch.eye(2), torch.zeros(2))

@@ -166,7 +166,8 @@ def match_keys(stored: Mapping[str, Stored], shapes: BertWeights) -> LoadReport:
     """Compare what a file holds with what a model needs, from names, sizes and types alone.
 
     Only keys known to be harmless are ignored: the buffer `position_ids`, a second copy of a tied
-    weight, and parts that the model was not asked for. Any other mismatch is a fault.
+    weight, parts that the model was not asked for, and projections of another distillation
+    (`fit_denses`). Any other mismatch is a fault.
 
     >>> from minibert.parameters import LinearWeights
     >>> shapes = BertWeights((), (), pooler=LinearWeights(torch.empty(2, 3), torch.empty(2)))

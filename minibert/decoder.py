@@ -1,9 +1,9 @@
 """The decoder: it writes word by word, attending to the words so far and to another text.
 
 That text is what an encoder has read, such as the sentence to translate. One function has two uses:
-training, where all words are known and read at once; and writing word by word, with a memory.
-B sentences · S new words (queries) · U words so far, new ones included · R tokens of the encoder's
-text · D width · N heads · K = D/N · V words.
+training, where all words are known and read at once; and writing word by word, with a memory of
+the keys and values so far. B sentences · S new words (queries) · U words in memory · R tokens of
+the encoder's text · D width · N heads · K = D/N · V words.
 """
 
 from typing import NamedTuple
@@ -32,14 +32,14 @@ from minibert.parameters import (
 
 
 class CrossWeights(NamedTuple):
-    """What a decoder layer has beyond an encoder's: cross-attention to the memory, and its norm."""
+    """What a decoder layer has beyond an encoder's: cross-attention to its states, and a norm."""
 
     attention: AttentionWeights
     norm: LayerNormWeights
 
 
 class DecoderWeights(NamedTuple):
-    """A BERT with a masked-word head, and cross-attention to the memory in each layer."""
+    """A BERT with a masked-word head, and cross-attention in each layer."""
 
     bert: BertWeights
     cross: tuple[CrossWeights, ...]
@@ -221,7 +221,7 @@ def decode_traced(
 
     Shapes
         ids_BS  int64 [B, S]  all words of a text, or its next word alone
-        memory  DecoderMemory of U words; U + S <= P
+        memory  DecoderMemory of the words before these, at most P - S
         return  L DecoderBlockTraces; DecoderMemory of S words more
 
     Source
@@ -276,7 +276,7 @@ def decode(
 
     Shapes
         ids_BS  int64 [B, S]
-        memory  DecoderMemory of U words; U + S <= P
+        memory  DecoderMemory of the words before these, at most P - S
         return  float [B, S, V]; DecoderMemory of S words more
 
     Source

@@ -117,7 +117,7 @@ def read_inputs(bert: Bert, texts: Sequence[str]) -> Inputs:
             raise CheckpointError(
                 f"a --text has {count:,} tokens, but the model has only {most} positions"
             )
-    batch = collate(encodings, None, range(len(texts)), bert.tokenizer.pad_id)
+    batch = collate(encodings, range(len(texts)), bert.tokenizer.pad_id)
     return Inputs(*batch[:2], batch.types_BS.clamp(max=bert.config.type_vocab_size - 1))
 
 

@@ -33,7 +33,6 @@ WEIGHTS_FILE = "model.safetensors"
 PACKED_FILE = "model.packed.safetensors"  # no name that transformers would open
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_FILE = "pytorch_model.bin"
-ALL_WEIGHTS = (WEIGHTS_FILE, PACKED_FILE, INDEX_FILE, PICKLE_FILE)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -97,17 +96,21 @@ def stored_in(folder: Path) -> dict[str, Stored]:
     Raises
         CheckpointError  there are no weights in the folder, or they are damaged.
     """
-    if (folder / WEIGHTS_FILE).exists():
-        return stored_tensors(folder / WEIGHTS_FILE)
-    if (folder / PACKED_FILE).exists():
-        return _stored_packed(folder / PACKED_FILE)
-    if (folder / INDEX_FILE).exists():
-        return _stored_in_shards(folder / INDEX_FILE)
-    if (folder / PICKLE_FILE).exists():
-        return _stored_in_pickle(folder / PICKLE_FILE)
+    for name, read in READERS.items():
+        if (folder / name).exists():
+            return read(folder / name)
     raise CheckpointError(
         f"{folder} holds no weights: it needs {WEIGHTS_FILE}, {INDEX_FILE} or {PICKLE_FILE}"
     )
+
+
+def bytes_of_weights(folder: Path) -> int:
+    """The size of the files that `stored_in` reads."""
+    path = next(folder / name for name in READERS if (folder / name).exists())
+    if path.name != INDEX_FILE:
+        return path.stat().st_size
+    shards = set(read_json(path)["weight_map"].values())
+    return sum((folder / name).stat().st_size for name in shards)
 
 
 def _stored_packed(path: Path) -> dict[str, Stored]:
@@ -171,6 +174,15 @@ def _stored_in_pickle(path: Path) -> dict[str, Stored]:
     }
 
 
+# The first that exists is read.
+READERS = {
+    WEIGHTS_FILE: stored_tensors,
+    PACKED_FILE: _stored_packed,
+    INDEX_FILE: _stored_in_shards,
+    PICKLE_FILE: _stored_in_pickle,
+}
+
+
 def save_folder(
     folder: Path,
     config: BertConfig,
@@ -228,7 +240,7 @@ def save_whole(
         weights = places.pop(staged / weights_file)
         changes = any(_bytes(place) != file.read_bytes() for file, place in places.items())
         other_form = {WEIGHTS_FILE, PACKED_FILE} - {weights_file}
-        for file_name in ALL_WEIGHTS if changes else other_form:
+        for file_name in READERS if changes else other_form:
             (folder / file_name).unlink(missing_ok=True)
         for file, place in places.items():
             place.parent.mkdir(exist_ok=True)

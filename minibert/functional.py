@@ -16,7 +16,8 @@ from torch import Tensor
 def at_least_float32(x_D: Tensor) -> Tensor:
     """The same numbers in float32, or in float64 where they are float64 already.
 
-    Sums of many terms lose too much in half precision, so every sum in this book starts here.
+    Sums of many terms lose too much in half precision, so softmax, norms and losses start here;
+    products of matrices stay in their dtype.
 
     Shapes
         x_D     float [..., D]
@@ -140,7 +141,7 @@ def gelu_erf(x_D: Tensor) -> Tensor:
         Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
 
     Differs
-        x/2 * (1 + erf(x/√2)), the usual code, cancels below x = -5 and loses every digit there.
+        x/2 * (1 + erf(x/√2)), the usual code, cancels below 0; in float32 no digit is left at -6.
 
     Accuracy
         |error| <= (16 + 2 x²) eps |y|, in the tail too; half precision: float32 rounded once.
@@ -189,8 +190,8 @@ def layer_norm(x_D: Tensor, gain_D: Tensor, bias_D: Tensor, eps: float) -> Tenso
 
     Shapes
         x_D     float [..., D]  any scale
-        gain_D  float [D]       gamma in the paper
-        bias_D  float [D]       beta in the paper
+        gain_D  float [D]       g in the paper
+        bias_D  float [D]       b in the paper
         eps     float > 0       in the unit of the VARIANCE of x; BERT uses 1e-12
         return  float [..., D]  same dtype as x; computed in float32 at least
 

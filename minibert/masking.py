@@ -94,7 +94,7 @@ def replaced_tokens(
 
     Formula
         draw < 0.8 -> [MASK];  0.8 <= draw < 0.9 -> random id;  else unchanged
-        One draw decides for each token; two draws would give 81 / 10 / 9.
+        One draw decides for each token; two independent ones would give 81 / 10 / 9.
 
     Shapes
         ids_S         int64 [...]

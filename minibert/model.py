@@ -16,7 +16,7 @@ from torch import Tensor
 from minibert.checkpoint import LoadReport
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import Batch, collate, sorted_order
-from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.data.tokenizer import Encoding, Tokenizer, required
 from minibert.encoder import EncoderTrace
 from minibert.files import save_folder
 from minibert.functional import softmax
@@ -255,7 +255,7 @@ class Bert:
             )
         (encoding,) = self._encoded([text])
         batch = self._batch([encoding], [0])
-        masked_S = batch.ids_BS[0] == self._tokenizer().mask_id
+        masked_S = batch.ids_BS[0] == required(self.tokenizer).mask_id
         if not masked_S.any():
             limit = self.config.max_position_embeddings
             raise ValueError(f"the text has no [MASK] among its first {limit} tokens; put one in")
@@ -263,7 +263,7 @@ class Bert:
         logits_MV = mlm_logits(
             hidden_SD[masked_S], mlm, self.weights.embeddings.word_VD, self.config
         )
-        pieces = self._tokenizer().pieces
+        pieces = required(self.tokenizer).pieces
         best = softmax(logits_MV[:, : len(pieces)]).topk(min(top, len(pieces)), dim=-1)
         return [
             [Guess(pieces[i], p) for i, p in zip(ids, probabilities, strict=True)]
@@ -280,7 +280,7 @@ class Bert:
     def tokens(self, text: str, second: str | None = None) -> list[str]:
         """The pieces that the model sees, [CLS] and [SEP] included."""
         (encoding,) = self._encoded([text], None if second is None else [second])
-        return [self._tokenizer().pieces[i] for i in encoding.ids]
+        return [required(self.tokenizer).pieces[i] for i in encoding.ids]
 
     def _ready(self) -> AnyWeights:
         """The weights in their fastest form, prepared at the first use.
@@ -301,20 +301,12 @@ class Bert:
         with arithmetic(self.arithmetic):
             return encoder(*batch[:3], self._ready(), self.config)
 
-    def _tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise CheckpointError(
-                "the model has no vocabulary, so it cannot read text; put vocab.txt or "
-                "tokenizer.json into its folder"
-            )
-        return self.tokenizer
-
     def _encoded(self, texts: Sequence[str], second: Sequence[str] | None = None) -> list[Encoding]:
-        return self._tokenizer().encode(texts, second, self.config.max_position_embeddings)
+        return required(self.tokenizer).encode(texts, second, self.config.max_position_embeddings)
 
     def _batch(self, encodings: Sequence[Encoding], rows: Sequence[int]) -> Batch:
         device = self.weights.embeddings.word_VD.device
-        return collate(encodings, None, rows, self._tokenizer().pad_id).to(device)
+        return collate(encodings, rows, required(self.tokenizer).pad_id).to(device)
 
     def _over_batches(
         self,

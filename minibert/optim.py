@@ -35,7 +35,7 @@ class AdamOptions(NamedTuple):
 def adam_form(name: str) -> AdamOptions:
     """The options of one published form of Adam; change single ones with `._replace`.
 
-    momentum  m/(√v + ε), no bias correction, no decay
+    momentum  m/(√v + ε), no bias correction, no decay, ε = 1e-8
     google    the same with ε = 1e-6 and decoupled decay 0.01, as BERT was trained
     kingma    bias correction, ε = 1e-8
     adamw     bias correction and decoupled decay 0.01
@@ -44,8 +44,8 @@ def adam_form(name: str) -> AdamOptions:
     Decoupled decay shrinks the parameters themselves and never enters the two running means.
 
     Source
-        momentum, google: google-research/bert, optimization.py. kingma: Kingma and Ba 2015,
-        arXiv:1412.6980, algorithm 1. adamw, adam_l2: Loshchilov and Hutter 2019,
+        google, and momentum's formula: google-research/bert, optimization.py. kingma: Kingma and
+        Ba 2015, arXiv:1412.6980, algorithm 1. adamw, adam_l2: Loshchilov and Hutter 2019,
         arXiv:1711.05101, algorithm 2.
 
     Raises
@@ -277,7 +277,8 @@ def constant_schedule(step: int, warmup: int, total: int) -> float:
         return               float in [0, 1]
 
     Source
-        huawei-noah/TinyBERT, task_distill.py (schedule "none" in its first stage).
+        huawei-noah/Pretrained-Language-Model, TinyBERT/task_distill.py (schedule "none" in its
+        first stage).
 
     Accuracy
         |error| <= eps f / 2, eps that of a Python float: one rounding

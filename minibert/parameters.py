@@ -24,7 +24,7 @@ class LinearWeights(NamedTuple):
 
 
 class LayerNormWeights(NamedTuple):
-    """gamma and beta in the paper; `weight` and `bias` in checkpoints."""
+    """g and b in the paper; `weight` and `bias` in checkpoints, `gamma` and `beta` in old ones."""
 
     gain_D: Tensor
     bias_D: Tensor

@@ -100,10 +100,10 @@ def literal(word: str) -> str:
 
 def draw_cross_attention(figure: Any, asked: "Asked") -> None:
     """A field for each layer: the mean over its heads; a row for each piece that was written."""
-    shares_LTS = asked.shares_LNTS.mean(1)
-    fields = figure.subplots(1, len(shares_LTS), sharey=True, squeeze=False)[0]
-    for layer, (axes, shares_TS) in enumerate(zip(fields, shares_LTS, strict=True), start=1):
-        image = _map(axes, shares_TS, _largest(shares_LTS), asked.target, asked.source)
+    shares_LSR = asked.shares_LNSR.mean(1)
+    fields = figure.subplots(1, len(shares_LSR), sharey=True, squeeze=False)[0]
+    for layer, (axes, shares_SR) in enumerate(zip(fields, shares_LSR, strict=True), start=1):
+        image = _map(axes, shares_SR, _largest(shares_LSR), asked.target, asked.source)
         axes.set_title(f"layer {layer}", fontsize=10)
     _scale(figure, image, fields, "share, mean over the heads")
 
@@ -114,7 +114,7 @@ def save_cross_attention(asked: "Asked", path: Path) -> None:
     Raises
         OSError  it cannot be written; what was there is untouched.
     """
-    n_layers, _, n_written, n_read = asked.shares_LNTS.shape
+    n_layers, _, n_written, n_read = asked.shares_LNSR.shape
     size = n_layers * (0.28 * n_read + 0.3) + 1.5, 0.28 * n_written + 1.8
     content = picture(partial(draw_cross_attention, asked=asked), size, path.suffix)
     with whole_file(path) as staged:

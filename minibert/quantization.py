@@ -1,4 +1,4 @@
-"""Linear maps in 8-bit integers: a quarter of the memory, several times the speed.
+"""Linear maps in 8-bit integers: a quarter of the memory. `kernels.quantized` is the fast form.
 
 Each row of a weight and each token has its own scale, computed when it is seen ("dynamic"), so one
 large number costs precision in its own row only.

@@ -1,7 +1,7 @@
 """A translator: an encoder reads a text of one language, a decoder writes it in another.
 
-B texts of a batch · S tokens of the text read · H hypotheses · T tokens of the text written ·
-D width · V words of the language written. Nothing here computes gradients.
+B texts of a batch · S tokens of a text · R tokens of the text read, where both occur · H hypotheses
+· D width · V words of the language written. Nothing here computes gradients.
 """
 
 import dataclasses
@@ -65,14 +65,14 @@ class Translation(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The pieces of a text, those of its translation, and cross-attention shares [L, N, T, S].
+    """The pieces of a text, those of its translation, and cross-attention shares [L, N, S, R].
 
     A row shows which pieces of the text were attended to in order to write that piece.
     """
 
     source: list[str]
     target: list[str]
-    shares_LNTS: Tensor
+    shares_LNSR: Tensor
 
 
 def decoder_of(weights: TranslatorWeights) -> DecoderWeights:
@@ -241,7 +241,7 @@ class Translator:
         found: dict[int, Translation] = {}
         encoder, decoder = self.ready(dtype)
         for rows in sorted_order([len(one.ids) for one in encodings], batch_size):
-            batch = collate(encodings, None, rows, self.source.pad_id)
+            batch = collate(encodings, rows, self.source.pad_id)
             texts_of_rows = self.written(batch, encoder, decoder, width, alpha)
             found |= zip(rows, texts_of_rows, strict=True)
         return [found[row] for row in range(len(encodings))]
@@ -250,7 +250,7 @@ class Translator:
     def asked(self, text: str, written: Sequence[int]) -> "Asked":
         """How much each piece of a translation, given by ids, attends to each piece of the text."""
         (source,) = self.source.encode([text], max_length=self.encoder.max_position_embeddings)
-        batch = collate([source], None, [0], self.source.pad_id)
+        batch = collate([source], [0], self.source.pad_id)
         ids = [self.target.cls_id, *written, self.target.sep_id]
         ids = ids[: self.decoder.max_position_embeddings + 1]  # if it was cut, it has no end
         ids_1T = torch.tensor([ids[:-1]])  # each asks in order to write the next

@@ -36,9 +36,7 @@ def encoded(draw):
 @given(encoded(), st.integers(0, 5))
 def test_collate_keeps_every_token_and_marks_the_rest(data, pad_id):
     encodings, rows = data
-    batch = collate(encodings, None, rows, pad_id)
-    assert batch.labels_B is None
-    assert batch.rows_B.tolist() == rows
+    batch = collate(encodings, rows, pad_id)
     assert batch.ids_BS.shape == batch.keep_BS.shape == batch.types_BS.shape
     assert batch.ids_BS.shape[1] == max(len(encodings[row].ids) for row in rows)
     for place, row in enumerate(rows):
@@ -49,29 +47,19 @@ def test_collate_keeps_every_token_and_marks_the_rest(data, pad_id):
         assert batch.types_BS[place][keep_S].tolist() == encodings[row].types
         assert set(batch.ids_BS[place][~keep_S].tolist()) <= {pad_id}
         assert set(batch.types_BS[place][~keep_S].tolist()) <= {0}
-    types = (batch.ids_BS.dtype, batch.types_BS.dtype, batch.rows_B.dtype, batch.keep_BS.dtype)
-    assert types == (torch.int64, torch.int64, torch.int64, torch.bool)
+    types = (batch.ids_BS.dtype, batch.types_BS.dtype, batch.keep_BS.dtype)
+    assert types == (torch.int64, torch.int64, torch.bool)
 
 
-def test_labels_follow_their_rows_as_classes_or_scores():
-    encodings = [Encoding([2, 3], [0, 0])] * 3
-    classes_B = collate(encodings, [0, 1, 2], [2, 0], 0).labels_B
-    scores_B = collate(encodings, [0.5, 1, 2.5], [2, 1, 0], 0).labels_B
-    whole_B = collate(encodings, [0.0, 1.0, 5.0], [2, 1], 0).labels_B
-    assert (classes_B.tolist(), classes_B.dtype) == ([2, 0], torch.int64)
-    assert (scores_B.tolist(), scores_B.dtype) == ([2.5, 1.0, 0.5], torch.float32)
-    assert (whole_B.tolist(), whole_B.dtype) == ([5.0, 1.0], torch.float32)
-    with pytest.raises(ValueError, match="row 1 has no label"):
-        collate(encodings, [0, None, 2], [2, 1], 0)
+def test_a_batch_has_at_least_one_row():
     with pytest.raises(ValueError, match="0 rows"):
-        collate(encodings, [0, 1, 2], [], 0)
+        collate([Encoding([2, 3], [0, 0])], [], 0)
 
 
 def test_a_batch_moves_to_a_device_whole():
     encodings = [Encoding([2, 3], [0, 0])]
-    moved = collate(encodings, [1], [0], 0).to("meta")
+    moved = collate(encodings, [0], 0).to("meta")
     assert all(part.is_meta for part in moved)
-    assert collate(encodings, None, [0], 0).to("meta").labels_B is None
 
 
 @given(LENGTHS, SIZES, SEEDS, st.integers(0, 99))

@@ -32,7 +32,7 @@ from minibert.checkpoint import (
     stored_tensors,
 )
 from minibert.config import BertConfig, CheckpointError
-from minibert.files import read_config, read_json, save_folder, stored_in
+from minibert.files import bytes_of_weights, read_config, read_json, save_folder, stored_in
 from minibert.laws.checkpoint import PARTS, apart, config_of, in_memory, model_of, old_name
 from minibert.parameters import (
     BertWeights,
@@ -470,8 +470,12 @@ def write_index(folder: Path, file_of: object) -> None:
 
 
 def test_sharded_weights_load(tmp_path: Path) -> None:
-    write_shards(tmp_path)
+    shards = set(write_shards(tmp_path).values())
     assert same(load_weights(stored_in(tmp_path), SHAPES)[0], FULL)
+    sizes = [(tmp_path / name).stat().st_size for name in shards]
+    assert bytes_of_weights(tmp_path) == sum(sizes)
+    (tmp_path / "model.safetensors").write_bytes(b"12345678")
+    assert bytes_of_weights(tmp_path) == 8, "it is read in place of the shards"
 
 
 def test_an_index_that_is_wrong_is_refused(tmp_path: Path) -> None:

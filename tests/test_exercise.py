@@ -338,6 +338,8 @@ def test_from_the_list_to_the_next_exercise(minibert, judged_at_once):
     lines = minibert("exercise list").out.splitlines()
     assert " started " in lines[1]
     assert lines[-1] == f"0 of {len(EXERCISES)} pass; minibert exercise start softmax"
+    elsewhere = minibert("exercise list --out mine").out.splitlines()[-1]
+    assert elsewhere.endswith("; minibert exercise start softmax --out mine")
 
     path = Path("exercises/softmax.py")
     begun = path.read_text("utf-8")

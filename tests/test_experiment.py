@@ -119,6 +119,34 @@ def test_a_stopped_experiment_goes_on_where_it_stopped(minibert, folder, monkeyp
     assert [row["seed"] for row in results("stopped/results.jsonl")] == [0, 1, 2]
 
 
+def test_what_replaces_a_run_and_is_stopped_in_its_first_part_goes_on(
+    minibert, folder, monkeypatch
+):
+    """The student of labels alone is trained in a folder of its own, before the distilled one."""
+    minibert(line(folder, "--labels-too --out straight --lr 0.01"))
+    minibert(line(folder, "--labels-too --out stopped"))
+    saved = []
+
+    def stop(*arguments, **named):
+        save_state(*arguments, **named)
+        saved.append(arguments[0])
+        if len(saved) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    call = line(folder, "--labels-too --out stopped --lr 0.01")
+    with monkeypatch.context() as patch:
+        patch.setattr("minibert.training.loop.save_state", stop)
+        answer = minibert(f"{call} --overwrite")
+    assert answer.code == 130
+    assert "saved in stopped/labels/labels.state.safetensors; go on with --resume" in answer.said
+    assert not Path("stopped/result.json").exists(), "it is of the run before"
+    answer = minibert(f"{call} --resume")
+    assert answer.code == 0, answer.err
+    for name in ("model.safetensors", "labels/model.safetensors"):
+        assert Path("stopped", name).read_bytes() == Path("straight", name).read_bytes()
+    assert not list(Path("stopped").rglob("*.state.safetensors"))
+
+
 def test_the_command_line_wins_and_a_name_stands_for_one_recipe(minibert, folder):
     minibert(line(folder, "--seeds 1 --results all.jsonl --out a"))
     answer = minibert(line(folder, "--seeds 1 --results all.jsonl --out b --lr 0.01"))
@@ -378,6 +406,12 @@ def test_what_cannot_be_is_said_before_anything_is_computed(more, code, said, mi
          "--join has no effect on general distillation"),
         ("--student 4x128", "--student has no effect on the demo"),
         ("--lr 0.1", "--lr has no effect on the demo"),
+        ("--teacher {folder}/teacher --data {folder}/data --baseline other",
+         "--baseline has no effect on a run without --seeds or --results"),
+        ("--teacher {folder}/teacher --data {folder}/data --augment-seed 1",
+         "--augment-seed has no effect on a run without --augment or --join"),
+        ("--teacher {folder}/teacher --data {folder}/data --init-student s --init-layers teacher",
+         "--init-layers has no effect on a student that --init-student names"),
     ],
 )  # fmt: skip
 def test_what_would_have_no_effect_is_refused(arguments, said, minibert, folder):

@@ -214,12 +214,12 @@ def test_one_head_has_its_numbers_at_their_places(head, figure):
 
 def test_what_was_written_asks_what_was_read(figure):
     """Of a translation the means over the heads, a field for each layer."""
-    shares_LNTS = torch.rand(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
-    pictures.draw_cross_attention(figure, Asked(list("abcd"), list("xy"), shares_LNTS))
+    shares_LNSR = torch.rand(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    pictures.draw_cross_attention(figure, Asked(list("abcd"), list("xy"), shares_LNSR))
     for layer, axes in enumerate(figure.axes[:2]):
-        mean_TS = sum(shares_LNTS[layer, head] for head in range(3)) / 3
-        drawn_TS = torch.tensor(axes.images[0].get_array().tolist())
-        assert torch.allclose(drawn_TS, mean_TS)
+        mean_SR = sum(shares_LNSR[layer, head] for head in range(3)) / 3
+        drawn_SR = torch.tensor(axes.images[0].get_array().tolist())
+        assert torch.allclose(drawn_SR, mean_SR)
         assert axes.get_title() == f"layer {layer + 1}"
         assert words_of(axes.get_xticklabels()) == list("abcd")
     assert words_of(figure.axes[0].get_yticklabels()) == list("xy")
@@ -552,6 +552,8 @@ def test_a_run_is_measured_on_its_dev_set_and_on_whole_texts(minibert, folder, t
     pytest.importorskip("matplotlib")
     teacher, student = tiny.classifier(2), tiny.classifier(1)
     student.save_pretrained("run")
+    tiny.classifier(3).save_pretrained("run/teacher")  # these two are left by a demo before
+    tiny.write_table(Path("run/held_out.tsv"), tiny.examples(9, 9))
     texts = tuple(row._replace(first=f"the tree is so very of a day {row.first}")
                   for row in tiny.examples(6, 5))  # fmt: skip
     dev = str(tiny.write_table(tmp_path / "own.tsv", texts))
@@ -570,6 +572,19 @@ def test_a_run_is_measured_on_its_dev_set_and_on_whole_texts(minibert, folder, t
         for answers in [answers_beside(teacher, student, dataset, most)]
     )
     assert at_8 != at_20 == found["points"]
+
+
+def test_scores_are_found_where_no_task_was_named(minibert, tmp_path):
+    pytest.importorskip("matplotlib")
+    config = tiny.config().with_labels(("score",), "regression")
+    for seed, name in enumerate(("run", "teacher")):
+        Bert.from_config(config, "regression", tiny.tokenizer(), seed).save_pretrained(name)
+    Path("dev.tsv").write_text("sentence\tscore\na film\t0.5\na plot\t0.25\n")
+    options = {"task": None, "teacher": "teacher", "data": "dev.tsv", "max_length": 20}
+    Path("run/run.json").write_text(json.dumps(options))
+    answer = minibert("plot students run -o a.svg --json")
+    assert answer.code == 0, answer.said
+    assert answer.document["n"] == 2
 
 
 # -------------------------------------------------------------------------------------- refusals

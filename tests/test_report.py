@@ -466,6 +466,9 @@ def test_the_teacher_is_a_line_and_the_kept_epoch_has_a_ring():
     words = drawn_words(picture)
     assert "teacher 0.9174" in words
     assert "kept: epoch 2, 0.8600" in words  # the first of the two best, as the loop keeps it
+    kept = [row | ({"kept": True} if row["epoch"] in (1, 3) else {}) for row in ROWS]
+    sparse = drawn_words(pictures(page(RECORD, kept))["dev-1"])
+    assert "kept: epoch 3, 0.8400" in sparse  # dense models before it scored higher
     (points,) = drawn(picture)
     ring = [e for e in picture.all("circle") if "stroke-width" in e.attributes][-1]
     assert (float(ring.attributes["cx"]), float(ring.attributes["cy"])) == points[1][1:]
@@ -883,8 +886,10 @@ def test_whatever_the_record_holds_is_text_of_the_card(payload, tmp_path):
     assert len(ModelCard.load(path).data.eval_results) == 2
 
 
-@pytest.mark.parametrize("task", ["classify", "mrpc", "regress"])
-def test_the_lines_of_use_run(task, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("task", "pair"), [("classify", False), ("classify", True), ("regress", False)]
+)
+def test_the_lines_of_use_run(task, pair, tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers", reason="it runs the second of the two blocks")
     config = tiny.config()
     if task == "regress":
@@ -893,10 +898,12 @@ def test_the_lines_of_use_run(task, tmp_path, monkeypatch, capsys):
     model = tiny.Bert.from_config(config, head, tiny.tokenizer(), 0)
     model.save_pretrained(tmp_path)
     monkeypatch.chdir(tmp_path)
-    text = write_model_card(tmp_path, RECORD | {"task": task}).read_text()
+    text = write_model_card(
+        tmp_path, RECORD | {"task": task, "pair": pair}
+    ).read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)
     assert len(blocks) == 2
-    assert text.count('["another one"]') == (2 if task == "mrpc" else 0)
+    assert text.count('["another one"]') == (2 if pair else 0)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.count("tensor") + (task != "regress") >= 2

@@ -359,6 +359,9 @@ def test_a_model_with_zeros_is_not_filled_without_a_word(command, minibert, teac
     again = f"{command} {sparse} {options} {more} --sparsity 0.6 --out {tmp_path}"
     assert "are 0 now" not in minibert(f"{again}/more").err
     assert "training by movement will change" in minibert(f"{again}/m --sparsity-by movement").err
+    if "distill" in command:
+        first = again.replace("--intermediate-epochs 0", "--intermediate-epochs 1")
+        assert "are 0 now; training on the teacher's states" in minibert(f"{first}/first").err
 
 
 @pytest.mark.parametrize(

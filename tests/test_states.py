@@ -103,7 +103,7 @@ def stored(path: Path, source: StateSource) -> StoredStates:
 
 
 def batch_of(texts, rows):
-    return collate(texts, None, rows, 0)
+    return collate(texts, rows, 0)
 
 
 @torch.no_grad()

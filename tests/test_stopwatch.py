@@ -37,7 +37,6 @@ def test_a_part_has_the_time_between_its_beginning_and_its_end(clock):
     with watch("teacher"):
         clock.now += 4
     assert watch.seconds == {"data": 3.0, "teacher": 4.0}
-    assert watch.shares() == {"data": 3 / 7, "teacher": 4 / 7}
 
 
 def test_the_time_of_an_inner_part_is_not_that_of_the_outer_one(clock):
@@ -106,7 +105,6 @@ def test_all_parts_together_have_all_the_time(parts):
     run(parts)
     assert watch.seconds == expected
     assert sum(watch.seconds.values()) == clock.now - 1000
-    assert sum(watch.shares().values()) == pytest.approx(1 if clock.now > 1000 else 0)
 
 
 def test_times_are_added_and_merged():
@@ -152,14 +150,6 @@ def test_a_part_that_runs_is_counted_up_to_the_last_change(clock):
             clock.now += 2
         clock.now += 4
         assert watch.seconds == {"student": 1.0, "data": 2.0}
-
-
-def test_without_any_time_there_is_nothing_to_share(clock):
-    watch = Stopwatch(clock=clock)
-    assert watch.shares() == {}
-    with watch("data"):
-        pass
-    assert watch.shares() == {"data": 0.0}
 
 
 def test_what_works_ahead_is_waited_for_before_the_clock_is_read(clock):

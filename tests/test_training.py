@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,7 @@ from minibert.training.loop import (
 from minibert.training.objectives import LabelObjective, PredictionObjective, Texts
 from minibert.training.progress import Bar, Display
 from minibert.training.runs import (
+    STATE_ENDING,
     NotFinite,
     Progress,
     RunError,
@@ -66,6 +68,7 @@ from minibert.training.runs import (
     open_run,
     read_metrics,
     save_state,
+    seconds_so_far,
     trim_metrics,
     written_whole,
 )
@@ -189,7 +192,7 @@ class TokenMean(Texts):
         return sum(len(self.encodings[row].ids) for row in rows)
 
     def terms(self, rows, weights, generator):
-        ids_BS, keep_BS, types_BS, *_ = collate(self.encodings, None, rows, 0)
+        ids_BS, keep_BS, types_BS, *_ = collate(self.encodings, rows, 0)
         hidden_BSD = encode(ids_BS, keep_BS, types_BS, weights, self.config, generator)
         loss = (hidden_BSD[keep_BS] ** 3).sum() / keep_BS.sum()
         return {"loss": loss, "double": 2 * loss}
@@ -1045,6 +1048,34 @@ def test_a_terminal_has_a_bar_with_terms_rate_and_time_left(monkeypatch, capsys)
         assert part in text, part
 
 
+def test_the_seconds_of_rows_are_counted_once(tmp_path):
+    """Of every row since the one before; a resumed run goes on counting."""
+    options = dataclasses.replace(OPTIONS, epochs=2, evaluate_every=1)
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_after(3), options=options)
+    run(tmp_path, options=options)
+    rows = read_metrics(tmp_path)
+    assert len(rows) > 4
+    assert 0 < sum(row["seconds"] for row in rows) <= time.monotonic() - started
+    for row in rows:
+        assert row["seconds"] >= sum(row["parts"].values()) - 0.02, "rounding"
+
+
+def test_the_seconds_so_far_are_those_that_a_resumed_run_builds_on(tmp_path):
+    """Of finished stages, of a stage up to its state, and since its last row; of folders inside."""
+    trainable, generator = Trainable(tiny.classifier().weights), torch.Generator()
+    progress = Progress(10, step=5, parts={"student": 7.0, "data": 0.5})
+    save_state(tmp_path / f"second{STATE_ENDING}", trainable, generator, progress)
+    for phase, step, seconds in (("states", 9, 3.0), ("first", 20, 2.0), ("second", 4, 1.0)):
+        append_metrics(tmp_path, {"phase": phase, "step": step, "parts": {"student": seconds}})
+    append_metrics(tmp_path, {"phase": "second", "step": 6, "parts": {"student": 100.0}})
+    (tmp_path / "labels").mkdir()
+    append_metrics(tmp_path / "labels", {"phase": "labels", "step": 1, "parts": {"dev": 20.0}})
+    (tmp_path / f"teacher-0{STATE_ENDING}").write_bytes(b"of the teacher, or damaged")
+    assert seconds_so_far(tmp_path) == 7.0 + 0.5 + 3.0 + 2.0 + 1.0 + 20.0
+
+
 # --- Evaluation ------------------------------------------------------------------------------
 
 
@@ -1060,6 +1091,14 @@ def test_texts_that_are_too_long_are_refused_in_words():
         more = () if kind is LabelObjective else (torch.zeros(2), None, 1.0, False, "masked")
         with pytest.raises(CheckpointError, match=said):
             kind(encodings, 2, 0, 0, torch.device("cpu"), model.config, torch.zeros(2, 2), *more)
+
+
+def test_a_model_of_one_token_type_is_given_no_pairs():
+    model = tiny.classifier(type_vocab_size=1)
+    encodings = tiny.tokenizer().encode(["a film"], ["a plot"])
+    with pytest.raises(CheckpointError, match="one token type, so it reads no pairs of texts"):
+        all_logits(encodings, model.weights, model.config)
+    assert all_logits(tiny.tokenizer().encode(["a film"]), model.weights, model.config).shape
 
 
 def test_logits_come_in_the_order_of_the_inputs():

@@ -115,6 +115,7 @@ def test_a_folder_of_two_languages_is_read_line_by_line(tmp_path):
         ({"train.tsv": "x\ty\n", "train.de": "", "train.en": ""}, ("en", "de")),
         ({"train.en": "", "train.pt-BR": ""}, ("en", "pt-BR")),
         ({"train.tsv": "source text\ttarget text\na\tb\n"}, ("source text", "target text")),
+        ({"train.tsv": "de\ten\na\tb\n", "train.json": ""}, ("de", "en")),
         ({"train.en": ""}, "two languages are needed, not en"),
         ({"train.tsv": "en\ten\na\tb\n"}, "two languages are needed, not en, en"),
         ({"train.en": "", "train.de": "", "train.fr": ""}, "not en, de, fr; use --languages"),
@@ -130,6 +131,14 @@ def test_the_languages_are_found_where_nobody_says(files, languages, tmp_path):
             languages_of(tmp_path)
     else:
         assert languages_of(tmp_path) == languages
+
+
+def test_languages_of_a_table_in_capitals_and_of_nothing(tmp_path):
+    (tmp_path / "train.TSV").write_text("de\ten\na\tb\n")
+    (tmp_path / "train.json").write_text("")
+    assert languages_of(tmp_path / "train.TSV") == ("de", "en")
+    with pytest.raises(DataError, match=r"multi30: no such file or folder"):
+        languages_of(tmp_path / "multi30")
 
 
 def test_a_file_of_one_language_stands_for_both(minibert, tmp_path):
@@ -300,7 +309,7 @@ def test_transformers_opens_it_and_agrees(shared, tmp_path):
     theirs = transformers.EncoderDecoderModel.from_pretrained(tmp_path).double().eval()
     doubled = {path: x.double() for path, x in named_tensors(model.weights)}
     weights = with_tensors(model.weights, doubled)
-    source = collate(model.source.encode(["a b c d", "e"]), None, [0, 1], 0)
+    source = collate(model.source.encode(["a b c d", "e"]), [0, 1], 0)
     ids_BT = torch.tensor([[2, 5, 6, 7], [2, 9, 8, 3]])
     expected = theirs(
         input_ids=source.ids_BS, attention_mask=source.keep_BS.long(), decoder_input_ids=ids_BT
@@ -399,7 +408,7 @@ def loss_one_by_one(model: Translator, pairs: Pairs, smoothing: float) -> Tensor
     losses = []
     decoder = decoder_of(model.weights)
     for source, target in zip(pairs.sources, pairs.targets, strict=True):
-        batch = collate(model.source.encode([source]), None, [0], 0)
+        batch = collate(model.source.encode([source]), [0], 0)
         encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
         memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
         ids = model.target.encode([target])[0].ids
@@ -456,7 +465,7 @@ def test_in_half_precision_the_kernel_decodes_nearly_as_the_book_does():
     """That it is the book's in float32 is a matter of laws: test_kernels_decoder.py."""
     model = translator()
     decoder = decoder_of(model.weights)
-    source = collate(model.source.encode(["a b c d e", "f"]), None, [0, 1], 0)
+    source = collate(model.source.encode(["a b c d e", "f"]), [0, 1], 0)
     encoded = encode(*source[:3], model.weights.encoder, model.encoder)
     memory = empty_memory(encoded, source.keep_BS, decoder, model.decoder)
     ids_BS = torch.tensor([[2, 5, 6], [2, 7, 3]])
@@ -499,7 +508,7 @@ def test_scores_are_those_of_the_words_that_were_written(copier, alpha):
     for text in copies(5, 15).sources:
         (found,) = model.translate([text], width=3, alpha=alpha)
         ids = [model.target.cls_id, *found.ids, model.target.sep_id]
-        batch = collate(model.source.encode([text]), None, [0], 0)
+        batch = collate(model.source.encode([text]), [0], 0)
         encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
         memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
         logits, _ = decode(torch.tensor([ids[:-1]]), memory, decoder, model.decoder)
@@ -524,8 +533,8 @@ def test_each_word_asks_the_word_that_it_copies(copier):
     asked = Translator.from_pretrained(copier).asked("a b c d", ids)
     assert asked.source == ["[CLS]", "a", "b", "c", "d", "[SEP]"]
     assert asked.target == ["a", "b", "c", "d", "[SEP]"]
-    assert asked.shares_LNTS.shape == (2, 2, 5, 6)
-    assert distance(asked.shares_LNTS.sum(-1), torch.ones(2, 2, 5)) <= 1e-5
+    assert asked.shares_LNSR.shape == (2, 2, 5, 6)
+    assert distance(asked.shares_LNSR.sum(-1), torch.ones(2, 2, 5)) <= 1e-5
 
 
 def test_the_signatures_say_how_bleu_was_computed():

@@ -18,6 +18,8 @@ OF_A_TASK = frozenset(
 OF_AUGMENTATION = frozenset(
     "augment_by augment_probability augment_candidates augment_vectors augment_model".split()
 )
+OF_ROWS = frozenset({"name", "baseline"})
+OF_A_NEW_STUDENT = frozenset({"init_embeddings", "init_layers"})
 OF_THE_DEMO = frozenset("out resume overwrite seed device threads arithmetic as_json".split())
 
 
@@ -72,17 +74,19 @@ def check_ignored(context: click.Context, chosen: Any) -> None:
         for name in context.params
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
     }
-    if chosen.teacher is None:
-        ignored, what = typed - OF_THE_DEMO, "the demo, which runs without --teacher,"
-    elif chosen.data is None:
-        ignored, what = typed & OF_A_TASK, "general distillation, --corpus without --data,"
-    elif not chosen.augment:
-        ignored, what = typed & OF_AUGMENTATION, "a run without --augment COPIES,"
-    else:
-        return
-    if ignored:
-        name = min(ignored).replace("_", "-")
-        raise click.UsageError(f"--{name} has no effect on {what} so leave it out")
+    rows, more = chosen.seeds > 1 or chosen.results, chosen.augment or chosen.join
+    without_effect = (
+        (chosen.teacher is None, typed - OF_THE_DEMO, "the demo, which runs without --teacher,"),
+        (chosen.data is None, OF_A_TASK, "general distillation, --corpus without --data,"),
+        (not chosen.augment, OF_AUGMENTATION, "a run without --augment COPIES,"),
+        (not more, {"augment_seed"}, "a run without --augment or --join,"),
+        (not rows, OF_ROWS, "a run without --seeds or --results,"),
+        (chosen.init_student, OF_A_NEW_STUDENT, "a student that --init-student names,"),
+    )
+    for holds, names, what in without_effect:
+        if holds and typed & names:
+            name = min(typed & names).replace("_", "-")
+            raise click.UsageError(f"--{name} has no effect on {what} so leave it out")
 
 
 def check_cache(chosen: Any) -> None:

@@ -93,7 +93,9 @@ def list_exercises(out: str, as_json: bool) -> None:
         for row in rows
     ]
     passed = sum(row["state"] == "passes" for row in rows)
-    lines += ["", f"{passed} of {len(rows)} pass; minibert exercise start {_next(out) or NAMES[0]}"]
+    further = _next(out)
+    todo = f"; {_command('start', further, out)}" if further else ""
+    lines += ["", f"{passed} of {len(rows)} pass{todo}"]
     print_result({"out": out, "exercises": rows}, as_json, lines)
 
 

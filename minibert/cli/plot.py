@@ -347,9 +347,9 @@ def _teacher_of(folder: Path, options: Mapping[str, Any]) -> str | Path:
     from minibert.config import CheckpointError
     from minibert.hub import model_folder
 
-    if (folder / "teacher").is_dir():
-        return folder / "teacher"
     if not options.get("teacher"):
+        if (folder / "teacher").is_dir():
+            return folder / "teacher"
         raise click.UsageError(f"{folder} does not name its teacher; give --teacher")
     name = str(options["teacher"])
     try:
@@ -369,13 +369,14 @@ def _texts(
         DataError         they are not there, or do not fit.
     """
     from minibert.data.readers import DataError, find_split, read_dataset
+    from minibert.training.evaluation import classes_for
 
-    own = folder / "held_out.tsv"  # of the demo
-    known = data or (own if own.exists() else options.get("dev") or options.get("data"))
+    own = folder / "held_out.tsv"  # of the demo, which has no teacher but its own
+    is_demo = own.exists() and not options.get("teacher")
+    known = data or (own if is_demo else options.get("dev") or options.get("data"))
     if known is None:
         raise click.UsageError(f"{folder} does not say what it was measured on; give --data")
     if data is None and not Path(known).exists():
         raise DataError(f"{known}, on which {folder} was measured, is not there; give --data")
-    task = task or (None if own.exists() and data is None else options.get("task"))
-    names = tuple(student.config.id2label.values()) if task in (None, "classify") else None
-    return read_dataset(find_split(known, "dev"), task, names)
+    task = task or (None if is_demo and data is None else options.get("task"))
+    return read_dataset(find_split(known, "dev"), task, classes_for(student, task))

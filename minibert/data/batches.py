@@ -17,34 +17,24 @@ BATCHES_PER_CHUNK = 50
 
 
 class Batch(NamedTuple):
-    """What one step sees; `keep` is False at padding, `rows` are the rows' places in the data."""
+    """What one step sees; `keep` is False at padding."""
 
     ids_BS: Tensor  # int64
     keep_BS: Tensor  # bool
     types_BS: Tensor  # int64
-    labels_B: Tensor | None  # int64 classes, float32 scores, or None
-    rows_B: Tensor  # int64
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+        return Batch(*(part.to(device) for part in self))
 
 
-def collate(
-    encodings: Sequence[Encoding],
-    labels: Sequence[int | float | None] | None,
-    rows: Sequence[int],
-    pad_id: int,
-) -> Batch:
-    """The chosen `rows` of all `encodings` and `labels`, padded to the longest of the chosen.
-
-    Labels are scores (float32) where one of them is a float, classes (int64) otherwise; `labels`
-    None gives none.
+def collate(encodings: Sequence[Encoding], rows: Sequence[int], pad_id: int) -> Batch:
+    """The chosen `rows` of all `encodings`, padded to the longest of the chosen.
 
     Raises
-        ValueError  there is no row, or a row has no label while `labels` are given.
+        ValueError  there is no row.
 
     >>> encodings = [Encoding([2, 9, 3], [0, 0, 0]), Encoding([2, 3], [0, 0])]
-    >>> collate(encodings, [1, 0], [1, 0], pad_id=0).ids_BS.tolist()
+    >>> collate(encodings, [1, 0], pad_id=0).ids_BS.tolist()
     [[2, 3, 0], [2, 9, 3]]
     """
     if not rows:
@@ -57,19 +47,10 @@ def collate(
         ids.append(encodings[row].ids + [pad_id] * padding)
         types.append(encodings[row].types + [0] * padding)
     lengths_B1 = torch.tensor(lengths)[:, None]
-    labels_B = None
-    if labels is not None:
-        chosen = [labels[row] for row in rows]
-        if None in chosen:
-            raise ValueError(f"row {rows[chosen.index(None)]} has no label, but the others have")
-        scores = any(isinstance(label, float) for label in chosen)
-        labels_B = torch.tensor(chosen, dtype=torch.float32 if scores else torch.int64)
     return Batch(
         ids_BS=torch.from_numpy(numpy.array(ids)),  # four times as fast as torch.tensor(ids)
         keep_BS=torch.arange(longest) < lengths_B1,
         types_BS=torch.from_numpy(numpy.array(types)),
-        labels_B=labels_B,
-        rows_B=torch.tensor(list(rows)),
     )
 
 

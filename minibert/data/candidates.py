@@ -13,7 +13,7 @@ import torch
 from minibert.config import CheckpointError
 from minibert.data.augmentation import Candidates, changeable, word_cutter
 from minibert.data.batches import collate, sorted_order
-from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.data.tokenizer import Encoding, Tokenizer, required
 from minibert.data.vectors import WordVectors, nearest_words
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
@@ -41,7 +41,7 @@ def word_table(bert: Bert) -> WordVectors:
     Raises
         CheckpointError  the model came without a vocabulary.
     """
-    pieces = _tokenizer_of(bert).pieces
+    pieces = required(bert.tokenizer).pieces
     ids = [i for i, piece in enumerate(pieces) if changeable(piece)]
     rows_VD = bert.weights.embeddings.word_VD[ids].float().cpu()
     return WordVectors(tuple(pieces[i] for i in ids), rows_VD, "the model's word table")
@@ -55,7 +55,7 @@ def piece_means(words: Sequence[str], bert: Bert) -> WordVectors:
     Raises
         CheckpointError  the model came without a vocabulary.
     """
-    tokenizer = _tokenizer_of(bert)
+    tokenizer = required(bert.tokenizer)
     pieces = {
         word: one.ids[1:-1] for word, one in zip(words, tokenizer.encode(words), strict=True)
     }
@@ -158,7 +158,7 @@ def masked_guesses(
     Raises
         CheckpointError  the model has no masked-word head, no vocabulary, or knows no pairs.
     """
-    tokenizer, mlm = _tokenizer_of(bert), bert.weights.mlm
+    tokenizer, mlm = required(bert.tokenizer), bert.weights.mlm
     if mlm is None:
         raise CheckpointError(
             f"the model has the head {bert.head!r}, but guessing masked words needs 'mlm'; train "
@@ -247,7 +247,7 @@ class _Guesser:
             encodings.append(self._encoding(ids, token))
         device = self.word_VD.device
         rows = range(len(cases))
-        batch = collate(encodings, None, rows, self.tokenizer.pad_id).to(device)
+        batch = collate(encodings, rows, self.tokenizer.pad_id).to(device)
         hidden_BSD = encode(*batch[:3], self.weights, self.config)
         hidden_MD = hidden_BSD[torch.arange(len(cases)), torch.tensor(masked)].float()
         logits_MV = mlm_logits(hidden_MD, self.mlm, self.word_VD, self.config)
@@ -262,11 +262,3 @@ class _Guesser:
         second = [*ids, known.sep_id] if self.pair else []
         return Encoding(first + second, [0] * len(first) + [1] * len(second))
 
-
-def _tokenizer_of(bert: Bert) -> Tokenizer:
-    if bert.tokenizer is None:
-        raise CheckpointError(
-            "the model has no vocabulary, so it cannot read text; put vocab.txt or "
-            "tokenizer.json into its folder"
-        )
-    return bert.tokenizer

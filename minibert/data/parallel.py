@@ -35,11 +35,13 @@ def languages_of(data: str | Path) -> tuple[str, str]:
         DataError  there are not two, or no file at all.
     """
     path = Path(data)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
     folder, name = (path, "train") if path.is_dir() else (path.parent, path.stem)
     endings = sorted({file.suffix for file in folder.glob(f"{escape(name)}.*")} - set(FORMATS))
-    if path.suffix in FORMATS or not endings:
-        if path.is_dir():
-            path = _table_in(path, [name]) or path / f"{name}.tsv"
+    table = path if path.suffix.lower() in FORMATS else _table_in(folder, [name])
+    if table == path or not endings or (table and len(endings) < 2):
+        path = table or path / f"{name}.tsv"
         found = read_table(path, None).header
     else:
         found = tuple(sorted((x[1:] for x in endings), key=lambda name: (name != "en", name)))

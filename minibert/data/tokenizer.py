@@ -207,6 +207,20 @@ class Tokenizer:
         return text.removeprefix("##")  # a generated text may begin inside a word
 
 
+def required(tokenizer: Tokenizer | None) -> Tokenizer:
+    """The vocabulary of a model that is to read text.
+
+    Raises
+        CheckpointError  the model came without one.
+    """
+    if tokenizer is None:
+        raise CheckpointError(
+            "the model has no vocabulary, so it cannot read text; put vocab.txt or "
+            "tokenizer.json into its folder"
+        )
+    return tokenizer
+
+
 def _pre_tokenizer(words: str) -> Any:
     if words == "spaces":
         return pre_tokenizers.WhitespaceSplit()

@@ -137,7 +137,7 @@ def _results(record: Record) -> str:
 
 def _use(record: Record) -> str:
     task = TASKS.get(str(record.get("task")))
-    texts = '["one sentence"]' + (', ["another one"]' if task and task.pair else "")
+    texts = '["one sentence"]' + (', ["another one"]' if record.get("pair") else "")
     call = "logits" if task and task.regression else "classify"
     own = (
         "from minibert import Bert\n\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minibert.data.readers import Dataset
+from minibert.files import bytes_of_weights
 from minibert.model import Bert
 from minibert.parameters import named_tensors
 from minibert.training.evaluation import all_logits, encodings_of, evaluated
@@ -32,13 +33,12 @@ def compared(
             seconds[name].append(time.perf_counter() - started)
     rows = []
     for name, model in loaded.items():
-        folder = Path(models[name])
         rows.append(
             {
                 "name": name,
                 "metrics": evaluated(model, dataset, max_length),
                 "parameters": n_parameters(model.weights),
-                "bytes": sum(f.stat().st_size for f in folder.glob("model*.safetensors")),
+                "bytes": bytes_of_weights(Path(models[name])),
                 "sentences_per_second": len(dataset) / sorted(seconds[name])[1],
             }
         )

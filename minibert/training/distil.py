@@ -265,10 +265,11 @@ def distil(
     )
     if options.prediction.sparsity is not None:
         check_fits(options.prediction.sparsity, weights, student)
-    if warning := lost_zeros_warning(weights, options.prediction.sparsity):
+    first_stage = bool(options.intermediate.epochs and options.uses_states)
+    if warning := lost_zeros_warning(weights, options.prediction.sparsity, first_stage):
         display.say(warning)
     steps = {}
-    if options.intermediate.epochs and options.uses_states:
+    if first_stage:
         read = texts.of_first_stage(options.intermediate_on)
         objective = intermediate_objective(read, teacher, student, out, options, display, device)
         trainable = Trainable(weights, device)
@@ -325,6 +326,7 @@ def distil(
         display.say(sparsity_sentence(best.weights, best.config))
     return {
         "task": dev_set.task.name,
+        "pair": dev_set.task.pair,
         "n": len(dev_set),
         "metrics": progress.best_metrics,
         "best_epoch": progress.best_epoch,

@@ -12,7 +12,7 @@ from torch import Tensor
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import Batch, collate, sorted_order
 from minibert.data.readers import Dataset, Task
-from minibert.data.tokenizer import Encoding, Tokenizer
+from minibert.data.tokenizer import Encoding, Tokenizer, required
 from minibert.heads import pooled, sequence_logits
 from minibert.kernels.encoder import AnyWeights, encode_first, prepared
 from minibert.kernels.products import arithmetic
@@ -30,14 +30,19 @@ def encodings_of(dataset: Dataset, tokenizer: Tokenizer | None, max_length: int)
     Raises
         CheckpointError  the model came without a vocabulary.
     """
-    if tokenizer is None:
-        raise CheckpointError(
-            "the model has no vocabulary, so it cannot read text; put vocab.txt or "
-            "tokenizer.json into its folder"
-        )
     first = [example.first for example in dataset.examples]
     second = [example.second or "" for example in dataset.examples] if dataset.task.pair else None
-    return tokenizer.encode(first, second, max_length)
+    return required(tokenizer).encode(first, second, max_length)
+
+
+def classes_for(model: Bert, task: str | None) -> tuple[str, ...] | None:
+    """The names that labels of such a task are read with: the model's, where the task has none.
+
+    None leaves it to the task, or to the file where no task is named.
+    """
+    if model.head == "classification" and task in (None, "classify"):
+        return tuple(model.config.id2label.values())
+    return None
 
 
 def labels_of(dataset: Dataset) -> Tensor:
@@ -73,10 +78,10 @@ def classifier_logits(
 
 
 def check_lengths(encodings: Sequence[Encoding], config: BertConfig) -> None:
-    """Refuse texts that the model has no positions for.
+    """Refuse texts that the model has no positions for, or pairs where it has one token type.
 
     Raises
-        CheckpointError  a text has more tokens than the model has positions.
+        CheckpointError  a text has more tokens than the model has positions, or another type.
     """
     longest = max((len(one.ids) for one in encodings), default=0)
     positions = config.max_position_embeddings
@@ -85,6 +90,8 @@ def check_lengths(encodings: Sequence[Encoding], config: BertConfig) -> None:
             f"a text has {longest} tokens, but the model has only {positions} positions; cut texts "
             f"with --max-length {positions}"
         )
+    if config.type_vocab_size < 1 + max((max(one.types) for one in encodings), default=0):
+        raise CheckpointError("the model has one token type, so it reads no pairs of texts")
 
 
 @torch.no_grad()
@@ -109,7 +116,7 @@ def all_logits(
     logits_XC = torch.empty(len(encodings), config.num_labels)
     lengths = [len(encoding.ids) for encoding in encodings]
     for rows in sorted_order(lengths, EVALUATION_BATCH):
-        batch = collate(encodings, None, rows, config.pad_token_id)
+        batch = collate(encodings, rows, config.pad_token_id)
         logits_XC[rows] = task_logits(batch.to(device), ready, config).float().cpu()
         if bar is not None:
             bar.advance({})

@@ -23,9 +23,9 @@ from minibert.training.finetune import finetune
 from minibert.training.ledger import Identity, add_result, answers_of, finished, read_results
 from minibert.training.preflight import Pair
 from minibert.training.progress import Display
-from minibert.training.record import record_of, share_lines, shares
+from minibert.training.record import record_of, share_lines
 from minibert.training.report import write_model_card, write_report
-from minibert.training.runs import check_run, finish_run, open_run, with_hashes
+from minibert.training.runs import check_run, finish_run, open_run, seconds_so_far, with_hashes
 from minibert.training.students import new_student
 
 
@@ -58,7 +58,7 @@ def run_once(
                 texts, pair.teacher, pair.student, run.folder, run.options, device
             ):
                 display.say(line)
-            before = seconds_of_steps(run.folder)  # of a run that is resumed
+            before = seconds_so_far(run.folder)  # of a run that is resumed
             started = time.monotonic()
             done = distil_and_compare(
                 pair, texts, labels_too, run.folder, run.options, display, device
@@ -72,13 +72,6 @@ def run_once(
             for line in share_lines(run.folder):
                 display.say(line)
     return done
-
-
-def seconds_of_steps(folder: Path) -> float:
-    """The seconds that steps and teacher of a run took so far, according to its metrics."""
-    return sum(
-        took for parts in shares(folder).values() for part, took in parts.items() if part != "steps"
-    )
 
 
 def general_run(

@@ -3,6 +3,7 @@
 The record is a mapping that JSON could hold; a part that is missing is left out of both:
 
     title, command, date, task          text
+    pair                                whether the task's texts are pairs
     n, threads, seed                    whole numbers
     recipe                              {key: value}
     versions                            {"minibert", "torch", "python", "platform"}

@@ -237,18 +237,19 @@ def train(
             if better and trainable.complete:
                 progress.best_score, progress.best_metrics = score, row["dev"]
                 progress.best_epoch = epoch + 1
+                row["kept"] = True
                 if keep is not None:
                     keep(weights)
         return row
 
     watch = Stopwatch(progress.parts)
+    started = time.monotonic() - sum(progress.parts.values())
     with (
         running(watch),
         _StopRequest() as stop,
         display.phase(phase, total, progress.step) as bar,
     ):
         for epoch in range(progress.epoch, options.epochs):
-            started = time.monotonic()
             with watch("data"):
                 order = objective.order(epoch)
             for rows in order[progress.batch : progress.batch + total - progress.step]:
@@ -274,7 +275,8 @@ def train(
                 if measuring:
                     with watch("dev"):
                         row = measure(epoch)
-                    row["seconds"] = round(time.monotonic() - started, 2)
+                    now = time.monotonic()
+                    row["seconds"], started = round(now - started, 2), now
                     row["parts"] = {name: round(took, 3) for name, took in watch.seconds.items()}
                     watch.seconds.clear()
                     append_metrics(folder, row)

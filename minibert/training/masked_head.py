@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minibert.config import BertConfig, CheckpointError
+from minibert.config import BertConfig
 from minibert.data.batches import collate, epoch_order, sorted_order
 from minibert.data.corpus import windows
 from minibert.data.tables import DataError
-from minibert.data.tokenizer import Encoding
+from minibert.data.tokenizer import Encoding, required
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
 from minibert.kernels.losses import smoothed_cross_entropy
@@ -104,10 +104,8 @@ def train_masked_head(
         NotFinite        the loss or its gradient is infinite or not a number.
     """
     options, display = options or MaskedHeadOptions(), display or Display(quiet=True)
-    if bert.tokenizer is None:
-        raise CheckpointError("the model has no vocabulary, so it cannot read text to train on")
     length = min(options.max_length, bert.config.max_position_embeddings)
-    runs = windows([[text] for text in texts], bert.tokenizer, length)
+    runs = windows([[text] for text in texts], required(bert.tokenizer), length)
     kept_back, train_runs = _held_out(runs, options.held_out)
     word_VD = bert.weights.embeddings.word_VD
     with arithmetic(bert.arithmetic):
@@ -168,7 +166,7 @@ class _Masking:
     def states(self, runs: Sequence[Encoding], generator: torch.Generator) -> MaskedStates:
         """The last states at the masked places alone, in float32."""
         masked = [self.masked(run, generator) for run in runs]
-        batch = collate([run for run, _ in masked], None, range(len(runs)), self.tokenizer.pad_id)
+        batch = collate([run for run, _ in masked], range(len(runs)), self.tokenizer.pad_id)
         hidden_BSD = encode(*batch.to(self.device)[:3], self.weights, self.config)
         rows = [row for row, (_, labels) in enumerate(masked) for i in labels if i != -100]
         places = [p for _, labels in masked for p, i in enumerate(labels) if i != -100]

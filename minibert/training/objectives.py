@@ -55,7 +55,7 @@ class Texts:
     @timed("data")
     def batch(self, rows: Sequence[int]) -> Batch:
         """These rows, padded to the longest of them."""
-        return collate(self.encodings, None, rows, self.pad_id).to(self.device)
+        return collate(self.encodings, rows, self.pad_id).to(self.device)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from minibert.hub import model_folder
 from minibert.model import Bert
 from minibert.pretrained import vocabulary_notes
 from minibert.training.distil import INTERMEDIATE_TERMS, DistilOptions, check_heads
-from minibert.training.evaluation import evaluated, has_unnamed_labels, labels_of, measured
+from minibert.training.evaluation import (
+    classes_for,
+    evaluated,
+    has_unnamed_labels,
+    labels_of,
+    measured,
+)
 from minibert.training.progress import Display
 from minibert.training.students import new_student, student_config
 
@@ -49,10 +55,7 @@ def checked_pair(
     """
     folder = model_folder(teacher_name)
     teacher = Bert.from_pretrained(folder).to(device)
-    names = tuple(teacher.config.id2label.values()) if task in (None, "classify") else None
-    if teacher.head == "regression":
-        names = None
-    train_set = read_dataset(train_path, task, names, limit)
+    train_set = read_dataset(train_path, task, classes_for(teacher, task), limit)
     dev_set = read_dataset(dev_path, train_set.task.name, train_set.task.label_names or None)
     display.say(train_set.summary())
     display.say(dev_set.summary())

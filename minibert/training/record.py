@@ -43,7 +43,7 @@ def record_of(
     return {
         "title": f"{shape}, distilled from {Path(told['teacher']).name}",
         **{key: value for key, value in told.items() if key != "teacher"},
-        **{key: result[key] for key in ("task", "n", "models") if key in result},
+        **{key: result[key] for key in ("task", "pair", "n", "models") if key in result},
         "date": datetime.date.today().isoformat(),
         "threads": torch.get_num_threads(),
         "seed": options.prediction.seed,

@@ -7,6 +7,7 @@ treated as text, never as markup.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -233,12 +234,14 @@ def _dev_figure(name: str, phase: str, rows: Rows, record: Record) -> str:
     if metric not in known:
         metric = next(iter(known))
     line = curve(rows, "dev", metric)
-    scores = [(finite(values_in(row, "dev").get(metric)), row) for row in rows]
-    best = max((score for score, _ in scores if score is not None), default=None)
+    measured = [(finite(values_in(row, "dev").get(metric)), row) for row in rows]
+    scores = [(score, row) for score, row in measured if score is not None]
+    kept = [(score, row) for score, row in scores if row.get("kept")]
     ring = level = None
-    if best is not None:
-        row = next(row for score, row in scores if score == best)  # the first, as the loop keeps it
-        ring = (f"kept: epoch {row.get('epoch', '–')}, {number(best)}", _step(row), best)
+    if scores:
+        # the last that was kept; rows of an earlier version do not say it, and the first best was
+        score, row = kept[-1] if kept else max(scores, key=itemgetter(0))
+        ring = (f"kept: epoch {row.get('epoch', '–')}, {number(score)}", _step(row), score)
     teacher = finite(_teacher_scores(record).get(metric))
     if teacher is not None:
         level = (f"teacher {number(teacher)}", teacher)

@@ -201,6 +201,28 @@ def timed_reading(folder: Path, phase: str, n_steps: int) -> Iterator[None]:
         append_metrics(folder, {"phase": phase, "step": n_steps, "parts": parts})
 
 
+def seconds_so_far(folder: Path) -> float:
+    """The seconds that teacher and steps of a stopped run took, up to where it will go on.
+
+    They are in its metrics, but for those after the last measurement, which are in its states.
+    """
+    total = 0.0
+    for part in _parts(folder):
+        reached = {}
+        for path in part.glob("*" + STATE_ENDING):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    stored = json.loads(file.metadata()["record"])["progress"]
+                reached[path.name.removesuffix(STATE_ENDING)] = stored["step"]
+                total += sum(stored["parts"].values())
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # the teacher's, or damaged, which `load_state` will say
+        for row in read_metrics(part):
+            if row["step"] <= reached.get(row["phase"], row["step"]):
+                total += sum(row.get("parts", {}).values())
+    return total
+
+
 def trim_metrics(folder: Path, phase: str, step: int) -> None:
     """Drop the rows of a phase that a stopped run wrote after the state it resumes from."""
     rows = read_metrics(folder)
@@ -306,9 +328,17 @@ def _claimed(
                 folder.rmdir()
 
 
+def _parts(folder: Path) -> Iterator[Path]:
+    """The folder of a run and those in it, such as `labels`, but not those of runs inside it."""
+    yield folder
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and not (path / OPTIONS_FILE).exists():
+            yield from _parts(path)
+
+
 def _has_saved(folder: Path) -> bool:
     """Whether a run came so far that there is something to go on from."""
-    if any(folder.glob("*" + STATE_ENDING)):
+    if any(path.name.endswith(STATE_ENDING) for part in _parts(folder) for path in part.iterdir()):
         return True
     return any(row.get("phase") not in TEACHER_ALONE for row in read_metrics(folder))
 
@@ -321,9 +351,6 @@ def finish_run(folder: Path, result: Mapping[str, Any]) -> None:
 
 def drop_states(folder: Path) -> None:
     """Delete a run's saved states and what its teacher computed, not those of runs inside it."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            if not (path / OPTIONS_FILE).exists():
-                drop_states(path)
-        elif WORKING_FILES.fullmatch(path.name):
+    for path in [path for part in _parts(folder) for path in part.iterdir()]:
+        if WORKING_FILES.fullmatch(path.name) and (path.is_symlink() or not path.is_dir()):
             path.unlink()

@@ -275,12 +275,19 @@ def sparsity_sentence(weights: Any, config: BertConfig | None = None) -> str:
     return sizes + few if zeros else sizes
 
 
-def lost_zeros_warning(weights: Weights, sparsity: Sparsity | None) -> str:
-    """What training does to zeros that are there; empty if it keeps them, or there are none."""
+def lost_zeros_warning(
+    weights: Weights, sparsity: Sparsity | None, first_stage: bool = False
+) -> str:
+    """What training does to zeros that are there; empty if it keeps them, or there are none.
+
+    A distillation's first stage, from states, keeps none.
+    """
     zeros, count = zeros_of(weights)
-    if not zeros or (sparsity is not None and sparsity.method != "movement"):
+    if not zeros or not (first_stage or sparsity is None or sparsity.method == "movement"):
         return ""
-    how = "without --sparsity" if sparsity is None else "by movement"
+    how = "by movement" if sparsity is not None else "without --sparsity"
+    if first_stage:
+        how = "on the teacher's states (--intermediate-epochs)"
     return (
         f"{zeros:,} of {count:,} weights in the maps of the blocks are 0 now; training "
         f"{how} will change them"

@@ -217,7 +217,7 @@ def _pieces(
     batches = sorted_order([len(text.ids) for text in texts], WRITING_BATCH)
     with display.phase("states", len(batches)) as bar:
         for rows in batches:
-            batch = collate(texts, None, rows, config.pad_token_id).to(device)
+            batch = collate(texts, rows, config.pad_token_id).to(device)
             trace = encode_traced(batch.ids_BS, batch.keep_BS, batch.types_BS, ready, config)
             if logits_TC.shape[1]:
                 logits_BC = classifier_logits(trace.hidden_BSD[:, :1], ready, config)

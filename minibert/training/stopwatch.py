@@ -78,15 +78,6 @@ class Stopwatch:
         for name, value in seconds.items():
             self.add(name, value)
 
-    def shares(self) -> dict[str, float]:
-        """The share of each name in all counted time; they sum to 1, unless no time was counted.
-
-        >>> Stopwatch({"teacher": 3.0, "student": 1.0}).shares()
-        {'teacher': 0.75, 'student': 0.25}
-        """
-        total = sum(self.seconds.values())
-        return {name: value / total if total else 0.0 for name, value in self.seconds.items()}
-
     def _begin(self, name: str) -> None:
         self._count()
         self.seconds.setdefault(name, 0.0)

@@ -71,8 +71,8 @@ class TranslationObjective:
     def terms(
         self, rows: Sequence[int], weights: TranslatorWeights, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        source = collate(self.sources, None, rows, self.pad_ids[0]).to(self.device)
-        target = collate(self.targets, None, rows, self.pad_ids[1]).to(self.device)
+        source = collate(self.sources, rows, self.pad_ids[0]).to(self.device)
+        target = collate(self.targets, rows, self.pad_ids[1]).to(self.device)
         decoder = decoder_of(weights)
         encoded_BSD = encode(*source[:3], weights.encoder, self.encoder, generator)
         memory = empty_memory(encoded_BSD, source.keep_BS, decoder, self.decoder)
