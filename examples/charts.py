@@ -30,7 +30,7 @@ METHODS = {
     "heads": ("#E69F00", "D", "attention heads"),
     "ffn": ("#56B4E9", "P", "feed-forward units"),
 }
-PROCESSORS = {"Zen 4": ("#0072B2", "-"), "Zen 1": ("#D55E00", "--")}
+PROCESSORS = {"Zen 4": ("#0072B2", "-"), "Zen 1": ("#D55E00", "--"), "Ice Lake": ("#009E73", ":")}
 OTHERS = ("all", "λ‖θ‖²")  # nothing is pruned
 DEV_ERROR = 1.2  # one standard error of an accuracy on 872 sentences, in points
 
@@ -116,7 +116,7 @@ def draw_growth(figure: Any, growth: Mapping[str, Mapping[float, Sequence[float]
     for processor, curve in growth.items():
         colour, line = PROCESSORS[processor]
         means = [statistics.mean(values) for values in curve.values()]
-        axes.plot(list(curve), means, color=colour, linestyle=line, label=processor)
+        axes.plot(list(curve), means, ".", color=colour, linestyle=line, label=processor)
         for minutes, values in curve.items():
             axes.plot([minutes] * len(values), values, "o", color=colour, alpha=0.6)
     axes.set(xscale="log", xlabel="minutes on 2 cores", ylabel="accuracy on SST-2's dev set, %")

@@ -21,6 +21,7 @@ from minibert.attention import (
     split_heads,
 )
 from minibert.config import BertConfig
+from minibert.data.tokenizer import Tokenizer
 from minibert.difference import (
     SIZES,
     TEXTS,
@@ -117,6 +118,13 @@ class Comparison(NamedTuple):
         return not unlike and not first_beyond(self.weights) and self.first is None
 
 
+def _way_of_reading(tokenizer: Tokenizer) -> tuple[Any, ...]:
+    """All that decides which ids a text becomes."""
+    accents, lowercase = tokenizer.strip_accents, tokenizer.lowercase
+    without_accents = lowercase if accents is None else accents
+    return tokenizer.pieces, lowercase, without_accents, tokenizer.split_chinese, tokenizer.words
+
+
 def compare(
     a: Bert, b: Bert, texts: Sequence[str], tolerance: float = TOLERANCE, theirs: Path | None = None
 ) -> Comparison:
@@ -129,8 +137,8 @@ def compare(
     """
     config = config_differences(a.config, b.config)
     sizes = [key for key in SIZES if key in config]
-    pieces = [model.tokenizer and model.tokenizer.pieces for model in (a, b)]
-    same = None in pieces or pieces[0] == pieces[1]
+    ways = [model.tokenizer and _way_of_reading(model.tokenizer) for model in (a, b)]
+    same = None in ways or ways[0] == ways[1]
     found = Comparison(config, sizes, same, [], ([], []), [], None)
     if sizes:
         return found

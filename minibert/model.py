@@ -19,7 +19,7 @@ from minibert.data.batches import Batch, collate, sorted_order
 from minibert.data.tokenizer import Encoding, Tokenizer, required
 from minibert.encoder import EncoderTrace
 from minibert.files import save_folder
-from minibert.functional import softmax
+from minibert.functional import at_least_float32, softmax
 from minibert.heads import mlm_logits, nsp_logits, pooled, sequence_logits
 from minibert.hub import model_folder
 from minibert.kernels.encoder import AnyWeights, encode, encode_first, encode_traced, prepared
@@ -55,7 +55,8 @@ class Bert:
     """A model: sizes, weights, which head they carry, and the vocabulary if there is one.
 
     `report` tells what became of each key when it was loaded. `arithmetic` says how to compute:
-    "book", "torch", "onednn", "int8", or None for what is fastest on this machine.
+    "book", "torch", "onednn", "int8", or None for what is fastest on this machine. `precision` is
+    that of the encoder's arithmetic, None that of the weights, in which the heads compute.
     """
 
     config: BertConfig
@@ -64,6 +65,7 @@ class Bert:
     tokenizer: Tokenizer | None = None
     report: LoadReport = field(default_factory=LoadReport)
     arithmetic: Arithmetic | None = None
+    precision: torch.dtype | None = None
     _kept: tuple[Any, ...] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -233,7 +235,8 @@ class Bert:
             )
         names = tuple(self.config.id2label.values())
         predictions = []
-        for probabilities_C in softmax(self.logits(texts, second, batch_size)).tolist():
+        logits_XC = at_least_float32(self.logits(texts, second, batch_size))
+        for probabilities_C in softmax(logits_XC).tolist():
             best = max(range(len(names)), key=probabilities_C.__getitem__)
             by_name = dict(zip(names, probabilities_C, strict=True))
             predictions.append(Prediction(names[best], by_name))
@@ -245,7 +248,7 @@ class Bert:
 
         Raises
             CheckpointError  the model has no masked-word head.
-            ValueError       the text has no [MASK].
+            ValueError       the text has no [MASK], or one where the model has no position.
         """
         mlm = self.weights.mlm
         if mlm is None:
@@ -254,17 +257,22 @@ class Bert:
                 "'pretraining'; an encoder alone was never taught to name words"
             )
         (encoding,) = self._encoded([text])
+        assert self.tokenizer is not None
         batch = self._batch([encoding], [0])
-        masked_S = batch.ids_BS[0] == required(self.tokenizer).mask_id
-        if not masked_S.any():
+        masked_S = batch.ids_BS[0] == self.tokenizer.mask_id
+        (whole,) = self.tokenizer.encode([text])
+        count, beyond = int(masked_S.sum()), whole.ids.count(self.tokenizer.mask_id)
+        if count == 0 or count < beyond:
+            found = f"only {count} of its {beyond} [MASK]" if count else "no [MASK]"
             limit = self.config.max_position_embeddings
-            raise ValueError(f"the text has no [MASK] among its first {limit} tokens; put one in")
+            raise ValueError(f"the text has {found} among its first {limit} tokens")
         hidden_SD = self._hidden(batch, encode)[0]
         logits_MV = mlm_logits(
             hidden_SD[masked_S], mlm, self.weights.embeddings.word_VD, self.config
         )
-        pieces = required(self.tokenizer).pieces
-        best = softmax(logits_MV[:, : len(pieces)]).topk(min(top, len(pieces)), dim=-1)
+        pieces = self.tokenizer.pieces
+        probabilities_MV = softmax(at_least_float32(logits_MV[:, : len(pieces)]))
+        best = probabilities_MV.topk(min(top, len(pieces)), dim=-1)
         return [
             [Guess(pieces[i], p) for i, p in zip(ids, probabilities, strict=True)]
             for ids, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -290,7 +298,7 @@ class Bert:
         """
         way = fixed_arithmetic()
         if self._kept is None or self._kept[0] is not self.weights or self._kept[1] != way:
-            self._kept = (self.weights, way, prepared(self.weights))
+            self._kept = (self.weights, way, prepared(self.weights, self.precision))
         ready: AnyWeights = self._kept[2]
         return ready
 
@@ -299,7 +307,8 @@ class Bert:
 
     def _hidden(self, batch: Batch, encoder: Callable[..., Tensor]) -> Tensor:
         with arithmetic(self.arithmetic):
-            return encoder(*batch[:3], self._ready(), self.config)
+            hidden_BSD = encoder(*batch[:3], self._ready(), self.config)
+        return hidden_BSD.to(self.weights.embeddings.word_VD.dtype)
 
     def _encoded(self, texts: Sequence[str], second: Sequence[str] | None = None) -> list[Encoding]:
         return required(self.tokenizer).encode(texts, second, self.config.max_position_embeddings)

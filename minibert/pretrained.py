@@ -88,7 +88,14 @@ def shapes_in_file(
 
     An encoder takes a pooler only if the file has one, since many are trained without; so does a
     new head, whose other parts are drawn at random.
+
+    Raises
+        CheckpointError  a regression has several outputs.
     """
+    if head == "regression" and config.num_labels != 1:
+        raise CheckpointError(
+            f"a regression with {config.num_labels} outputs; minibert knows regressions with one"
+        )
     paths = [path_of(key) or "" for key in stored]
     has_pooler = any(path.startswith("pooler.") for path in paths)
     parts = HEADS[head].parts
@@ -130,6 +137,8 @@ def load_model(
     for choice in (head, new_head):
         if choice is not None:
             check_head(choice)
+    if labels is not None and new_head is None:
+        raise ValueError("labels are those of a new head; give new_head, too")
     config, stored = read_config(folder), stored_in(folder)
     if new_head is not None:
         config = _with_labels(config, new_head, labels)

@@ -50,7 +50,7 @@ def whole_file(path: Path, shared: bool = False, then: str = "") -> Iterator[Pat
             f"{path} cannot be written: {reason}; what was saved before is untouched{then}"
         ) from None
     finally:
-        with suppress(NotADirectoryError):  # which is the reason told above
+        with suppress(OSError):  # the reason is told above
             staged.unlink(missing_ok=True)
 
 

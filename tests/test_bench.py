@@ -26,7 +26,7 @@ from minibert.bench.compare import Row, Table
 from minibert.bench.engines import ENGINES, Engine, cases_on
 from minibert.bench.inputs import LENGTHS, Sentences, random_lengths, tokens_of
 from minibert.bench.report import document, machine, settings_text, table_text
-from minibert.config import BertConfig
+from minibert.config import BertConfig, Pruned
 from minibert.data.batches import BATCHES_PER_CHUNK, padding_share
 from minibert.data.tokenizer import Encoding
 from minibert.parameters import named_tensors, with_tensors
@@ -365,6 +365,8 @@ def test_operations_are_those_counted_by_hand():
     assert operations(config, [2]) == 2 * (2 * 28 + 4 * 4)
     two = dataclasses.replace(config, num_hidden_layers=2)
     assert operations(two, [1, 2]) == 2 * (operations(config, [1]) + operations(config, [2]))
+    wide = dataclasses.replace(config, num_attention_heads=2, pruned=Pruned(((1,),), (2,)))
+    assert operations(wide, [1]) == 2 * (4 * 2 * 1 + 2 * 2 * 2 + 2), "a head and a unit are gone"
 
 
 @pytest.mark.parametrize(("split", "mean"), [("dev", 25.2), ("train", 13.3)])

@@ -181,6 +181,10 @@ def test_models_of_other_sizes_heads_or_vocabularies():
     found = compare(model(), other, ())
     assert (found.same_vocabulary, found.equal, found.first) == (False, False, None)
     assert compare(dataclasses.replace(model(), tokenizer=None), other, ["a film"]).equal
+    for settings, same in (((False,), False), ((True, True), True), ((True, False), False)):
+        cut = dataclasses.replace(model(), tokenizer=tiny.Tokenizer(pieces, *settings))
+        found = compare(model(), cut, ())
+        assert (found.same_vocabulary, found.equal) == (same, same), "accents follow the case"
 
 
 # ------------------------------------------------------------------------- causes, one at a time

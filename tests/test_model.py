@@ -339,6 +339,39 @@ def test_a_new_head_is_drawn_from_the_seed_and_reported(tmp_path: Path) -> None:
     assert Bert.from_pretrained(tmp_path / "out").head == "classification"
 
 
+def test_labels_are_those_of_a_new_head(tmp_path: Path) -> None:
+    saved(tmp_path, "classification")
+    with pytest.raises(ValueError, match="labels are those of a new head"):
+        Bert.from_pretrained(tmp_path, labels=("a", "b"))
+
+
+def test_a_regression_has_one_output(tmp_path: Path) -> None:
+    saved(tmp_path, "classification")
+    path = tmp_path / "config.json"
+    changed = json.loads(path.read_text()) | {"problem_type": "regression"}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(CheckpointError, match="a regression with 2 outputs; minibert knows"):
+        Bert.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("head", ["classification", "mlm"])
+def test_the_precision_of_the_encoder_does_not_round_probabilities(head: str) -> None:
+    """In bfloat16 they would be multiples of 1/256 near 1, and not sum to 1."""
+    exact = dataclasses.replace(tiny.Bert.from_config(tiny.config(), head, tiny.tokenizer(), 1))
+    quick = dataclasses.replace(exact, precision=torch.bfloat16)
+    found = []
+    for bert in (exact, quick):
+        if head == "mlm":
+            found.append([guess.probability for guess in bert.fill_mask("a [MASK] film", 31)[0]])
+        else:
+            found.append(sorted(bert.classify(["a good film"])[0].probabilities.values()))
+    assert abs(sum(found[1]) - 1) < 1e-6
+    assert found[0] != found[1], "the encoder did compute in bfloat16"
+    assert any(p != float(torch.tensor(p).bfloat16()) for p in found[1])
+    torch.testing.assert_close(*map(torch.tensor, found), rtol=0.2, atol=0.02)
+    assert quick.weights.embeddings.word_VD.dtype == torch.float32
+
+
 def test_a_new_head_keeps_the_pooler_and_replaces_the_old_head(tmp_path: Path) -> None:
     saved(tmp_path, "classification")
     old = load_file(tmp_path / "model.safetensors")
@@ -551,6 +584,9 @@ def test_fill_mask_refuses_what_it_cannot_do(
     assert "has no [MASK]" in capsys.readouterr().err
     assert run(monkeypatch, "fill-mask", "--model", tmp_path / "mlm", "cat " * 9 + "[MASK]") == 2
     assert "no [MASK] among its first 9 tokens" in capsys.readouterr().err
+    more = "[MASK] " + "cat " * 9 + "[MASK]"
+    assert run(monkeypatch, "fill-mask", "--model", tmp_path / "mlm", more) == 2
+    assert "only 1 of its 2 [MASK] among its first 9 tokens" in capsys.readouterr().err
     assert run(monkeypatch, "fill-mask", "--model", tmp_path / "encoder", "[MASK]") == 3
     assert "needs 'mlm' or 'pretraining'" in capsys.readouterr().err
 

@@ -570,5 +570,8 @@ def test_export_keeps_a_projection_and_says_what_it_leaves(minibert, tmp_path):
     save_file(load_file(path) | {"qa_outputs.weight": torch.ones(2, 12)}, path)
     answer = minibert(f"export --model {tmp_path}/from --out {tmp_path}/to")
     assert (answer.code, "already holds config.json, of another model" in answer.said) == (2, True)
+    answer = minibert(f"export --model {tmp_path}/from --out {tmp_path}/from")
+    assert (answer.code, "would lose qa_outputs.weight" in answer.said) == (2, True)
+    assert "qa_outputs.weight" in load_file(path)
     answer = minibert(f"export --model {tmp_path}/from --out {tmp_path}/next")
     assert "left out, as not part of the model: qa_outputs.weight" in answer.err

@@ -1048,6 +1048,13 @@ def test_a_terminal_has_a_bar_with_terms_rate_and_time_left(monkeypatch, capsys)
         assert part in text, part
 
 
+def test_a_name_that_is_too_long_is_told_with_its_path(tmp_path):
+    path = tmp_path / ("x" * 250)  # and the name of the file beside it is still longer
+    said = pytest.raises(OSError, match=r"xxx cannot be written: File name too long")
+    with said, written_whole(path) as staged:
+        staged.write_text("")
+
+
 def test_the_seconds_of_rows_are_counted_once(tmp_path):
     """Of every row since the one before; a resumed run goes on counting."""
     options = dataclasses.replace(OPTIONS, epochs=2, evaluate_every=1)

@@ -1,6 +1,7 @@
 """How many operations a case needs, and how fast this machine multiplies.
 
-S tokens of a sentence · D width · F feed-forward width · T tokens of a batch · I, O of one map.
+S tokens of a sentence · D width · A width of all heads · F feed-forward width · T tokens of
+a batch · I, O of one map.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,15 +22,18 @@ def operations(config: BertConfig, lengths: Iterable[int]) -> int:
     """Multiplications and additions in the products of a forward pass, over tokens without padding.
 
     Formula
-        Σ over sentences:  L (2 S (4 D² + 2 D F) + 4 S² D)
-        four maps D → D, two between D and F; scores and contexts over all pairs of tokens
+        Σ over sentences and layers:  2 S (4 D A + 2 D F) + 4 S² A,  A = D unless heads are pruned
+        four maps between D and A, two between D and F; scores and contexts over all pairs of tokens
 
     >>> operations(BertConfig(num_hidden_layers=1), [1]) == 2 * (4 * 768**2 + 2 * 768 * 3072) + 3072
     True
     """
-    d, f = config.hidden_size, config.intermediate_size
-    of_one = (2 * s * (4 * d * d + 2 * d * f) + 4 * s * s * d for s in lengths)
-    return config.num_hidden_layers * sum(of_one)
+    d, k = config.hidden_size, config.head_width
+    return sum(
+        2 * s * (4 * d * n * k + 2 * d * f) + 4 * s * s * n * k
+        for s in lengths
+        for n, f in config.heads_and_units
+    )
 
 
 def products(work: Work, int8: bool = False) -> tuple[dict[str, Callable[[], Any]], int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.options import Number, print_result
+from minibert.cli.options import Number, check_utf8, print_result
 
 if TYPE_CHECKING:
     from minibert.causes import Comparison
@@ -60,6 +60,8 @@ def diff(
         )
     if not all(text.strip() for text in texts):
         raise click.UsageError("a --text is empty; give words to read")
+    for text in texts:
+        check_utf8("a --text", text)
     import torch
 
     from minibert.causes import compare
@@ -108,7 +110,7 @@ def _document(found: "Comparison", tolerance: float) -> dict[str, Any]:
 def _lines(found: "Comparison", against: str | None) -> list[str]:
     lines = [f"config  {key}: A {a!r}, B {b!r}" for key, (a, b) in found.config.items()]
     if not found.same_vocabulary:
-        lines.append("the vocabularies differ; both read the ids of A's")
+        lines.append("the vocabularies, or how they cut a text, differ; both read the ids of A's")
     if found.sizes:
         sizes = ", ".join(found.sizes)
         return [*lines, "", f"the sizes differ ({sizes}), so nothing more is compared"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from minibert.cli.options import print_result
+from minibert.cli.options import Number, print_result
 from minibert.exercises import (
     EXERCISES,
     FOLDER,
@@ -129,7 +129,7 @@ def start(name: str, out: str, overwrite: bool, as_json: bool) -> None:
 @click.option("--cases", type=click.IntRange(1), default=20, show_default=True, help="for each law")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+    "--seconds", type=Number(0, 10**6, min_open=True), default=60.0, show_default=True,
     help="time limit for each law; then the answer is stopped",
 )  # fmt: skip
 @as_document

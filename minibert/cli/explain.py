@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from minibert.cli.options import print_result
+from minibert.cli.options import check_utf8, print_result
 
 if TYPE_CHECKING:
     from minibert.model import Bert
@@ -87,8 +87,7 @@ def sentences_of(text: str) -> tuple[str, str | None]:
         raise click.UsageError(f"TEXT holds {len(parts) - 1} tabs; at most one is allowed")
     if not all(part.strip() for part in parts):
         raise click.UsageError("TEXT is empty, or one of its two sentences is; give words to read")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise click.UsageError("TEXT is not UTF-8")
+    check_utf8("TEXT", text)
     return parts[0], parts[1] if len(parts) == 2 else None
 
 

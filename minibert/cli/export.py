@@ -52,6 +52,11 @@ def export(model: str, out: str, packed: bool, dense: bool, as_json: bool) -> No
         exported = Bert.from_pretrained(folder, fit_dense="fit_dense.weight" in stored_in(folder))
         left = [row.key for row in exported.report.of("ignored") if "part" in row.note]
         if left:
+            if Path(out).resolve() == folder.resolve():
+                raise click.UsageError(
+                    f"--out {out} is the model's own folder, which would lose {', '.join(left)}; "
+                    "choose another folder"
+                )
             click.echo(f"left out, as not part of the model: {', '.join(left)}", err=True)
         if dense:
             weights, config = in_full(exported.weights, exported.config)

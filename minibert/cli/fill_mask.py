@@ -1,6 +1,7 @@
 """`minibert fill-mask`: the likeliest words for each [MASK]."""
 
 import json
+from dataclasses import replace
 
 import click
 
@@ -36,7 +37,7 @@ def fill_mask(
     place, precision = prepare(device, threads, dtype, arithmetic)
     from minibert.model import Bert
 
-    bert = Bert.from_pretrained(model).to(place, precision)
+    bert = replace(Bert.from_pretrained(model).to(place), precision=precision)
     results = []
     for text in texts:
         try:

@@ -47,6 +47,17 @@ class Number(click.FloatRange):
         return float(super().convert(value, param, ctx))
 
 
+def check_utf8(name: str, text: str) -> None:
+    """Refuse what the shell passed on from bytes that are no UTF-8."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise click.UsageError(f"{name} is not UTF-8")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 # In the help of `HeadedCommand`, and in a recipe, a heading stands before each of these options.
 HEADINGS = {
     "model": "Model and data",

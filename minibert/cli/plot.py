@@ -14,6 +14,8 @@ from minibert.cli.options import (
     Command,
     Number,
     apply,
+    check_utf8,
+    counted,
     picture_path,
     print_result,
 )
@@ -85,7 +87,7 @@ def attention(
     if alone is None:
         draw, size = partial(pictures.draw_heads, shares=shares), pictures.size_of_heads(shares)
         drawn = [maps_NSR.tolist() for maps_NSR in shares.maps]
-        said = _counted(sum(heads), "head")
+        said = counted(sum(heads), "head")
     else:
         if not 1 <= alone <= heads[0]:
             raise click.UsageError(
@@ -140,6 +142,8 @@ def embeddings(words: tuple[str, ...], model: str | None, **given: Any) -> None:
     from minibert.picture_numbers import word_points
     from minibert.pictures import draw_points
 
+    for word in words:
+        check_utf8("a word", word)
     points = word_points(_model(model), words)
     count = sum(map(len, points.groups.values()))
     facts = {
@@ -148,7 +152,7 @@ def embeddings(words: tuple[str, ...], model: str | None, **given: Any) -> None:
         "words": points.groups,
     }
     share = f"{sum(points.variance):.1%} of the variance"
-    said = f"{_counted(count, 'word')} on two axes with {share}"
+    said = f"{counted(count, 'word')} on two axes with {share}"
     _save(partial(draw_points, points=points), (7.0, 5.6), facts, said, **given)
 
 
@@ -283,7 +287,7 @@ def students(
         },
         "points": points,
     }
-    said = f"they agree on {facts['agree']:,} of {_counted(len(dataset), 'text')}"
+    said = f"they agree on {facts['agree']:,} of {counted(len(dataset), 'text')}"
     _save(partial(draw_answers, answers=answers), (5.4, 5.6), facts, said, **given)
 
 
@@ -316,10 +320,6 @@ def _in_four_digits(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_in_four_digits(part) for part in value]
     return value
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _model(name: str | None) -> "Bert":

@@ -1,6 +1,7 @@
 """`minibert predict`: labels and probabilities for texts."""
 
 import json
+from dataclasses import replace
 
 import click
 
@@ -53,7 +54,7 @@ def predict(
             raise click.UsageError(f"text {number} {wrong}")
     first = [text.partition("\t")[0] for text in inputs] if pair else inputs
     second = [text.partition("\t")[2] for text in inputs] if pair else None
-    bert = Bert.from_pretrained(model).to(place, precision)
+    bert = replace(Bert.from_pretrained(model).to(place), precision=precision)
     try:
         if bert.head == "regression":
             scores = bert.logits(first, second)[:, 0].tolist()

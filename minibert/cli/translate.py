@@ -5,7 +5,13 @@ from pathlib import Path
 import click
 
 from minibert.cli.machine import prepare
-from minibert.cli.options import Number, compute_options, picture_path, print_result
+from minibert.cli.options import (
+    Number,
+    check_utf8,
+    compute_options,
+    picture_path,
+    print_result,
+)
 
 
 @click.command()
@@ -66,8 +72,7 @@ def translate(
     for number, text in enumerate(inputs, start=1):
         if not text.strip():
             raise click.UsageError(f"text {number} is empty; give words to translate")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise click.UsageError(f"text {number} is not UTF-8")
+        check_utf8(f"text {number}", text)
     translator = Translator.from_pretrained(model).to(place)
     found = translator.translate(inputs, beam, length_penalty, dtype=precision)
     rows = [

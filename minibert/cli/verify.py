@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minibert.cli.options import print_result
+from minibert.cli.options import counted, print_result
 
 if TYPE_CHECKING:
     from minibert.laws.law import Proof
@@ -77,10 +77,6 @@ def _chosen(names: Iterable[str], everything: list["Proof"]) -> list["Proof"]:
     return chosen or everything
 
 
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, 3, 0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
@@ -102,9 +98,9 @@ def _show_laws(chosen: list["Proof"], cases: int, seed: int, as_json: bool) -> i
     }
     tried = sum(v.cases for v in verdicts)
     last = ", ".join(
-        (_counted(len(chosen), "proof"), _counted(len(verdicts), "law"), _counted(tried, "case"))
+        (counted(len(chosen), "proof"), counted(len(verdicts), "law"), counted(tried, "case"))
     )
-    last += f": {_counted(len(failed), 'law')} failed" if failed else ": every law holds"
+    last += f": {counted(len(failed), 'law')} failed" if failed else ": every law holds"
     print_result(result, as_json, [_table(verdicts), last] if not as_json else [])
     return len(failed)
 
@@ -178,9 +174,9 @@ def _show_matrix(chosen: list["Proof"], cases: int, seed: int, as_json: bool) ->
     laws_count = sum(len(proof.laws) for proof in chosen)
     lines.append(
         f"\n● the law named for this mistake rejects it, ○ so does this one, · lets it pass\n"
-        f"{_counted(len(rows), 'mistake')}, {len(sources)} of them seen in "
-        f"{_counted(len(set(sources)), 'public place')}, against "
-        f"{_counted(laws_count, 'law')}: "
+        f"{counted(len(rows), 'mistake')}, {len(sources)} of them seen in "
+        f"{counted(len(set(sources)), 'public place')}, against "
+        f"{counted(laws_count, 'law')}: "
         + (f"{missed} are missed" if missed else "each mistake and each law finds its match")
     )
     result = {"seed": seed, "laws": laws_count, "missed": missed, "mistakes": document}
