@@ -215,7 +215,6 @@ BAD = [
     ("fill-mask --model {f}/teacher [MASK]", 3, "filling a mask needs"),
     ("fill-mask --model {f}/mlm --top 0 [MASK]", 2, "0 is not in the range"),
     ("diff {f}/mlm {f}/mlm --text caf\udce9", 2, "a --text is not UTF-8"),
-    ("plot embeddings \udcff --model {f}/mlm -o a.svg", 2, "a word is not UTF-8"),
     ("exercise check softmax --seconds inf", 2, "inf is not a finite number"),
     ("inspect {f}/data", 3, "config.json"),
     ("inspect {f}/teacher --head mlm", 3, "missing"),

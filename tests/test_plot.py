@@ -606,6 +606,7 @@ REFUSED = [
     ("attention film --model {f} --head 1.1 --layers 1 -o a.svg", 2, "leave out --layers"),
     ("attention film --model {f}/none -o a.svg", 3, "there is no folder"),
     ("embeddings film filmroom --model {f} -o a.svg", 2, "the model reads [UNK]; give words that"),
+    ("embeddings \udcff --model {f} -o a.svg", 2, "a word is not UTF-8"),
     ("losses {f}/teacher -o a.svg", 3, "holds no metrics.jsonl of a run"),
     ("losses {f}/none -o a.svg", 3, "there is no folder"),
     ("losses {f}/.. -o a.svg", 3, "name one of the runs in it, such as"),
