@@ -164,7 +164,7 @@ for part in "$@"; do
     growth "Zen 1" 5 3 240 650 2000 --limit 8000
     growth "Zen 1" 15 3 900 2200 6000 --limit 24000
     growth "Zen 1" 60 3 3000 6400 30000
-    growth "Zen 1" 180 1 19000 14000 30000
+    growth "Ice Lake" 112 1 22000 12000 30000
     ;;
   translation)
     translator 4x128 --shape 4x128x4x256 --dropout 0.3 --lr 5e-3 --epochs 36
