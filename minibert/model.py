@@ -16,7 +16,7 @@ from torch import Tensor
 from minibert.checkpoint import LoadReport
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import Batch, collate, sorted_order
-from minibert.data.tokenizer import Encoding, Tokenizer, required
+from minibert.data.tokenizer import Encoding, Tokenizer, required_tokenizer
 from minibert.encoder import EncoderTrace
 from minibert.files import save_folder
 from minibert.functional import at_least_float32, softmax
@@ -261,9 +261,9 @@ class Bert:
         batch = self._batch([encoding], [0])
         masked_S = batch.ids_BS[0] == self.tokenizer.mask_id
         (whole,) = self.tokenizer.encode([text])
-        count, beyond = int(masked_S.sum()), whole.ids.count(self.tokenizer.mask_id)
-        if count == 0 or count < beyond:
-            found = f"only {count} of its {beyond} [MASK]" if count else "no [MASK]"
+        count, total = int(masked_S.sum()), whole.ids.count(self.tokenizer.mask_id)
+        if count == 0 or count < total:
+            found = f"only {count} of its {total} [MASK]" if count else "no [MASK]"
             limit = self.config.max_position_embeddings
             raise ValueError(f"the text has {found} among its first {limit} tokens")
         hidden_SD = self._hidden(batch, encode)[0]
@@ -283,20 +283,20 @@ class Bert:
         """Every state of the encoder for one text; `tokens` names the positions."""
         (encoding,) = self._encoded([text], None if second is None else [second])
         with arithmetic(self.arithmetic):
-            return encode_traced(*self._batch([encoding], [0])[:3], self._ready(), self.config)
+            return encode_traced(*self._batch([encoding], [0]), self._ready(), self.config)
 
     def tokens(self, text: str, second: str | None = None) -> list[str]:
         """The pieces that the model sees, [CLS] and [SEP] included."""
         (encoding,) = self._encoded([text], None if second is None else [second])
-        return [required(self.tokenizer).pieces[i] for i in encoding.ids]
+        return [required_tokenizer(self.tokenizer).pieces[i] for i in encoding.ids]
 
     def _ready(self) -> AnyWeights:
         """The weights in their fastest form, prepared at the first use.
 
-        They are prepared again for other weights or another arithmetic; numbers that are written
-        into the tensors of `weights` afterwards go unnoticed.
+        They are prepared again for other weights, another arithmetic or precision; numbers that are
+        written into the tensors of `weights` afterwards go unnoticed.
         """
-        way = fixed_arithmetic()
+        way = (fixed_arithmetic(), self.precision)
         if self._kept is None or self._kept[0] is not self.weights or self._kept[1] != way:
             self._kept = (self.weights, way, prepared(self.weights, self.precision))
         ready: AnyWeights = self._kept[2]
@@ -307,15 +307,16 @@ class Bert:
 
     def _hidden(self, batch: Batch, encoder: Callable[..., Tensor]) -> Tensor:
         with arithmetic(self.arithmetic):
-            hidden_BSD = encoder(*batch[:3], self._ready(), self.config)
+            hidden_BSD = encoder(*batch, self._ready(), self.config)
         return hidden_BSD.to(self.weights.embeddings.word_VD.dtype)
 
     def _encoded(self, texts: Sequence[str], second: Sequence[str] | None = None) -> list[Encoding]:
-        return required(self.tokenizer).encode(texts, second, self.config.max_position_embeddings)
+        tokenizer = required_tokenizer(self.tokenizer)
+        return tokenizer.encode(texts, second, self.config.max_position_embeddings)
 
     def _batch(self, encodings: Sequence[Encoding], rows: Sequence[int]) -> Batch:
         device = self.weights.embeddings.word_VD.device
-        return collate(encodings, rows, required(self.tokenizer).pad_id).to(device)
+        return collate(encodings, rows, required_tokenizer(self.tokenizer).pad_id).to(device)
 
     def _over_batches(
         self,

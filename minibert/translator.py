@@ -255,7 +255,7 @@ class Translator:
         ids = ids[: self.decoder.max_position_embeddings + 1]  # if it was cut, it has no end
         ids_1T = torch.tensor([ids[:-1]])  # each asks in order to write the next
         here = self.to("cpu")
-        encoded_1SD = encode(*batch[:3], here.weights.encoder, self.encoder)
+        encoded_1SD = encode(*batch, here.weights.encoder, self.encoder)
         decoder = decoder_of(here.weights)
         memory = empty_memory(encoded_1SD, batch.keep_BS, decoder, self.decoder)
         traces, _ = decode_traced(ids_1T, memory, decoder, self.decoder)
@@ -282,7 +282,7 @@ class Translator:
     ) -> list[Translation]:
         """What the decoder writes for one batch of texts."""
         batch = batch.to(encoder.embeddings.word_VD.device)
-        encoded_BSD = encode(*batch[:3], encoder, self.encoder)
+        encoded_BSD = encode(*batch, encoder, self.encoder)
         memory = kernels.empty_memory(encoded_BSD, batch.keep_BS, decoder, self.decoder)
 
         def step(last_H1: Tensor, memory: DecoderMemory) -> tuple[Tensor, DecoderMemory]:

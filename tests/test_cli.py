@@ -635,7 +635,8 @@ def test_whoever_asks_for_bfloat16_where_it_is_slow_is_told(
     answer = minibert(f"predict --model {folder}/teacher --dtype bfloat16 --json", "good day")
     assert answer.code == 0
     assert ("--dtype bfloat16: a product in bfloat16 takes 20 times as long" in answer.err) == told
-    assert answer.document["predictions"], "and stdout is for the answer alone"
+    (row,) = answer.document["predictions"]  # and stdout is for the answer alone
+    assert abs(sum(row["probabilities"].values()) - 1) < 1e-6, "they are not rounded to bfloat16"
 
 
 @pytest.mark.parametrize(("able", "expected"), [(True, torch.bfloat16), (False, torch.float32)])

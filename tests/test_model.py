@@ -370,6 +370,8 @@ def test_the_precision_of_the_encoder_does_not_round_probabilities(head: str) ->
     assert any(p != float(torch.tensor(p).bfloat16()) for p in found[1])
     torch.testing.assert_close(*map(torch.tensor, found), rtol=0.2, atol=0.02)
     assert quick.weights.embeddings.word_VD.dtype == torch.float32
+    exact.precision = torch.bfloat16
+    assert torch.equal(exact.encode(["a film"])[0], quick.encode(["a film"])[0])
 
 
 def test_a_new_head_keeps_the_pooler_and_replaces_the_old_head(tmp_path: Path) -> None:

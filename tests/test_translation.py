@@ -409,7 +409,7 @@ def loss_one_by_one(model: Translator, pairs: Pairs, smoothing: float) -> Tensor
     decoder = decoder_of(model.weights)
     for source, target in zip(pairs.sources, pairs.targets, strict=True):
         batch = collate(model.source.encode([source]), [0], 0)
-        encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
+        encoded = encode(*batch, model.weights.encoder, model.encoder)
         memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
         ids = model.target.encode([target])[0].ids
         for given_id, wanted in itertools.pairwise(ids):
@@ -509,7 +509,7 @@ def test_scores_are_those_of_the_words_that_were_written(copier, alpha):
         (found,) = model.translate([text], width=3, alpha=alpha)
         ids = [model.target.cls_id, *found.ids, model.target.sep_id]
         batch = collate(model.source.encode([text]), [0], 0)
-        encoded = encode(*batch[:3], model.weights.encoder, model.encoder)
+        encoded = encode(*batch, model.weights.encoder, model.encoder)
         memory = empty_memory(encoded, batch.keep_BS, decoder, model.decoder)
         logits, _ = decode(torch.tensor([ids[:-1]]), memory, decoder, model.decoder)
         log_p = log_softmax(logits[0])[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]

@@ -101,6 +101,6 @@ def batches_of(encodings: Sequence[Encoding], sentences: Sentences, seed: int) -
 
 def tokens_of(encodings: Sequence[Encoding], rows: Sequence[int]) -> Tokens:
     """One batch, padded to its longest row."""
-    ids_BS, keep_BS, types_BS = collate(encodings, rows, pad_id=0)[:3]
+    ids_BS, keep_BS, types_BS = collate(encodings, rows, pad_id=0)
     full = bool(keep_BS.all())
     return Tokens(ids_BS, keep_BS, types_BS, keep_BS.to(torch.int64), ~keep_BS, full)

@@ -74,13 +74,13 @@ def check_ignored(context: click.Context, chosen: Any) -> None:
         for name in context.params
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
     }
-    rows, more = chosen.seeds > 1 or chosen.results, chosen.augment or chosen.join
+    makes_rows, adds_texts = chosen.seeds > 1 or chosen.results, chosen.augment or chosen.join
     without_effect = (
         (chosen.teacher is None, typed - OF_THE_DEMO, "the demo, which runs without --teacher,"),
         (chosen.data is None, OF_A_TASK, "general distillation, --corpus without --data,"),
         (not chosen.augment, OF_AUGMENTATION, "a run without --augment COPIES,"),
-        (not more, {"augment_seed"}, "a run without --augment or --join,"),
-        (not rows, OF_ROWS, "a run without --seeds or --results,"),
+        (not adds_texts, {"augment_seed"}, "a run without --augment or --join,"),
+        (not makes_rows, OF_ROWS, "a run without --seeds or --results,"),
         (chosen.init_student, OF_A_NEW_STUDENT, "a student that --init-student names,"),
     )
     for holds, names, what in without_effect:

@@ -69,10 +69,10 @@ def evaluate(
         return
     from minibert.data.readers import find_split, read_dataset
     from minibert.model import Bert
-    from minibert.training.evaluation import classes_for, evaluated
+    from minibert.training.evaluation import evaluated, label_names_for
 
     bert = Bert.from_pretrained(model).to(place)
-    dataset = read_dataset(find_split(data, "dev"), task, classes_for(bert, task), limit)
+    dataset = read_dataset(find_split(data, "dev"), task, label_names_for(bert, task), limit)
     metrics = evaluated(bert, dataset, max_length, precision)
     result = {"task": dataset.task.name, "n": len(dataset), "metrics": metrics}
     print_result(result, as_json, metric_lines(result))

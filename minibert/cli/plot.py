@@ -369,7 +369,7 @@ def _texts(
         DataError         they are not there, or do not fit.
     """
     from minibert.data.readers import DataError, find_split, read_dataset
-    from minibert.training.evaluation import classes_for
+    from minibert.training.evaluation import label_names_for
 
     own = folder / "held_out.tsv"  # of the demo, which has no teacher but its own
     is_demo = own.exists() and not options.get("teacher")
@@ -379,4 +379,4 @@ def _texts(
     if data is None and not Path(known).exists():
         raise DataError(f"{known}, on which {folder} was measured, is not there; give --data")
     task = task or (None if is_demo and data is None else options.get("task"))
-    return read_dataset(find_split(known, "dev"), task, classes_for(student, task))
+    return read_dataset(find_split(known, "dev"), task, label_names_for(student, task))

@@ -13,7 +13,7 @@ import torch
 from minibert.config import CheckpointError
 from minibert.data.augmentation import Candidates, changeable, word_cutter
 from minibert.data.batches import collate, sorted_order
-from minibert.data.tokenizer import Encoding, Tokenizer, required
+from minibert.data.tokenizer import Encoding, Tokenizer, required_tokenizer
 from minibert.data.vectors import WordVectors, nearest_words
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
@@ -41,7 +41,7 @@ def word_table(bert: Bert) -> WordVectors:
     Raises
         CheckpointError  the model came without a vocabulary.
     """
-    pieces = required(bert.tokenizer).pieces
+    pieces = required_tokenizer(bert.tokenizer).pieces
     ids = [i for i, piece in enumerate(pieces) if changeable(piece)]
     rows_VD = bert.weights.embeddings.word_VD[ids].float().cpu()
     return WordVectors(tuple(pieces[i] for i in ids), rows_VD, "the model's word table")
@@ -55,7 +55,7 @@ def piece_means(words: Sequence[str], bert: Bert) -> WordVectors:
     Raises
         CheckpointError  the model came without a vocabulary.
     """
-    tokenizer = required(bert.tokenizer)
+    tokenizer = required_tokenizer(bert.tokenizer)
     pieces = {
         word: one.ids[1:-1] for word, one in zip(words, tokenizer.encode(words), strict=True)
     }
@@ -158,7 +158,7 @@ def masked_guesses(
     Raises
         CheckpointError  the model has no masked-word head, no vocabulary, or knows no pairs.
     """
-    tokenizer, mlm = required(bert.tokenizer), bert.weights.mlm
+    tokenizer, mlm = required_tokenizer(bert.tokenizer), bert.weights.mlm
     if mlm is None:
         raise CheckpointError(
             f"the model has the head {bert.head!r}, but guessing masked words needs 'mlm'; train "
@@ -248,7 +248,7 @@ class _Guesser:
         device = self.word_VD.device
         rows = range(len(cases))
         batch = collate(encodings, rows, self.tokenizer.pad_id).to(device)
-        hidden_BSD = encode(*batch[:3], self.weights, self.config)
+        hidden_BSD = encode(*batch, self.weights, self.config)
         hidden_MD = hidden_BSD[torch.arange(len(cases)), torch.tensor(masked)].float()
         logits_MV = mlm_logits(hidden_MD, self.mlm, self.word_VD, self.config)
         logits_MV.scatter_(1, torch.tensor(own, device=device)[:, None], -torch.inf)

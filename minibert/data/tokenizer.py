@@ -207,7 +207,7 @@ class Tokenizer:
         return text.removeprefix("##")  # a generated text may begin inside a word
 
 
-def required(tokenizer: Tokenizer | None) -> Tokenizer:
+def required_tokenizer(tokenizer: Tokenizer | None) -> Tokenizer:
     """The vocabulary of a model that is to read text.
 
     Raises

@@ -56,7 +56,7 @@ class MaskedWords(Texts):
         labels_BS = torch.full_like(batch.ids_BS, -100)
         for row, (_, labels_S) in enumerate(masked):
             labels_BS[row, : len(labels_S)] = labels_S
-        hidden_BSD = encode(*batch[:3], weights, self.config)
+        hidden_BSD = encode(*batch, weights, self.config)
         chosen_BS = labels_BS != -100
         assert weights.mlm is not None
         word_VD = weights.embeddings.word_VD

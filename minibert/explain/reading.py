@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minibert.config import CheckpointError
-from minibert.data.tokenizer import Encoding, required
+from minibert.data.tokenizer import Encoding, required_tokenizer
 from minibert.encoder import EncoderTrace, encode_traced, feed_forward
 from minibert.explain.sources import source_lines
 from minibert.explain.words import said_by_layers, said_if_masked, spans, word_steps
@@ -51,7 +51,8 @@ def checked_encoding(bert: Bert, first: str, second: str | None) -> Encoding:
         CheckpointError  the model has no vocabulary.
         NotReadable      no token is left, or there are more than the model has positions.
     """
-    (encoding,) = required(bert.tokenizer).encode([first], None if second is None else [second])
+    tokenizer = required_tokenizer(bert.tokenizer)
+    (encoding,) = tokenizer.encode([first], None if second is None else [second])
     most = bert.config.max_position_embeddings
     if len(encoding.ids) > most:
         raise NotReadable(

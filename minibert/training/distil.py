@@ -25,7 +25,7 @@ from minibert.parameters import BertWeights
 from minibert.training.answers import n_steps_of_answers, teacher_answers
 from minibert.training.evaluation import (
     all_logits,
-    check_lengths,
+    check_readable,
     encodings_of,
     labels_of,
     measured,
@@ -257,7 +257,7 @@ def distil(
     and how many steps each stage took.
     """
     dev_encodings = encodings_of(dev_set, teacher.tokenizer, options.max_length)
-    check_lengths(dev_encodings, student)
+    check_readable(dev_encodings, student)
     dev_labels_X = labels_of(dev_set)
     layers = layer_map(student.num_hidden_layers, teacher.config.num_hidden_layers, options.layers)
     weights = new_student(

@@ -12,7 +12,7 @@ from torch import Tensor
 from minibert.config import BertConfig, CheckpointError
 from minibert.data.batches import Batch, collate, sorted_order
 from minibert.data.readers import Dataset, Task
-from minibert.data.tokenizer import Encoding, Tokenizer, required
+from minibert.data.tokenizer import Encoding, Tokenizer, required_tokenizer
 from minibert.heads import pooled, sequence_logits
 from minibert.kernels.encoder import AnyWeights, encode_first, prepared
 from minibert.kernels.products import arithmetic
@@ -32,10 +32,10 @@ def encodings_of(dataset: Dataset, tokenizer: Tokenizer | None, max_length: int)
     """
     first = [example.first for example in dataset.examples]
     second = [example.second or "" for example in dataset.examples] if dataset.task.pair else None
-    return required(tokenizer).encode(first, second, max_length)
+    return required_tokenizer(tokenizer).encode(first, second, max_length)
 
 
-def classes_for(model: Bert, task: str | None) -> tuple[str, ...] | None:
+def label_names_for(model: Bert, task: str | None) -> tuple[str, ...] | None:
     """The names that labels of such a task are read with: the model's, where the task has none.
 
     None leaves it to the task, or to the file where no task is named.
@@ -77,7 +77,7 @@ def classifier_logits(
     return sequence_logits(pooled_BD, weights.classifier, config.head_dropout, generator)
 
 
-def check_lengths(encodings: Sequence[Encoding], config: BertConfig) -> None:
+def check_readable(encodings: Sequence[Encoding], config: BertConfig) -> None:
     """Refuse texts that the model has no positions for, or pairs where it has one token type.
 
     Raises
@@ -110,7 +110,7 @@ def all_logits(
         CheckpointError  a text is too long for the model.
         NotFinite        a logit is infinite or not a number.
     """
-    check_lengths(encodings, config)
+    check_readable(encodings, config)
     device = weights.embeddings.word_VD.device
     ready = prepared(weights, dtype)
     logits_XC = torch.empty(len(encodings), config.num_labels)

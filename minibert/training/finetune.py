@@ -14,7 +14,7 @@ from minibert.parameters import BertWeights
 from minibert.training.comparison import n_parameters
 from minibert.training.evaluation import (
     all_logits,
-    check_lengths,
+    check_readable,
     encodings_of,
     labels_of,
     measured,
@@ -69,7 +69,7 @@ def finetune(
     """
     encodings = encodings_of(train_set, model.tokenizer, max_length)
     dev_encodings = encodings_of(dev_set, model.tokenizer, max_length)
-    check_lengths(dev_encodings, model.config)
+    check_readable(dev_encodings, model.config)
     dev_labels_X = labels_of(dev_set)
     objective = LabelObjective(
         encodings,

@@ -17,7 +17,7 @@ from minibert.config import BertConfig
 from minibert.data.batches import collate, epoch_order, sorted_order
 from minibert.data.corpus import windows
 from minibert.data.tables import DataError
-from minibert.data.tokenizer import Encoding, required
+from minibert.data.tokenizer import Encoding, required_tokenizer
 from minibert.heads import mlm_logits
 from minibert.kernels.encoder import AnyWeights, encode, prepared
 from minibert.kernels.losses import smoothed_cross_entropy
@@ -105,7 +105,7 @@ def train_masked_head(
     """
     options, display = options or MaskedHeadOptions(), display or Display(quiet=True)
     length = min(options.max_length, bert.config.max_position_embeddings)
-    runs = windows([[text] for text in texts], required(bert.tokenizer), length)
+    runs = windows([[text] for text in texts], required_tokenizer(bert.tokenizer), length)
     kept_back, train_runs = _held_out(runs, options.held_out)
     word_VD = bert.weights.embeddings.word_VD
     with arithmetic(bert.arithmetic):
@@ -167,7 +167,7 @@ class _Masking:
         """The last states at the masked places alone, in float32."""
         masked = [self.masked(run, generator) for run in runs]
         batch = collate([run for run, _ in masked], range(len(runs)), self.tokenizer.pad_id)
-        hidden_BSD = encode(*batch.to(self.device)[:3], self.weights, self.config)
+        hidden_BSD = encode(*batch.to(self.device), self.weights, self.config)
         rows = [row for row, (_, labels) in enumerate(masked) for i in labels if i != -100]
         places = [p for _, labels in masked for p, i in enumerate(labels) if i != -100]
         labels_M = torch.tensor([i for _, labels in masked for i in labels if i != -100])

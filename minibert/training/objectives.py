@@ -21,7 +21,7 @@ from minibert.encoder import EncoderTrace
 from minibert.kernels.encoder import AnyWeights, encode_traced
 from minibert.losses import cross_entropy, squared_error
 from minibert.parameters import BertWeights
-from minibert.training.evaluation import check_lengths, task_logits
+from minibert.training.evaluation import check_readable, task_logits
 from minibert.training.stopwatch import timed
 
 
@@ -41,7 +41,7 @@ class Texts:
     config: BertConfig
 
     def __post_init__(self) -> None:
-        check_lengths(self.encodings, self.config)
+        check_readable(self.encodings, self.config)
 
     def order(self, epoch: int) -> list[list[int]]:
         """Batches of similar length in random order: a function of seed and epoch alone."""

@@ -15,9 +15,9 @@ from minibert.model import Bert
 from minibert.pretrained import vocabulary_notes
 from minibert.training.distil import INTERMEDIATE_TERMS, DistilOptions, check_heads
 from minibert.training.evaluation import (
-    classes_for,
     evaluated,
     has_unnamed_labels,
+    label_names_for,
     labels_of,
     measured,
 )
@@ -55,7 +55,7 @@ def checked_pair(
     """
     folder = model_folder(teacher_name)
     teacher = Bert.from_pretrained(folder).to(device)
-    train_set = read_dataset(train_path, task, classes_for(teacher, task), limit)
+    train_set = read_dataset(train_path, task, label_names_for(teacher, task), limit)
     dev_set = read_dataset(dev_path, train_set.task.name, train_set.task.label_names or None)
     display.say(train_set.summary())
     display.say(dev_set.summary())

@@ -15,7 +15,7 @@ from minibert.kernels.products import fixed_arithmetic
 from minibert.matching import grouped_heads
 from minibert.model import Bert
 from minibert.training.answers import fingerprint
-from minibert.training.evaluation import check_lengths
+from minibert.training.evaluation import check_readable
 
 STORED = torch.float16
 
@@ -123,7 +123,7 @@ class StateSource:
     dtype: torch.dtype
 
     def __post_init__(self) -> None:
-        check_lengths(self.encodings, self.teacher.config)
+        check_readable(self.encodings, self.teacher.config)
         if self.plan.scores:
             heads = self.teacher.config.num_attention_heads
             grouped_heads(torch.empty(0, heads, 0, 0), self.plan.score_heads)

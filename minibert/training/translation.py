@@ -24,7 +24,7 @@ from minibert.kernels.encoder import encode
 from minibert.kernels.losses import smoothed_cross_entropy
 from minibert.model import Bert
 from minibert.training.comparison import n_parameters
-from minibert.training.evaluation import check_lengths
+from minibert.training.evaluation import check_readable
 from minibert.training.loop import TrainingOptions, train
 from minibert.training.progress import Display
 from minibert.training.sparse import (
@@ -55,8 +55,8 @@ class TranslationObjective:
     smoothing: float
 
     def __post_init__(self) -> None:
-        check_lengths(self.sources, self.encoder)
-        check_lengths(self.targets, self.decoder)
+        check_readable(self.sources, self.encoder)
+        check_readable(self.targets, self.decoder)
 
     def order(self, epoch: int) -> list[list[int]]:
         """Batches of similar length in random order: a function of seed and epoch alone."""
@@ -201,7 +201,7 @@ def learn_to_translate(
         DataError        every pair is too long.
         CheckpointError  a text has more tokens than the encoder has positions.
     """
-    check_lengths(model.source.encode(dev_set.sources, max_length=max_length), model.encoder)
+    check_readable(model.source.encode(dev_set.sources, max_length=max_length), model.encoder)
     sources, targets = _short_pairs(model, train_set, max_length, display)
     objective = TranslationObjective(
         sources,
